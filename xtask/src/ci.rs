@@ -1,0 +1,202 @@
+//! The test command of the README and what CI adds to it: lints, bans, docs.
+//!
+//! Owns the order of lanes and the closing line. Every lane runs even if an earlier one failed, so
+//! that one run tells everything.
+
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::build::{PROFILE, cargo, check, line_of, products, step};
+use crate::interop;
+use crate::lanes::program;
+use crate::setup;
+use crate::tally::{self, Tally};
+use crate::tidy;
+
+/// `cargo xtask test`.
+pub(crate) fn test() -> Result<ExitCode> {
+    tally::reset()?;
+    setup::ensure()?;
+    products()?;
+    nextest()?;
+    doctests()?;
+    step("demo: three replicas, an agent, a workload, a leader killed");
+    let demo = program("demo").status().context("start the demo")?;
+    tally::add("demo", Tally::one(demo.success()))?;
+    interop::lanes(&[])?;
+    close()
+}
+
+/// `cargo xtask ci`: the test command, as a reader of the README would type it, then the lints.
+pub(crate) fn ci() -> Result<ExitCode> {
+    let mut readme = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    readme.args(["xtask", "test"]).current_dir(crate::build::root());
+    let tested = readme.status().context("start cargo xtask test")?;
+    if !tested.success() {
+        println!("cargo xtask test failed; the lints run all the same");
+    }
+    lints()?;
+    close()
+}
+
+/// `cargo xtask lint`.
+pub(crate) fn lint_alone() -> Result<ExitCode> {
+    tally::reset()?;
+    setup::ensure()?;
+    lints()?;
+    close()
+}
+
+fn close() -> Result<ExitCode> {
+    let sum = tally::total()?;
+    println!("steeple: {} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+    Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn nextest() -> Result<()> {
+    step("tests (cargo nextest)");
+    let mut command = cargo();
+    command.args([
+        "nextest",
+        "run",
+        "--locked",
+        "--cargo-profile",
+        PROFILE,
+        "--workspace",
+        "--no-fail-fast",
+    ]);
+    command.env("STEEPLE_BIN", crate::build::binaries()).env("STEEPLE_SKIPS", tally::skips_file());
+    command.stderr(Stdio::piped());
+    let output = tee_stderr(&mut command)?;
+    tally::add(
+        "nextest",
+        nextest_summary(&output).unwrap_or(Tally { passed: 0, failed: 1, skipped: 0 }),
+    )?;
+
+    step("raft-store without RocksDB, as simulation builds it");
+    let mut command = cargo();
+    command.args([
+        "check",
+        "--locked",
+        "--profile",
+        PROFILE,
+        "-p",
+        "steeple-raft-store",
+        "--no-default-features",
+    ]);
+    one("raft-store-without-rocks", &mut command)
+}
+
+/// Reads `Summary [ 1.2s] 10 tests run: 9 passed (1 slow), 1 failed, 2 skipped`.
+fn nextest_summary(output: &str) -> Option<Tally> {
+    let line =
+        output.lines().rev().find(|line| line.contains("Summary [") && line.contains("run:"))?;
+    let counts = line.split("run:").nth(1)?;
+    let mut tally = Tally::default();
+    for part in counts.split(',') {
+        let mut words = part.split_whitespace();
+        let count = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        match words.next() {
+            Some("passed") => tally.passed += count,
+            Some("failed" | "exec" | "timed") => tally.failed += count,
+            Some("skipped") => tally.skipped += count,
+            _ => {}
+        }
+    }
+    Some(tally)
+}
+
+/// Runs a command, shows its standard error as it comes and returns it.
+fn tee_stderr(command: &mut Command) -> Result<String> {
+    use std::io::{BufRead as _, BufReader};
+    let line = line_of(command);
+    let mut child = command.spawn().with_context(|| format!("start {line}"))?;
+    let pipe = child.stderr.take().context("take standard error")?;
+    let mut output = String::new();
+    for text in BufReader::new(pipe).lines() {
+        let text = text.unwrap_or_default();
+        eprintln!("{text}");
+        output.push_str(&text);
+        output.push('\n');
+    }
+    child.wait().with_context(|| format!("wait for {line}"))?;
+    Ok(output)
+}
+
+fn doctests() -> Result<()> {
+    step("documentation tests");
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--locked",
+        "--profile",
+        PROFILE,
+        "--doc",
+        "-p",
+        "steeple-spiffe-core",
+        "-p",
+        "steeple-hcl1",
+    ]);
+    one("doctests", &mut command)
+}
+
+fn lints() -> Result<()> {
+    step("rustfmt");
+    one("fmt", cargo().args(["fmt", "--all", "--check"]))?;
+    step("clippy, warnings denied");
+    one(
+        "clippy",
+        cargo()
+            .args(["clippy", "--locked", "--profile", PROFILE, "--workspace", "--all-targets"])
+            .args(["--", "-D", "warnings"]),
+    )?;
+    step("tidy");
+    tally::add("tidy", tidy::tally()?)?;
+    step(
+        "cargo deny: bans, licences, sources (advisories are not checked here: no database offline)",
+    );
+    one("deny", cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    step("agent without RocksDB");
+    agent_has_no_rocksdb()?;
+    step("documentation, warnings denied");
+    one(
+        "docs",
+        cargo()
+            .args(["doc", "--locked", "--profile", PROFILE, "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+fn agent_has_no_rocksdb() -> Result<()> {
+    let tree =
+        cargo().args(["tree", "--locked", "-p", "steeple-agent", "-e", "normal"]).output()?;
+    let text = String::from_utf8_lossy(&tree.stdout);
+    let clean = tree.status.success() && !text.contains("rocksdb") && !text.contains("openraft");
+    tally::add("agent-tree", Tally::one(clean))
+}
+
+fn one(lane: &str, command: &mut Command) -> Result<()> {
+    let outcome = check(command);
+    if let Err(error) = &outcome {
+        println!("{lane} failed: {error:#}");
+    }
+    tally::add(lane, Tally::one(outcome.is_ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nextest_summary;
+
+    #[test]
+    fn summary_of_nextest_is_read() {
+        let text = "   Summary [  12.3s] 14 tests run: 12 passed (1 slow), 1 failed, 1 timed out, 3 skipped\n";
+        let tally = nextest_summary(text).unwrap();
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (12, 2, 3));
+    }
+
+    #[test]
+    fn text_without_a_summary_gives_nothing() {
+        assert!(nextest_summary("error: could not compile").is_none());
+    }
+}

@@ -1,0 +1,108 @@
+//! Lanes with clients that no one here wrote, each against a demo cluster that testkit starts.
+//!
+//! Owns how each client's toolchain is found and called. What a machine lacks is printed and counted
+//! as skipped.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, cache, check, find_program, root, step};
+use crate::lanes::program;
+use crate::setup;
+use crate::tally::{self, Tally};
+
+/// `cargo xtask interop [lane ...]`.
+pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
+    tally::reset()?;
+    setup::ensure()?;
+    build::products()?;
+    lanes(wanted)?;
+    let sum = tally::total()?;
+    println!("steeple: {} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
+    Ok(if sum.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the wanted lanes (all when none is named) and adds their counts.
+pub(crate) fn lanes(wanted: &[String]) -> Result<()> {
+    let all: [(&str, fn() -> Result<Prepared>); 4] =
+        [("rust", rust_client), ("go", go_client), ("python", python_client), ("stock", stock)];
+    for (name, prepare) in all {
+        if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
+            continue;
+        }
+        step(&format!("interop: {name}"));
+        let lane = format!("interop-{name}");
+        match prepare() {
+            Ok(Prepared::Run(arguments)) => {
+                let status =
+                    program("interop").args(&arguments).status().context("start the test kit")?;
+                tally::add(&lane, Tally::one(status.success()))?;
+            }
+            Ok(Prepared::Skip(reason)) => tally::skip(&lane, &reason)?,
+            Err(error) => {
+                println!("{lane}: {error:#}");
+                tally::add(&lane, Tally::one(false))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a lane needs is there, or is not.
+enum Prepared {
+    /// Arguments for `steeple-testkit interop`.
+    Run(Vec<String>),
+    /// Why the lane cannot run here.
+    Skip(String),
+}
+
+fn rust_client() -> Result<Prepared> {
+    Ok(Prepared::Run(vec!["rust".to_owned()]))
+}
+
+fn go_client() -> Result<Prepared> {
+    if find_program("go").is_none() {
+        return Ok(Prepared::Skip("no go on PATH".to_owned()));
+    }
+    let binary: PathBuf = cache().join("interop/go-spiffe-client");
+    let folder = root().join("interop/go-spiffe");
+    let mut command = Command::new("go");
+    command.current_dir(&folder).args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(".");
+    check(&mut command)?;
+    Ok(Prepared::Run(vec!["go".to_owned(), binary.display().to_string()]))
+}
+
+fn python_client() -> Result<Prepared> {
+    if find_program("python3").is_none() {
+        return Ok(Prepared::Skip("no python3 on PATH".to_owned()));
+    }
+    let venv = cache().join("interop/py-spiffe");
+    let python = venv.join("bin/python");
+    let folder = root().join("interop/py-spiffe");
+    if !venv.join("ready").is_file() {
+        check(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        let mut pip = Command::new(&python);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]);
+        check(pip.arg(folder.join("requirements.txt")))?;
+        std::fs::write(venv.join("ready"), "").context("mark the environment as ready")?;
+    }
+    let script = folder.join("client.py").display().to_string();
+    Ok(Prepared::Run(vec!["python".to_owned(), python.display().to_string(), script]))
+}
+
+fn stock() -> Result<Prepared> {
+    let Some(folder) = std::env::var_os("STEEPLE_STOCK_BIN").map(PathBuf::from) else {
+        return Ok(Prepared::Skip(
+            "STEEPLE_STOCK_BIN is not set (a folder with stock spire-server and spire-agent)"
+                .to_owned(),
+        ));
+    };
+    for name in ["spire-server", "spire-agent"] {
+        if !folder.join(name).is_file() {
+            return Ok(Prepared::Skip(format!("STEEPLE_STOCK_BIN has no {name}")));
+        }
+    }
+    Ok(Prepared::Run(vec!["stock".to_owned(), folder.display().to_string()]))
+}

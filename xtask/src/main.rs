@@ -1,0 +1,68 @@
+//! Repository automation: everything a person or CI runs is `cargo xtask <command>`.
+//!
+//! Owns setup of a bare machine, the test and interop lanes, the lints that are ours (`tidy`), and
+//! starting the programs of testkit. Holds no product logic: the demo, its load clients and the
+//! local cluster are a program in testkit, which this crate builds and runs.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks on its terminal"
+)]
+
+mod build;
+mod ci;
+mod interop;
+mod lanes;
+mod setup;
+mod tally;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <command>
+
+  setup      install what this machine lacks (asks apt and pip; idempotent)
+  demo       three replicas, an agent, a workload with its SVID, a leader killed
+             [--keep: leave it running]
+  cluster    a local cluster that stays up for playing [--members N]
+  test       every test: unit, store, cluster, demo, foreign clients
+  interop    foreign clients only [go|python|rust|stock ...]
+  tidy       import table, headers, file lengths, forbidden words
+  ci         what .ci/run runs: test, then lints and docs
+  lint       the lints and docs of ci alone
+  bench      first numbers, as ratios [issue|entry]
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (command, rest) = match args.split_first() {
+        Some((command, rest)) => (command.as_str(), rest),
+        None => ("help", [].as_slice()),
+    };
+    let result = match command {
+        "setup" => setup::run(),
+        "demo" => lanes::demo(rest),
+        "cluster" => lanes::cluster(rest),
+        "test" => ci::test(),
+        "interop" => interop::run(rest),
+        "tidy" => tidy::run(),
+        "ci" => ci::ci(),
+        "lint" => ci::lint_alone(),
+        "bench" => lanes::bench(rest),
+        "help" | "-h" | "--help" => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => {
+            eprintln!("xtask: no command {other:?}\n\n{USAGE}");
+            Ok(ExitCode::from(2))
+        }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("xtask {command}: {error:#}");
+        ExitCode::FAILURE
+    })
+}
