@@ -1,0 +1,20 @@
+//! The wire: protobuf of the SPIRE and SPIFFE APIs and of our own, and what turns it into
+//! `steeple-spiffe-core`'s checked types.
+//!
+//! Owns the `.proto` files (written from the inventory in `spec/spire-api.md`, same packages, names
+//! and numbers as SPIRE's; `tests/it` compares them with the published ones), the generated code
+//! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]) and statuses ([`status`]).
+//! Knows no store, no service, no transport: whether a federated bundle exists or a caller may call
+//! is decided elsewhere.
+
+#![forbid(unsafe_code)]
+
+pub mod convert;
+pub mod pb;
+pub mod status;
+
+mod redact;
+
+/// The descriptors of every file in `proto/` and of what they import, as an encoded
+/// `google.protobuf.FileDescriptorSet`.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

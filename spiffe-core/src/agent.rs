@@ -1,0 +1,94 @@
+//! Attested agents as the registry keeps them.
+//!
+//! Owns the record and the serial rules of `spec/spire-semantics.md` 7: an agent has a current
+//! certificate serial and, after a renewal, a pending one that its first use promotes. A banned
+//! agent has neither.
+
+use std::fmt;
+
+use crate::id::SpiffeId;
+use crate::selector::SelectorSet;
+use crate::time::Timestamp;
+
+/// A certificate serial number in decimal, as SPIRE stores and compares it. Never empty: "none" is
+/// an `Option`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Serial(String);
+
+impl Serial {
+    /// From decimal digits; `None` for anything else.
+    pub fn from_decimal(digits: &str) -> Option<Self> {
+        let valid = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        valid.then(|| Self(digits.to_owned()))
+    }
+
+    /// From a certificate's big-endian bytes.
+    pub fn from_be_bytes(bytes: &[u8]) -> Self {
+        // Schoolbook base conversion: serials have 20 bytes at most, so its cost is nothing.
+        let mut digits: Vec<u8> = vec![0];
+        for byte in bytes {
+            let mut carry = u32::from(*byte);
+            for digit in &mut digits {
+                let value = u32::from(*digit) * 256 + carry;
+                *digit = u8::try_from(value % 10).unwrap_or(0);
+                carry = value / 10;
+            }
+            while carry > 0 {
+                digits.push(u8::try_from(carry % 10).unwrap_or(0));
+                carry /= 10;
+            }
+        }
+        Self(digits.iter().rev().map(|d| char::from(b'0' + d)).collect())
+    }
+
+    /// The decimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The pair of serials that an authorising read has seen; commands about serials compare and set
+/// on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Serials {
+    /// The certificate in use; `None` when the agent is banned.
+    pub current: Option<Serial>,
+    /// The certificate handed out by a renewal and not yet presented.
+    pub pending: Option<Serial>,
+}
+
+/// An attested agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// The agent's id, below `/spire/agent/`.
+    pub id: SpiffeId,
+    /// How it attested first, for instance `join_token`.
+    pub attestation_type: String,
+    /// Current and pending serial. Both `None` means banned.
+    pub serials: Serials,
+    /// When the current certificate ends.
+    pub not_after: Timestamp,
+    /// When the pending certificate ends.
+    pub pending_not_after: Option<Timestamp>,
+    /// Node selectors, found by the attestor.
+    pub selectors: SelectorSet,
+    /// Whether the agent may attest again under the same id.
+    pub can_reattest: bool,
+    /// What the agent reported by PostStatus; empty until then.
+    pub agent_version: String,
+    /// When the agent was first admitted.
+    pub attested_at: Timestamp,
+}
+
+impl AgentRecord {
+    /// Whether the agent is banned: it then has no current serial (SPIRE's rule).
+    pub fn is_banned(&self) -> bool {
+        self.serials.current.is_none()
+    }
+}

@@ -1,0 +1,115 @@
+//! Selectors: facts about a node or a workload, as `type:value`.
+//!
+//! Owns the check of a selector and the four ways SPIRE matches sets of them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limits::SELECTOR_BYTES_MAX;
+
+/// One checked selector.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Selector {
+    kind: String,
+    value: String,
+}
+
+/// A sorted set of selectors without duplicates.
+pub type SelectorSet = BTreeSet<Selector>;
+
+/// Why a selector is refused. Texts are SPIRE's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// The type is empty.
+    #[error("missing selector type")]
+    MissingType,
+    /// The type contains a colon.
+    #[error("selector type contains ':'")]
+    ColonInType,
+    /// The value is empty.
+    #[error("missing selector value")]
+    MissingValue,
+    /// The text has no colon.
+    #[error("selector \"{0}\" must be formatted as type:value")]
+    NotTypeValue(String),
+    /// Longer than [`SELECTOR_BYTES_MAX`].
+    #[error("selector is longer than {SELECTOR_BYTES_MAX} bytes")]
+    TooLong,
+}
+
+impl Selector {
+    /// Checks a type and a value.
+    pub fn new(kind: &str, value: &str) -> Result<Self, SelectorError> {
+        if kind.is_empty() {
+            return Err(SelectorError::MissingType);
+        }
+        if kind.contains(':') {
+            return Err(SelectorError::ColonInType);
+        }
+        if value.is_empty() {
+            return Err(SelectorError::MissingValue);
+        }
+        if kind.len() + value.len() > SELECTOR_BYTES_MAX {
+            return Err(SelectorError::TooLong);
+        }
+        Ok(Self { kind: kind.to_owned(), value: value.to_owned() })
+    }
+
+    /// Parses `type:value`; only the first colon splits.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let (kind, value) =
+            text.split_once(':').ok_or_else(|| SelectorError::NotTypeValue(text.to_owned()))?;
+        Self::new(kind, value)
+    }
+
+    /// The type, for instance `unix`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    /// The value, for instance `uid:1000`.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.kind, self.value)
+    }
+}
+
+impl FromStr for Selector {
+    type Err = SelectorError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+/// How a stored set C is compared with a given set G (`spire.api.types.SelectorMatch`). The same
+/// four serve trust domains (`FederatesWithMatch`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SelectorMatch {
+    /// C = G.
+    Exact,
+    /// C ⊆ G, and C is not empty.
+    Subset,
+    /// C ⊇ G.
+    Superset,
+    /// C ∩ G ≠ ∅.
+    Any,
+}
+
+impl SelectorMatch {
+    /// Whether the stored set matches the given one.
+    pub fn matches<T: Ord>(self, stored: &BTreeSet<T>, given: &BTreeSet<T>) -> bool {
+        match self {
+            Self::Exact => stored == given,
+            Self::Subset => !stored.is_empty() && stored.is_subset(given),
+            Self::Superset => stored.is_superset(given),
+            Self::Any => !stored.is_disjoint(given),
+        }
+    }
+}

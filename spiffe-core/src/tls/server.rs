@@ -1,0 +1,35 @@
+//! The listening side.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::{TLS12, TLS13};
+
+use super::error::TlsError;
+use super::identity::{CurrentIdentity, Identity};
+use super::verifier::{AcceptId, BundleSource, ClockTime, PeerVerifier, Trust, provider};
+use crate::time::Clock;
+
+/// A server that presents the current identity and takes clients with a certificate (verified
+/// against the bundle of their trust domain, then offered to `accept`) or without one.
+pub fn server_config(
+    identity: Arc<ArcSwap<Identity>>,
+    bundles: Arc<dyn BundleSource>,
+    accept: AcceptId,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = provider();
+    let verifier = PeerVerifier::new(Trust::Bundles { bundles, accept }, &provider);
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(TlsError::Config)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(CurrentIdentity(identity)));
+    // No resumption in either protocol version: see the module's header.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
