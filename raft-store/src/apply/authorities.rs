@@ -1,0 +1,178 @@
+//! The journal of signing authorities, and with it the own bundle.
+//!
+//! An authority is published (in the journal and in the bundle) by the same command, before it may
+//! sign: nothing signs before its authority is in a committed bundle. Every command compares the
+//! journal's revision with the one its planner saw.
+
+use std::sync::Arc;
+
+use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, AuthorityStatus};
+use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
+
+use crate::apply::bundles;
+use crate::apply::dispatch::Verdict;
+use crate::apply::reading::read_cluster;
+use crate::apply::step::Step;
+use crate::apply::table::{SINGLE, Table};
+use crate::apply::txn::TableError;
+use crate::change::{Change, Journal};
+use crate::codec::{CodecError, journal_from_pb, journal_to_pb};
+use crate::limits::AUTHORITIES_MAX;
+use crate::outcome::{Outcome, Rejection};
+use crate::pb;
+
+pub(super) fn prepare(step: &mut Step<'_, '_>, expected: u64, mut authority: Authority) -> Verdict {
+    let mut journal = match journal_at(step, expected)? {
+        Ok(journal) => journal,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    if position(&journal, authority.kind, &authority.id).is_some() {
+        return Ok(Err(state(&authority.id)));
+    }
+    if journal.authorities.len() >= AUTHORITIES_MAX {
+        let limit = AUTHORITIES_MAX as u64;
+        return Ok(Err(Rejection::LimitReached { what: "authorities".into(), limit }));
+    }
+    authority.status = AuthorityStatus::Prepared;
+    bundles::change(step, &own_trust_domain(step)?, |bundle| publish(bundle, &authority))?;
+    journal.authorities.push(authority);
+    write(step, journal);
+    Ok(Ok(Outcome::Done))
+}
+
+pub(super) fn activate(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+) -> Verdict {
+    let mut journal = match journal_at(step, expected)? {
+        Ok(journal) => journal,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let prepared = journal
+        .authorities
+        .iter()
+        .any(|a| a.kind == kind && a.id == *id && a.status == AuthorityStatus::Prepared);
+    if !prepared {
+        return Ok(Err(state(id)));
+    }
+    for authority in journal.authorities.iter_mut().filter(|a| a.kind == kind) {
+        if authority.id == *id {
+            authority.status = AuthorityStatus::Active;
+        } else if authority.status == AuthorityStatus::Active {
+            authority.status = AuthorityStatus::Old;
+        }
+    }
+    write(step, journal);
+    Ok(Ok(Outcome::Done))
+}
+
+pub(super) fn prune(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    ids: &[(AuthorityKind, AuthorityId)],
+) -> Verdict {
+    let mut journal = match journal_at(step, expected)? {
+        Ok(journal) => journal,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let mut gone = Vec::with_capacity(ids.len());
+    for (kind, id) in ids {
+        let Some(at) = position(&journal, *kind, id) else { return Ok(Err(state(id))) };
+        let authority = journal.authorities.remove(at);
+        if authority.status == AuthorityStatus::Active {
+            return Ok(Err(state(id)));
+        }
+        gone.push(authority);
+    }
+    bundles::change(step, &own_trust_domain(step)?, |bundle| {
+        gone.iter().fold(false, |changed, authority| withdraw(bundle, authority) || changed)
+    })?;
+    let removed = u32::try_from(gone.len()).unwrap_or(u32::MAX);
+    write(step, journal);
+    Ok(Ok(Outcome::Pruned(removed)))
+}
+
+fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, TableError> {
+    let cluster = read_cluster(step.txn)?.ok_or_else(|| CodecError::missing("cluster row"))?;
+    Ok(cluster.trust_domain)
+}
+
+fn journal_at(
+    step: &Step<'_, '_>,
+    expected: u64,
+) -> Result<Result<Journal, Rejection>, TableError> {
+    let journal = match step.read::<pb::store::Journal>(Table::Journal, SINGLE)? {
+        Some(journal) => journal_from_pb(journal)?,
+        None => Journal::default(),
+    };
+    if journal.revision == expected {
+        Ok(Ok(journal))
+    } else {
+        Ok(Err(Rejection::JournalMoved { expected, actual: journal.revision }))
+    }
+}
+
+fn write(step: &mut Step<'_, '_>, mut journal: Journal) {
+    journal.revision += 1;
+    step.put(Table::Journal, SINGLE, &journal_to_pb(&journal));
+    step.changes.push(Change::JournalWritten(Arc::new(journal)));
+}
+
+fn position(journal: &Journal, kind: AuthorityKind, id: &AuthorityId) -> Option<usize> {
+    journal.authorities.iter().position(|a| a.kind == kind && a.id == *id)
+}
+
+fn state(id: &AuthorityId) -> Rejection {
+    Rejection::AuthorityState(id.as_str().to_owned())
+}
+
+/// Adds the public half to the bundle; false if it is there already.
+fn publish(bundle: &mut Bundle, authority: &Authority) -> bool {
+    match authority.kind {
+        AuthorityKind::X509 => {
+            let known = bundle
+                .x509_authorities
+                .iter()
+                .any(|known| known.certificate_der == authority.public_der);
+            if !known {
+                bundle.x509_authorities.push(X509Authority {
+                    certificate_der: authority.public_der.clone(),
+                    tainted: false,
+                });
+            }
+            !known
+        }
+        AuthorityKind::Jwt => {
+            let known =
+                bundle.jwt_authorities.iter().any(|known| known.key_id == authority.id.as_str());
+            if !known {
+                bundle.jwt_authorities.push(JwtAuthority {
+                    key_id: authority.id.as_str().to_owned(),
+                    public_key_der: authority.public_der.clone(),
+                    expires_at: Some(authority.not_after),
+                    tainted: false,
+                });
+            }
+            !known
+        }
+    }
+}
+
+/// Removes the public half from the bundle; false if it is not there.
+fn withdraw(bundle: &mut Bundle, authority: &Authority) -> bool {
+    match authority.kind {
+        AuthorityKind::X509 => {
+            let before = bundle.x509_authorities.len();
+            bundle.x509_authorities.retain(|known| known.certificate_der != authority.public_der);
+            bundle.x509_authorities.len() != before
+        }
+        AuthorityKind::Jwt => {
+            let before = bundle.jwt_authorities.len();
+            bundle.jwt_authorities.retain(|known| known.key_id != authority.id.as_str());
+            bundle.jwt_authorities.len() != before
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The cluster's own row: written once, by the first command.
+
+use std::sync::Arc;
+
+use crate::apply::dispatch::Verdict;
+use crate::apply::reading::read_cluster;
+use crate::apply::step::Step;
+use crate::apply::table::{SINGLE, Table};
+use crate::change::{Change, ClusterState};
+use crate::codec::cluster_to_pb;
+use crate::command::InitCluster;
+use crate::outcome::{Outcome, Rejection};
+
+/// The epoch of a cluster that was never restored.
+const FIRST_EPOCH: u32 = 1;
+/// The feature level of this build's commands.
+const FEATURE_LEVEL: u32 = 1;
+
+pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
+    if read_cluster(step.txn)?.is_some() {
+        return Ok(Err(Rejection::AlreadyInitialised));
+    }
+    let cluster = ClusterState {
+        cluster_id: init.cluster_id,
+        name: init.name,
+        trust_domain: init.trust_domain,
+        epoch: FIRST_EPOCH,
+        feature_level: FEATURE_LEVEL,
+        formed_at: step.now,
+    };
+    step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));
+    step.changes.push(Change::ClusterWritten(Arc::new(cluster)));
+    Ok(Ok(Outcome::Done))
+}

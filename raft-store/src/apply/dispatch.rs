@@ -1,0 +1,130 @@
+//! From an envelope to a decision: time, remembered outcomes, the right file for each command.
+
+use prost::Message;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::apply::reading::{read_cluster, read_time};
+use crate::apply::requests::Remembered;
+use crate::apply::step::Step;
+use crate::apply::txn::{TableError, Transaction};
+use crate::apply::{agents, authorities, cluster, entries, prune, requests, tokens};
+use crate::change::ChangeBatch;
+use crate::codec::{CodecError, command_from_pb};
+use crate::command::Command;
+use crate::ids::Revision;
+use crate::outcome::{Applied, Outcome, Rejection};
+use crate::pb;
+
+/// What a command decided, or the fact that the tables cannot be used.
+pub(super) type Verdict = Result<Result<Outcome, Rejection>, TableError>;
+
+/// One applied log entry.
+#[derive(Debug)]
+pub(crate) struct Done {
+    /// What the proposer is told; `None` if the entry held no command.
+    pub(crate) applied: Option<Applied>,
+    /// What everyone else is told.
+    pub(crate) batch: ChangeBatch,
+}
+
+/// Applies the command in `envelope`, which stands at `index` of the log.
+///
+/// # Errors
+///
+/// If the envelope or a row does not decode or the tables fail. The member must stop.
+pub(crate) fn apply(
+    txn: &mut Transaction<'_>,
+    index: u64,
+    envelope: &[u8],
+) -> Result<Done, TableError> {
+    let envelope = pb::store::Envelope::decode(envelope)
+        .map_err(|error| CodecError::new("envelope", error))?;
+    let stamped = Timestamp::from_unix_ms(envelope.time_unix_ms);
+    let mut step = Step::begin(txn, stamped)?;
+    let now = step.now;
+
+    let remembered = requests::find(&step, &envelope)?;
+    let (revision_of, outcome, changes) = match remembered {
+        Some(Remembered::Same { revision, time, outcome }) => {
+            let changes = step.end();
+            (Some((revision, time)), outcome, changes)
+        }
+        Some(Remembered::Other) => (None, Err(Rejection::RequestIdReused), step.end()),
+        None => {
+            let command = envelope.command.clone().unwrap_or_default();
+            let outcome = decide(&mut step, command_from_pb(command)?)?;
+            requests::remember(&mut step, index, &envelope, &outcome)?;
+            (None, outcome, step.end())
+        }
+    };
+
+    let revision = current_revision(txn, index)?;
+    let (at, time) = revision_of.unwrap_or((revision, now));
+    Ok(Done {
+        applied: Some(Applied { revision: at, time, outcome }),
+        batch: ChangeBatch { revision, time: now, changes },
+    })
+}
+
+/// Applies a log entry without a command: only the revision moves.
+pub(crate) fn apply_nothing(txn: &Transaction<'_>, index: u64) -> Result<Done, TableError> {
+    let time = read_time(txn)?;
+    let revision = current_revision(txn, index)?;
+    Ok(Done { applied: None, batch: ChangeBatch { revision, time, changes: Vec::new() } })
+}
+
+fn current_revision(txn: &Transaction<'_>, index: u64) -> Result<Revision, TableError> {
+    let epoch = read_cluster(txn)?.map_or(0, |cluster| cluster.epoch);
+    Ok(Revision::new(epoch, index))
+}
+
+/// Runs the command; what a rejected one wrote is taken back.
+fn decide(step: &mut Step<'_, '_>, command: Command) -> Verdict {
+    let spent_on_rejection = match &command {
+        Command::AdmitAgent(admit) => admit.token.clone(),
+        _ => None,
+    };
+    let outcome = run(step, command)?;
+    if let Err(rejection) = &outcome {
+        step.roll_back();
+        if let (Rejection::TokenExpired, Some(token)) = (rejection, spent_on_rejection) {
+            // SPIRE removes a token before it looks at its expiry: an expired one admits no one ever.
+            tokens::remove(step, &token)?;
+        }
+    }
+    Ok(outcome)
+}
+
+fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
+    if let Command::InitCluster(init) = command {
+        return cluster::init(step, init);
+    }
+    if read_cluster(step.txn)?.is_none() {
+        return Ok(Err(Rejection::NotInitialised));
+    }
+    match command {
+        Command::InitCluster(init) => cluster::init(step, init),
+        Command::CreateEntries(items) => entries::create(step, items),
+        Command::UpdateEntries(items) => entries::update(step, items),
+        Command::DeleteEntries(ids) => entries::delete(step, &ids),
+        Command::CreateJoinToken(create) => tokens::create(step, create),
+        Command::AdmitAgent(admit) => agents::admit(step, admit),
+        Command::SetPendingSerial(set) => agents::set_pending_serial(step, set),
+        Command::PromoteSerial(promote) => agents::promote_serial(step, &promote),
+        Command::BanAgent(id) => agents::ban(step, &id),
+        Command::DeleteAgent(id) => agents::delete(step, &id),
+        Command::SetAgentVersion { agent_id, version } => {
+            agents::set_version(step, &agent_id, version)
+        }
+        Command::PruneExpired(how) => prune::expired(step, &how),
+        Command::PrepareAuthority { expected_journal, authority } => {
+            authorities::prepare(step, expected_journal, *authority)
+        }
+        Command::ActivateAuthority { expected_journal, kind, id } => {
+            authorities::activate(step, expected_journal, kind, &id)
+        }
+        Command::PruneAuthorities { expected_journal, ids } => {
+            authorities::prune(step, expected_journal, &ids)
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Apply: what each command does to the tables. Pure and synchronous.
+//!
+//! Sees the tables through a [`Transaction`]; never a disk, a clock, randomness or the order of a hash
+//! map, so every member comes to the same rows from the same log. One file a table. Imports neither
+//! `raft/` nor `rocks/`.
+
+mod agents;
+mod authorities;
+mod bundles;
+mod cluster;
+mod dispatch;
+mod entries;
+#[cfg(test)]
+mod naive;
+mod prune;
+mod reading;
+mod requests;
+mod step;
+mod table;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod txn;
+
+pub(crate) use crate::outcome::Applied;
+pub(crate) use dispatch::{Done, apply, apply_nothing};
+pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
+pub(crate) use table::{SINGLE, Table};
+pub use txn::TableError;
+pub(crate) use txn::{Row, Rows, Tables, Transaction, WriteSet};

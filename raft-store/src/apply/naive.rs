@@ -1,0 +1,366 @@
+//! Apply against a model that a reader can check at a glance, and against itself: the same commands
+//! give the same tables in any batching and across any snapshot.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_lc_rs::digest;
+use proptest::prelude::*;
+use steeple_spiffe_core::agent::Serials;
+use steeple_spiffe_core::entry::EntryUpdate;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::apply::testing::{
+    Registry, START_MS, entry, envelope, init, selectors, serial, spiffe, update,
+};
+use crate::apply::{self, Tables, Transaction, snapshot_changes};
+use crate::change::Change;
+use crate::command::{
+    AdmitAgent, Command, CreateJoinToken, PromoteSerial, PruneExpired, SetPendingSerial,
+};
+use crate::mem::MemoryTables;
+use crate::outcome::{EntryOutcome, Outcome, Rejection};
+use crate::pb;
+use crate::snapshot::{self, SnapshotSink};
+
+/// A step in a small world, so that steps meet each other often.
+#[derive(Clone, Debug)]
+enum Move {
+    Create { id: u8, path: u8, selector: u8 },
+    Update { id: u8, selector: u8 },
+    Delete { id: u8 },
+    Token { value: u8 },
+    Admit { agent: u8, token: Option<u8>, serial: u32, knows: bool },
+    Pend { agent: u8, serial: u32, knows: bool },
+    Promote { agent: u8 },
+    Ban { agent: u8 },
+    Evict { agent: u8 },
+    Prune,
+    Wait { seconds: u8 },
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        (0..6_u8, 0..3_u8, 0..3_u8).prop_map(|(id, path, selector)| Move::Create {
+            id,
+            path,
+            selector
+        }),
+        (0..6_u8, 0..3_u8).prop_map(|(id, selector)| Move::Update { id, selector }),
+        (0..6_u8).prop_map(|id| Move::Delete { id }),
+        (0..3_u8).prop_map(|value| Move::Token { value }),
+        (0..3_u8, proptest::option::of(0..3_u8), 1..9_u32, any::<bool>())
+            .prop_map(|(agent, token, serial, knows)| Move::Admit { agent, token, serial, knows }),
+        (0..3_u8, 1..9_u32, any::<bool>()).prop_map(|(agent, serial, knows)| Move::Pend {
+            agent,
+            serial,
+            knows
+        }),
+        (0..3_u8).prop_map(|agent| Move::Promote { agent }),
+        (0..3_u8).prop_map(|agent| Move::Ban { agent }),
+        (0..3_u8).prop_map(|agent| Move::Evict { agent }),
+        Just(Move::Prune),
+        (0..40_u8).prop_map(|seconds| Move::Wait { seconds }),
+    ];
+    proptest::collection::vec(one, 0..60)
+}
+
+/// Everything the model knows.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    now_s: i64,
+    /// id → path, selector, updates
+    entries: BTreeMap<u8, (u8, u8, i64)>,
+    /// value → expiry
+    tokens: BTreeMap<u8, i64>,
+    agents: BTreeMap<u8, Serials>,
+}
+
+const TOKEN_LIFE_S: i64 = 30;
+
+fn agent_path(agent: u8) -> String {
+    format!("/spire/agent/x509pop/{agent}")
+}
+
+fn similar(model: &Model, path: u8, selector: u8) -> Option<u8> {
+    let mut found = model.entries.iter().filter(|(_, e)| (e.0, e.1) == (path, selector));
+    found.next().map(|(id, _)| *id)
+}
+
+/// The command of a move, and what the model says of it, in words.
+fn step(model: &mut Model, movement: &Move) -> Option<(Command, &'static str)> {
+    let known = |model: &Model, agent: u8| model.agents.get(&agent).cloned();
+    Some(match movement.clone() {
+        Move::Wait { seconds } => {
+            model.now_s += i64::from(seconds);
+            return None;
+        }
+        Move::Create { id, path, selector } => {
+            let item =
+                entry(&format!("e{id}"), &format!("/p{path}"), &format!("unix:uid:{selector}"));
+            let says = if similar(model, path, selector).is_some() {
+                "similar"
+            } else if model.entries.contains_key(&id) {
+                "taken"
+            } else {
+                model.entries.insert(id, (path, selector, 0));
+                "created"
+            };
+            (Command::CreateEntries(vec![item]), says)
+        }
+        Move::Update { id, selector } => {
+            let set = selectors(&[&format!("unix:uid:{selector}")]);
+            let item = EntryUpdate { selectors: Some(set), ..update(&format!("e{id}")) };
+            let says = match model.entries.get(&id).copied() {
+                None => "no entry",
+                Some((path, _, updates)) => match similar(model, path, selector) {
+                    Some(other) if other != id => "would be similar",
+                    Some(_) | None => {
+                        model.entries.insert(id, (path, selector, updates + 1));
+                        "updated"
+                    }
+                },
+            };
+            (Command::UpdateEntries(vec![item]), says)
+        }
+        Move::Delete { id } => {
+            let says = if model.entries.remove(&id).is_some() { "deleted" } else { "no entry" };
+            (Command::DeleteEntries(vec![entry(&format!("e{id}"), "/p", "a:b").id]), says)
+        }
+        Move::Token { value } => {
+            let expires_at_s = model.now_s + TOKEN_LIFE_S;
+            let says = if model.tokens.contains_key(&value) {
+                "token exists"
+            } else {
+                model.tokens.insert(value, expires_at_s);
+                "done"
+            };
+            let create = CreateJoinToken {
+                token: format!("t{value}"),
+                expires_at: Timestamp::from_unix_s(expires_at_s),
+                alias: None,
+            };
+            (Command::CreateJoinToken(create), says)
+        }
+        Move::Admit { agent, token, serial: number, knows } => {
+            let stored = known(model, agent);
+            let seen = if knows { stored.clone() } else { None };
+            let says = match token.map(|value| model.tokens.get(&value).copied()) {
+                Some(None) => "token unknown",
+                Some(Some(expiry)) if expiry < model.now_s => {
+                    model.tokens.remove(&token.unwrap());
+                    "token expired"
+                }
+                Some(Some(_)) | None => match &stored {
+                    Some(serials) if serials.current.is_none() => "banned",
+                    _ if stored != seen => "serials",
+                    _ => {
+                        if let Some(value) = token {
+                            model.tokens.remove(&value);
+                        }
+                        let serials = Serials { current: Some(serial(number)), pending: None };
+                        model.agents.insert(agent, serials);
+                        "done"
+                    }
+                },
+            };
+            let admit = AdmitAgent {
+                token: token.map(|value| format!("t{value}")),
+                agent_id: spiffe(&agent_path(agent)),
+                attestation_type: "x509pop".to_owned(),
+                serial: serial(number),
+                not_after: Timestamp::from_unix_s(model.now_s + 1_000_000),
+                selectors: selectors(&["a:b"]),
+                can_reattest: true,
+                seen,
+            };
+            (Command::AdmitAgent(admit), says)
+        }
+        Move::Pend { agent, serial: number, knows } => {
+            let seen = if knows { known(model, agent) } else { None }.unwrap_or_default();
+            let says = match model.agents.get_mut(&agent) {
+                None => "no agent",
+                Some(serials) if serials.current.is_none() => "banned",
+                Some(serials) if *serials != seen => "serials",
+                Some(serials) => {
+                    serials.pending = Some(serial(number));
+                    "done"
+                }
+            };
+            let set = SetPendingSerial {
+                agent_id: spiffe(&agent_path(agent)),
+                seen,
+                pending: serial(number),
+                not_after: Timestamp::from_unix_s(model.now_s + 1_000_000),
+            };
+            (Command::SetPendingSerial(set), says)
+        }
+        Move::Promote { agent } => {
+            let seen = known(model, agent).unwrap_or_default();
+            let says = match model.agents.get_mut(&agent) {
+                None => "no agent",
+                Some(serials) if serials.current.is_none() => "banned",
+                Some(serials) => match serials.pending.take() {
+                    None => "serials",
+                    Some(pending) => {
+                        serials.current = Some(pending);
+                        "done"
+                    }
+                },
+            };
+            (
+                Command::PromoteSerial(PromoteSerial {
+                    agent_id: spiffe(&agent_path(agent)),
+                    seen,
+                }),
+                says,
+            )
+        }
+        Move::Ban { agent } => {
+            let says = match model.agents.get_mut(&agent) {
+                None => "no agent",
+                Some(serials) => {
+                    *serials = Serials::default();
+                    "done"
+                }
+            };
+            (Command::BanAgent(spiffe(&agent_path(agent))), says)
+        }
+        Move::Evict { agent } => {
+            let says = if model.agents.remove(&agent).is_some() { "done" } else { "no agent" };
+            (Command::DeleteAgent(spiffe(&agent_path(agent))), says)
+        }
+        Move::Prune => {
+            model.tokens.retain(|_, expiry| *expiry >= model.now_s);
+            let prune = PruneExpired {
+                agents_expired_for_s: None,
+                include_non_reattestable: false,
+                limit: 9,
+            };
+            (Command::PruneExpired(prune), "pruned")
+        }
+    })
+}
+
+/// An outcome in the model's words.
+fn words(outcome: &Result<Outcome, Rejection>) -> &'static str {
+    let rejection = |rejection: &Rejection| match rejection {
+        Rejection::EntryIdTaken(_) => "taken",
+        Rejection::EntryNotFound => "no entry",
+        Rejection::EntryWouldBeSimilar(_) => "would be similar",
+        Rejection::TokenExists => "token exists",
+        Rejection::TokenUnknown => "token unknown",
+        Rejection::TokenExpired => "token expired",
+        Rejection::AgentNotFound => "no agent",
+        Rejection::AgentBanned => "banned",
+        Rejection::SerialsChanged => "serials",
+        other => panic!("the model knows no {other}"),
+    };
+    match outcome {
+        Ok(Outcome::Done) => "done",
+        Ok(Outcome::Pruned(_)) => "pruned",
+        Ok(Outcome::Entries(items)) => match &items[0] {
+            EntryOutcome::Created(_) => "created",
+            EntryOutcome::Similar(_) => "similar",
+            EntryOutcome::Updated(_) => "updated",
+            EntryOutcome::Deleted => "deleted",
+            EntryOutcome::Rejected(reason) => rejection(reason),
+        },
+        Err(reason) => rejection(reason),
+    }
+}
+
+fn start() -> Model {
+    Model { now_s: START_MS / 1000, ..Model::default() }
+}
+
+proptest! {
+    #[test]
+    fn apply_does_what_a_naive_model_does(moves in moves()) {
+        let mut registry = Registry::formed();
+        let mut model = start();
+        for movement in &moves {
+            let Some((command, says)) = step(&mut model, movement) else { continue };
+            registry.now = Timestamp::from_unix_s(model.now_s);
+            prop_assert_eq!(words(&registry.run(command).outcome), says, "{:?}", movement);
+        }
+        let mut entries = BTreeMap::new();
+        let mut agents = BTreeMap::new();
+        let mut rows = BTreeSet::new();
+        for change in snapshot_changes(&registry.tables).unwrap() {
+            match change {
+                Change::EntryWritten { row, entry } => {
+                    prop_assert!(rows.insert(row));
+                    entries.insert(entry.id.as_str().to_owned(), entry.revision);
+                }
+                Change::AgentWritten { row, agent } => {
+                    prop_assert!(rows.insert(row));
+                    agents.insert(agent.id.path().to_owned(), agent.serials.clone());
+                }
+                _ => {}
+            }
+        }
+        let expected_entries: BTreeMap<_, _> =
+            model.entries.iter().map(|(id, e)| (format!("e{id}"), e.2)).collect();
+        let expected_agents: BTreeMap<_, _> =
+            model.agents.iter().map(|(agent, s)| (agent_path(*agent), s.clone())).collect();
+        prop_assert_eq!(entries, expected_entries);
+        prop_assert_eq!(agents, expected_agents);
+    }
+
+    #[test]
+    fn any_batching_and_any_snapshot_point_give_the_same_tables(
+        moves in moves(),
+        batch in 1..7_usize,
+        snapshot_at in 0..60_usize,
+    ) {
+        let mut model = start();
+        let now = || Timestamp::from_unix_ms(START_MS);
+        let mut log = vec![envelope(&init(), [0; 16], now())];
+        for (at, movement) in moves.iter().enumerate() {
+            if let Some((command, _)) = step(&mut model, movement) {
+                // Every third id comes twice, so that remembered outcomes take part.
+                let id = [u8::try_from(at / 3 + 1).unwrap(); 16];
+                log.push(envelope(&command, id, Timestamp::from_unix_s(model.now_s)));
+            }
+        }
+        let one_by_one = replay(MemoryTables::default(), &log, 0, 1);
+        let batched = replay(MemoryTables::default(), &log, 0, batch);
+        prop_assert_eq!(hash(&one_by_one), hash(&batched));
+
+        let cut = snapshot_at.min(log.len());
+        let first = replay(MemoryTables::default(), &log[..cut], 0, batch);
+        let restored = replay(restore(&first), &log[cut..], cut, batch);
+        prop_assert_eq!(hash(&one_by_one), hash(&restored));
+    }
+}
+
+fn replay(tables: MemoryTables, log: &[Vec<u8>], from: usize, batch: usize) -> MemoryTables {
+    let mut index = from as u64;
+    for chunk in log.chunks(batch) {
+        let mut txn = Transaction::new(&tables);
+        for envelope in chunk {
+            index += 1;
+            apply::apply(&mut txn, index, envelope).unwrap();
+        }
+        let writes = txn.into_writes();
+        tables.commit(writes).unwrap();
+    }
+    tables
+}
+
+fn snapshot_of(tables: &MemoryTables) -> snapshot::SnapshotBody {
+    let sink = SnapshotSink::Memory(Vec::new());
+    snapshot::write(tables, pb::store::SnapshotMeta::default(), sink).unwrap()
+}
+
+fn restore(tables: &MemoryTables) -> MemoryTables {
+    let restored = MemoryTables::default();
+    snapshot::read(&snapshot_of(tables), &mut |rows| restored.load(rows)).unwrap();
+    restored
+}
+
+fn hash(tables: &MemoryTables) -> Vec<u8> {
+    let body = snapshot_of(tables);
+    let bytes = body.read_at(0, usize::MAX).unwrap();
+    digest::digest(&digest::SHA256, &bytes).as_ref().to_vec()
+}

@@ -1,0 +1,91 @@
+//! Outcomes by request id, so that a retried command has no second effect.
+//!
+//! Remembered for a bounded time and in bounded bytes; the oldest go first. What is remembered holds
+//! no secret: outcomes never carry tokens or keys.
+
+use prost::Message;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::apply::step::Step;
+use crate::apply::table::Table;
+use crate::apply::txn::{Rows, TableError};
+use crate::codec::{CodecError, decision_from_pb, decision_to_pb};
+use crate::ids::Revision;
+use crate::limits::{OUTCOME_BYTES_MAX, OUTCOMES_FORGOTTEN_PER_COMMAND, OUTCOMES_KEPT_FOR};
+use crate::outcome::{Outcome, Rejection};
+use crate::pb;
+
+/// What is known of a request id.
+pub(super) enum Remembered {
+    /// The same command was applied before.
+    Same { revision: Revision, time: Timestamp, outcome: Result<Outcome, Rejection> },
+    /// Another command was applied under this id.
+    Other,
+}
+
+pub(super) fn find(
+    step: &Step<'_, '_>,
+    envelope: &pb::store::Envelope,
+) -> Result<Option<Remembered>, TableError> {
+    if envelope.request_id.is_empty() {
+        return Ok(None);
+    }
+    let row = step.read::<pb::store::OutcomeRow>(Table::Outcomes, &envelope.request_id)?;
+    let Some(row) = row else { return Ok(None) };
+    if row.body_hash != envelope.body_hash {
+        return Ok(Some(Remembered::Other));
+    }
+    let decision = row.decision.ok_or_else(|| CodecError::missing("remembered outcome"))?;
+    Ok(Some(Remembered::Same {
+        revision: Revision::from_u64(row.revision),
+        time: Timestamp::from_unix_ms(row.time_unix_ms),
+        outcome: decision_from_pb(decision)?,
+    }))
+}
+
+pub(super) fn remember(
+    step: &mut Step<'_, '_>,
+    index: u64,
+    envelope: &pb::store::Envelope,
+    outcome: &Result<Outcome, Rejection>,
+) -> Result<(), TableError> {
+    forget_old(step)?;
+    if envelope.request_id.is_empty() {
+        return Ok(());
+    }
+    let epoch = crate::apply::read_cluster(step.txn)?.map_or(0, |cluster| cluster.epoch);
+    let row = pb::store::OutcomeRow {
+        revision: Revision::new(epoch, index).as_u64(),
+        time_unix_ms: step.now.unix_ms(),
+        body_hash: envelope.body_hash.clone(),
+        decision: Some(decision_to_pb(outcome)),
+    };
+    let age = pb::store::OutcomeAge {
+        request_id: envelope.request_id.clone(),
+        time_unix_ms: row.time_unix_ms,
+        bytes: row.encoded_len() as u64,
+    };
+    step.counters.outcomes += 1;
+    step.counters.outcome_bytes += age.bytes;
+    step.put(Table::Outcomes, &envelope.request_id, &row);
+    step.put(Table::OutcomesByAge, &index.to_be_bytes(), &age);
+    Ok(())
+}
+
+fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
+    let kept_from = step.now.minus(OUTCOMES_KEPT_FOR);
+    let oldest = step.txn.scan(Table::OutcomesByAge, &[], OUTCOMES_FORGOTTEN_PER_COMMAND)?;
+    for (key, value) in oldest {
+        let age = pb::store::OutcomeAge::decode(value.as_slice())
+            .map_err(|error| CodecError::new("age of an outcome", error))?;
+        let too_old = age.time_unix_ms < kept_from.unix_ms();
+        if !too_old && step.counters.outcome_bytes <= OUTCOME_BYTES_MAX {
+            break;
+        }
+        step.counters.outcomes = step.counters.outcomes.saturating_sub(1);
+        step.counters.outcome_bytes = step.counters.outcome_bytes.saturating_sub(age.bytes);
+        step.txn.delete(Table::Outcomes, &age.request_id);
+        step.txn.delete(Table::OutcomesByAge, &key);
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! How apply sees the tables: rows of bytes, read from anywhere, written into a set that is committed
+//! as one.
+//!
+//! A [`Transaction`] spans one batch of log entries; each command has its own savepoint in it, so a
+//! command that is rejected half way leaves nothing behind.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::ops::Bound;
+
+use crate::apply::table::Table;
+use crate::codec::CodecError;
+
+/// The tables cannot be read or written, or a row does not decode. Never retried.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The disk failed.
+    #[error("access tables")]
+    Io(#[from] io::Error),
+    /// What is stored does not decode, or contradicts itself.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+impl From<TableError> for io::Error {
+    fn from(error: TableError) -> Self {
+        match error {
+            TableError::Io(error) => error,
+            TableError::Codec(error) => Self::new(io::ErrorKind::InvalidData, error),
+        }
+    }
+}
+
+/// Key and value of a row.
+pub(crate) type Row = (Vec<u8>, Vec<u8>);
+
+/// Reading of tables.
+pub(crate) trait Rows {
+    /// The row, if there is one.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TableError>;
+
+    /// The first `limit` rows whose keys are not below `from`, ascending.
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, TableError>;
+}
+
+/// New values of rows; `None` deletes.
+pub(crate) type WriteSet = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
+
+/// Tables that last. Reading through [`Rows`] sees the newest state.
+pub(crate) trait Tables: Rows + Send + Sync + fmt::Debug {
+    /// Runs `body` on a view that later commits do not change.
+    fn read_consistent(
+        &self,
+        body: &mut dyn FnMut(&dyn Rows) -> Result<(), TableError>,
+    ) -> Result<(), TableError>;
+
+    /// Writes all or nothing. Durable at the latest when the log is next synced; what is lost by a
+    /// crash before is applied again from the log.
+    fn commit(&self, writes: WriteSet) -> Result<(), TableError>;
+
+    /// Removes every row and marks the tables as being replaced: a crash before
+    /// [`Self::end_replace`] is found at the next start.
+    fn begin_replace(&self) -> Result<(), TableError>;
+
+    /// Adds rows while they are being replaced.
+    fn load(&self, rows: Vec<(Table, Vec<u8>, Vec<u8>)>) -> Result<(), TableError>;
+
+    /// Writes the last rows and takes the mark away; durable on return.
+    fn end_replace(&self, writes: WriteSet) -> Result<(), TableError>;
+
+    /// Whether a replacement was begun and not ended.
+    fn is_half_replaced(&self) -> Result<bool, TableError>;
+}
+
+/// Writes over tables, not yet committed.
+pub(crate) struct Transaction<'a> {
+    base: &'a dyn Rows,
+    /// Of commands that are done.
+    kept: WriteSet,
+    /// Of the current command.
+    current: WriteSet,
+}
+
+impl<'a> Transaction<'a> {
+    pub(crate) fn new(base: &'a dyn Rows) -> Self {
+        Self { base, kept: WriteSet::new(), current: WriteSet::new() }
+    }
+
+    /// Everything written by commands that are done.
+    pub(crate) fn into_writes(self) -> WriteSet {
+        self.kept
+    }
+
+    /// Ends the current command and keeps what it wrote.
+    pub(crate) fn keep(&mut self) {
+        self.kept.append(&mut self.current);
+    }
+
+    /// Ends the current command and forgets what it wrote.
+    pub(crate) fn discard(&mut self) {
+        self.current.clear();
+    }
+
+    pub(crate) fn put(&mut self, table: Table, key: &[u8], value: Vec<u8>) {
+        self.current.insert((table, key.to_vec()), Some(value));
+    }
+
+    pub(crate) fn delete(&mut self, table: Table, key: &[u8]) {
+        self.current.insert((table, key.to_vec()), None);
+    }
+
+    /// Writes over the rows of `table` from `from` on, newest first in precedence.
+    fn written(&self, table: Table, from: &[u8]) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
+        let start = Bound::Included((table, from.to_vec()));
+        let mut written = BTreeMap::new();
+        for set in [&self.kept, &self.current] {
+            let range = set.range((start.clone(), Bound::Unbounded));
+            for ((_, key), value) in range.take_while(|((at, _), _)| *at == table) {
+                written.insert(key.clone(), value.clone());
+            }
+        }
+        written
+    }
+}
+
+impl Rows for Transaction<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        let full = (table, key.to_vec());
+        match self.current.get(&full).or_else(|| self.kept.get(&full)) {
+            Some(written) => Ok(written.clone()),
+            None => self.base.get(table, key),
+        }
+    }
+
+    fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, TableError> {
+        let written = self.written(table, from);
+        // At most one row of the base is hidden by each write: so many more are enough.
+        let base = self.base.scan(table, from, limit.saturating_add(written.len()))?;
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = base.into_iter().collect();
+        for (key, value) in written {
+            match value {
+                Some(value) => rows.insert(key, value),
+                None => rows.remove(&key),
+            };
+        }
+        Ok(rows.into_iter().take(limit).collect())
+    }
+}

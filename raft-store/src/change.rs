@@ -1,0 +1,93 @@
+//! Changes: what apply did, in the past tense, in log order. Views are built from nothing else.
+
+use std::sync::Arc;
+
+use steeple_spiffe_core::agent::AgentRecord;
+use steeple_spiffe_core::authority::Authority;
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
+use steeple_spiffe_core::time::Timestamp;
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
+
+use crate::ids::{ClusterId, Revision, RowNumber};
+
+/// One change of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// An entry was created or updated.
+    EntryWritten {
+        /// Its place in lists; stays the same through updates.
+        row: RowNumber,
+        /// Its new content.
+        entry: Arc<RegistrationEntry>,
+    },
+    /// An entry was deleted or pruned.
+    EntryDeleted {
+        /// Its place in lists.
+        row: RowNumber,
+        /// Its id.
+        id: EntryId,
+    },
+    /// An agent was admitted, renewed, promoted, banned or has reported its version.
+    AgentWritten {
+        /// Its place in lists.
+        row: RowNumber,
+        /// Its new content.
+        agent: Arc<AgentRecord>,
+    },
+    /// An agent was deleted or pruned.
+    AgentDeleted {
+        /// Its place in lists.
+        row: RowNumber,
+        /// Its id.
+        id: SpiffeId,
+    },
+    /// A bundle was written.
+    BundleWritten {
+        /// Its place in lists.
+        row: RowNumber,
+        /// Its new content.
+        bundle: Arc<Bundle>,
+    },
+    /// The authority journal moved.
+    JournalWritten(Arc<Journal>),
+    /// The cluster's own row was written.
+    ClusterWritten(Arc<ClusterState>),
+}
+
+/// The changes of one applied log entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeBatch {
+    /// The state that includes them.
+    pub revision: Revision,
+    /// Cluster time of the entry.
+    pub time: Timestamp,
+    /// In the order they were made. May be empty (a rejected command still moves the revision).
+    pub changes: Vec<Change>,
+}
+
+/// The one journal of X.509 and JWT authorities.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// Rises with every change; the compare-and-set handle of rotation.
+    pub revision: u64,
+    /// Every authority that is still published, oldest first.
+    pub authorities: Vec<Authority>,
+}
+
+/// What the registry knows of the cluster itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterState {
+    /// The cluster's id.
+    pub cluster_id: ClusterId,
+    /// The cluster's name.
+    pub name: String,
+    /// The trust domain it serves.
+    pub trust_domain: TrustDomain,
+    /// Rises with each restore; the upper part of revisions.
+    pub epoch: u32,
+    /// What command types may be proposed.
+    pub feature_level: u32,
+    /// When it formed.
+    pub formed_at: Timestamp,
+}

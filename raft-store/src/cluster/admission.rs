@@ -1,0 +1,230 @@
+//! Who is taken in, and where members are said to be: the leader's side of joining and moving.
+//!
+//! Owns the checks before a newcomer becomes a learner, and every call that changes the membership.
+//! One change at a time; a change that consensus is still busy with is an answer "try again".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::cluster::life::Life;
+use crate::cluster::plan::{Policy, Step};
+use crate::cluster::records;
+use crate::ids::MemberId;
+use crate::net::PeerName;
+use crate::net::messages as pb;
+use crate::net::messages::join_reply::Result as Answer;
+use crate::raft::{Metrics, PeerNode, TypeConfig};
+
+/// Most members that follow without a vote.
+const LEARNERS_MAX: usize = 16;
+
+/// A change needs two commits; without a quorum it would wait for ever.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Takes a newcomer in as a learner, if this member leads.
+///
+/// # Errors
+///
+/// The refusal, in words for the newcomer's operator.
+pub(crate) async fn join(
+    life: &Life,
+    caller: MemberId,
+    request: pb::JoinRequest,
+) -> Result<pb::JoinReply, Status> {
+    check_names(life, &request)?;
+    let not_leader = |life: &Life| {
+        let leader = life.core.leadership_now().leader;
+        let metrics = life.metrics();
+        pb::NotLeader { leader: leader.map(|leader| hint(&metrics, leader)) }
+    };
+    if !life.core.leadership_now().is_self || !life.is_formed() {
+        return Ok(pb::JoinReply { result: Some(Answer::NotLeader(not_leader(life))) });
+    }
+    let _changing = life.changing.lock().await;
+    let metrics = life.metrics();
+    if metrics.membership_config.get_node(&caller.0).is_none() {
+        check_place(life, &metrics, caller, &request.address).await?;
+        let node = PeerNode { address: request.address.clone(), name: String::new() };
+        let nodes = BTreeMap::from([(caller.0, node)]);
+        change(life, ChangeMembers::AddNodes(nodes)).await?;
+        tracing::info!(member_id = %caller, address = request.address, "Member added as learner");
+    }
+    let cluster = life.network.cluster_id().unwrap_or_default();
+    let metrics = life.metrics();
+    let members = metrics.membership_config.nodes().map(|(id, node)| {
+        let (address, name) = (node.address.clone(), node.name.clone());
+        crate::pb::store::Member { id: *id, address, name }
+    });
+    let joined = pb::Joined {
+        cluster_id: records::cluster_id_to_bytes(cluster).into(),
+        epoch: life.network.epoch(),
+        members: members.collect(),
+    };
+    Ok(pb::JoinReply { result: Some(Answer::Joined(joined)) })
+}
+
+/// Commits a member's new address, if this member leads.
+///
+/// # Errors
+///
+/// If another member holds the address, or the change does not commit.
+pub(crate) async fn update_address(
+    life: &Life,
+    caller: MemberId,
+    address: String,
+) -> Result<pb::UpdateAddressReply, Status> {
+    if !life.core.leadership_now().is_self {
+        let leader = life.core.leadership_now().leader;
+        let metrics = life.metrics();
+        let leader = leader.map(|leader| hint(&metrics, leader));
+        return Ok(pb::UpdateAddressReply { not_leader: Some(pb::NotLeader { leader }) });
+    }
+    let _changing = life.changing.lock().await;
+    let metrics = life.metrics();
+    let Some(node) = metrics.membership_config.get_node(&caller.0).cloned() else {
+        return Err(Status::permission_denied(format!("member {caller} is no member")));
+    };
+    if node.address != address {
+        if caller != life.me() {
+            meet(life, caller, &address).await?;
+        }
+        let node = PeerNode { address: address.clone(), ..node };
+        change(life, ChangeMembers::SetNodes(BTreeMap::from([(caller.0, node)]))).await?;
+        tracing::info!(member_id = %caller, address, "Member moved");
+    }
+    Ok(pb::UpdateAddressReply { not_leader: None })
+}
+
+/// Makes the change that autopilot has planned. The caller holds the lock.
+///
+/// # Errors
+///
+/// If it does not commit.
+pub(crate) async fn make(life: &Life, step: Step) -> Result<(), Status> {
+    let metrics = life.metrics();
+    let mut voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+    let goal = match step {
+        Step::FinishJoint(target) => target.iter().map(|id| id.0).collect(),
+        Step::Replace { gone, newcomer } => {
+            voters.remove(&gone.0);
+            voters.insert(newcomer.0);
+            voters
+        }
+        Step::Promote(learners) => {
+            voters.extend(learners.iter().map(|id| id.0));
+            voters
+        }
+        Step::Forget(learner) => {
+            return change(life, ChangeMembers::RemoveNodes(BTreeSet::from([learner.0]))).await;
+        }
+    };
+    change(life, ChangeMembers::ReplaceAllVoters(goal)).await
+}
+
+/// Where the leader is, for one that asked the wrong member.
+pub(crate) fn hint(metrics: &Metrics, leader: MemberId) -> pb::LeaderHint {
+    let node = metrics.membership_config.get_node(&leader.0);
+    let address = node.map(|node| node.address.clone()).unwrap_or_default();
+    pb::LeaderHint { member_id: leader.0, address }
+}
+
+fn check_names(life: &Life, request: &pb::JoinRequest) -> Result<(), Status> {
+    let config = &life.core.config;
+    let ours = life.network.cluster_id().map(|id| id.to_string()).unwrap_or_default();
+    let theirs = records::cluster_id_from_bytes(&request.cluster_id);
+    let theirs = theirs.map_or_else(|| ours.clone(), |id| id.to_string());
+    let trust_domain = config.trust_domain.to_string();
+    let pairs = [
+        ("cluster.name", &config.cluster_name, &request.cluster_name),
+        ("trust_domain", &trust_domain, &request.trust_domain),
+        ("cluster.cluster_id", &ours, &theirs),
+    ];
+    match pairs.into_iter().find(|(_, ours, theirs)| ours != theirs) {
+        Some((key, ours, theirs)) => Err(Status::failed_precondition(format!(
+            "{key} is \"{ours}\" here, the newcomer has \"{theirs}\"; make them the same"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Whether there is room for the newcomer, and its address is its own.
+async fn check_place(
+    life: &Life,
+    metrics: &Metrics,
+    caller: MemberId,
+    address: &str,
+) -> Result<(), Status> {
+    let membership = metrics.membership_config.membership();
+    if membership.learner_ids().count() >= LEARNERS_MAX {
+        return Err(Status::resource_exhausted(format!("{LEARNERS_MAX} learners are the most")));
+    }
+    meet(life, caller, address).await?;
+    let holder = membership.nodes().find(|(_, node)| node.address == address);
+    let Some((holder, _)) = holder else { return Ok(()) };
+    let holder = MemberId(*holder);
+    let silent_for = life.silent_for(holder);
+    let free_after = Policy::new(0, Duration::ZERO).seat_free_after;
+    if membership.learner_ids().any(|id| id == holder.0) {
+        // It is gone: its address is another's now.
+        return change(life, ChangeMembers::RemoveNodes(BTreeSet::from([holder.0]))).await;
+    }
+    if silent_for < free_after {
+        return Err(Status::failed_precondition(format!(
+            "{address} is the address of member {holder}, which was heard of {} s ago; its seat is \
+             free after {} s",
+            silent_for.as_secs(),
+            free_after.as_secs(),
+        )));
+    }
+    Ok(())
+}
+
+/// Makes sure that a member is where it says, seen from here.
+async fn meet(life: &Life, expected: MemberId, address: &str) -> Result<(), Status> {
+    let found = life.network.who_is_at(address).await.map_err(|error| {
+        Status::failed_precondition(format!(
+            "the leader does not reach the newcomer at its advertise_address: {error}"
+        ))
+    })?;
+    match found {
+        PeerName::Member { member, .. } | PeerName::Newcomer { member, .. }
+            if member == expected =>
+        {
+            Ok(())
+        }
+        found => Err(Status::failed_precondition(format!(
+            "the leader meets {found} at {address}; give the newcomer an advertise_address of its own"
+        ))),
+    }
+}
+
+async fn change(life: &Life, members: ChangeMembers<u64, PeerNode>) -> Result<(), Status> {
+    let changing = life.core.raft.change_membership(members, false);
+    match timeout(CHANGE_TIMEOUT, changing).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(refusal(&error)),
+        Err(_) => Err(Status::unavailable("the change of membership was not committed in time")),
+    }
+}
+
+fn refusal(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> Status {
+    let RaftError::APIError(error) = error else {
+        return Status::unavailable(error.to_string());
+    };
+    match error {
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_)) => {
+            Status::unavailable("another change of membership is under way, try again")
+        }
+        ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_) => {
+            Status::unavailable("the leader has changed, try again")
+        }
+        ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+            Status::failed_precondition(error.to_string())
+        }
+    }
+}

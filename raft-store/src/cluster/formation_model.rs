@@ -1,0 +1,403 @@
+//! A model of first start: every interleaving of questions, offers, lost answers and crashes.
+//!
+//! Three founders are explored exhaustively, two also with an emptied folder; three with an emptied
+//! folder, which has too many states, by long random walks from fixed seeds. Checks the invariant of
+//! `formation` in every state, and that a cluster forms once faults stop. Consensus is reduced to what
+//! formation sees of it: a member that is contacted takes part, a majority that takes part commits.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use steeple_spiffe_core::random::{Random, SeededRandom};
+
+use crate::cluster::formation::{
+    Formation, FoundingSet, Introduction, Settings, Standing, Verdict,
+};
+use crate::ids::MemberId;
+
+const ADDRESSES: [&str; 3] = ["a:1", "b:1", "c:1"];
+
+#[derive(Clone)]
+enum Phase {
+    Idle,
+    Asking(Vec<Introduction>),
+    Offering(FoundingSet, usize),
+}
+
+#[derive(Clone)]
+struct Founder {
+    formation: Formation,
+    phase: Phase,
+}
+
+#[derive(Clone)]
+struct World {
+    settings: Arc<Settings>,
+    founders: Vec<Founder>,
+    /// Sets with which someone who still has its folder began consensus.
+    begun: BTreeSet<(MemberId, FoundingSet)>,
+    committed: BTreeSet<FoundingSet>,
+    folders_to_empty: u8,
+}
+
+fn at(address: &str) -> usize {
+    ADDRESSES.iter().position(|known| *known == address).unwrap()
+}
+
+impl World {
+    fn start(founders: usize, folders_to_empty: u8) -> Self {
+        let settings = Arc::new(Settings {
+            cluster_name: "prod".to_owned(),
+            trust_domain: "example.org".to_owned(),
+            peers: ADDRESSES.iter().take(founders).map(|&address| address.to_owned()).collect(),
+        });
+        let mut world = Self {
+            settings,
+            founders: Vec::new(),
+            begun: BTreeSet::new(),
+            committed: BTreeSet::new(),
+            folders_to_empty,
+        };
+        for (who, id) in (0..founders).zip([10, 20, 30]) {
+            let founder = world.founder(who, MemberId(id), Standing::Empty);
+            world.founders.push(founder);
+        }
+        world
+    }
+
+    /// A founder that has just started.
+    fn founder(&self, who: usize, id: MemberId, standing: Standing) -> Founder {
+        let formation = Formation::new(id, ADDRESSES[who], self.settings.clone(), standing);
+        Founder { formation, phase: Phase::Idle }
+    }
+
+    fn formed_as(&self, set: &FoundingSet) -> Standing {
+        Standing::Formed(set.cluster_id(&self.settings))
+    }
+
+    fn id(&self, who: usize) -> MemberId {
+        self.founders[who].formation.introduction().member
+    }
+
+    fn standing(&self, who: usize) -> &Standing {
+        self.founders[who].formation.standing()
+    }
+
+    /// Every state that one step leads to.
+    fn next(&self) -> Vec<Self> {
+        [self.steps(), self.faults()].concat()
+    }
+
+    fn steps(&self) -> Vec<Self> {
+        let all = 0..self.founders.len();
+        all.flat_map(|who| self.act(who).into_iter().chain(self.consensus(who))).collect()
+    }
+
+    fn faults(&self) -> Vec<Self> {
+        let mut next = Vec::new();
+        for who in 0..self.founders.len() {
+            next.extend(self.offer_with_lost_acknowledgement(who));
+            // Also what a lost question or answer comes to: the round is over.
+            next.push(self.crash(who));
+            if self.folders_to_empty > 0 {
+                // A new id may be the lowest or the highest.
+                next.extend([5, 40].map(|id| self.empty_folder(who, id)));
+            }
+        }
+        next
+    }
+
+    /// The next question or offer of a founder.
+    fn act(&self, who: usize) -> Option<Self> {
+        if matches!(self.standing(who), Standing::Formed(_)) {
+            return None;
+        }
+        let mut world = self.clone();
+        let others = self.founders[who].formation.others();
+        match self.founders[who].phase.clone() {
+            Phase::Idle => world.founders[who].phase = Phase::Asking(Vec::new()),
+            Phase::Asking(mut heard) if heard.len() < others.len() => {
+                let introduction = self.founders[at(&others[heard.len()])].formation.introduction();
+                heard.push(introduction);
+                world.founders[who].phase = Phase::Asking(heard);
+            }
+            Phase::Asking(heard) => {
+                let answers: BTreeMap<_, _> =
+                    others.into_iter().zip(heard.into_iter().map(Ok)).collect();
+                let verdict = self.founders[who].formation.conclude(&answers);
+                world.follow(who, verdict);
+            }
+            Phase::Offering(set, sent) if sent < others.len() => {
+                let other = &others[sent];
+                world.founders[who].phase = Phase::Idle;
+                if world.deliver(who, at(other), &set) {
+                    world.founders[who].formation.acknowledged(other, &set);
+                    world.founders[who].phase = Phase::Offering(set, sent + 1);
+                }
+            }
+            Phase::Offering(..) => {
+                world.founders[who].phase = Phase::Idle;
+                if let Some(set) = self.founders[who].formation.ready() {
+                    world.begin(who, set);
+                }
+            }
+        }
+        Some(world)
+    }
+
+    fn follow(&mut self, who: usize, verdict: Verdict) {
+        let founder = &mut self.founders[who];
+        founder.phase = Phase::Idle;
+        match verdict {
+            Verdict::Wait(_) => {}
+            Verdict::Offer(set) => {
+                founder.formation.adopted(set.clone());
+                founder.phase = Phase::Offering(set, 0);
+            }
+            Verdict::Return(set) => founder.formation.adopted(set),
+            Verdict::Join(address) => {
+                let standing = self.standing(at(&address)).clone();
+                if matches!(standing, Standing::Formed(_)) {
+                    self.founders[who] = self.founder(who, self.id(who), standing);
+                }
+            }
+            Verdict::StartOver => *self = self.empty_folder_for_free(who),
+        }
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, set: &FoundingSet) -> bool {
+        let accepted = self.founders[to].formation.consider(self.id(from), set).is_ok();
+        if accepted {
+            // Its own round or offer goes on: that must do no harm.
+            self.founders[to].formation.adopted(set.clone());
+        }
+        accepted
+    }
+
+    fn offer_with_lost_acknowledgement(&self, who: usize) -> Option<Self> {
+        let Phase::Offering(set, sent) = self.founders[who].phase.clone() else { return None };
+        let others = self.founders[who].formation.others();
+        let mut world = self.clone();
+        world.deliver(who, at(others.get(sent)?), &set);
+        Some(world.crash(who))
+    }
+
+    fn begin(&mut self, who: usize, set: FoundingSet) {
+        self.founders[who].formation.started();
+        self.begun.insert((self.id(who), set));
+    }
+
+    /// What consensus may do: a participant contacts another, a majority commits, news spreads.
+    fn consensus(&self, who: usize) -> Vec<Self> {
+        let mut next = Vec::new();
+        let Standing::Initialised(set) = self.standing(who).clone() else {
+            return next;
+        };
+        for other in 0..self.founders.len() {
+            if *self.standing(other) == Standing::Adopted(set.clone()) {
+                let mut world = self.clone();
+                world.founders[other].formation.started();
+                next.push(world);
+            }
+        }
+        let takes_part = |other: &usize| {
+            let member = set.founders.contains_key(&self.id(*other));
+            let standing = self.standing(*other);
+            let takes_part = *standing == Standing::Initialised(set.clone());
+            member && (takes_part || *standing == self.formed_as(&set))
+        };
+        if (0..self.founders.len()).filter(takes_part).count() * 2 > set.founders.len() {
+            let mut world = self.clone();
+            world.founders[who] = self.founder(who, self.id(who), self.formed_as(&set));
+            world.committed.insert(set);
+            next.push(world);
+        }
+        next
+    }
+
+    fn crash(&self, who: usize) -> Self {
+        let mut world = self.clone();
+        world.founders[who] = self.founder(who, self.id(who), self.standing(who).clone());
+        world
+    }
+
+    fn empty_folder(&self, who: usize, id: u64) -> Self {
+        let mut world = self.clone();
+        let gone = self.id(who);
+        world.begun.retain(|(by, _)| *by != gone);
+        world.founders[who] = self.founder(who, MemberId(id), Standing::Empty);
+        world.folders_to_empty -= 1;
+        world
+    }
+
+    fn empty_folder_for_free(&self, who: usize) -> Self {
+        let mut world = self.clone();
+        world.folders_to_empty += 1;
+        let fresh = self.id(who).0 + 1;
+        world.empty_folder(who, fresh)
+    }
+
+    /// What tells two states apart, in few bytes: there are very many.
+    fn key(&self) -> Vec<u8> {
+        let mut key = vec![self.folders_to_empty];
+        for who in 0..self.founders.len() {
+            let introduction = self.founders[who].formation.introduction();
+            write_introduction(&mut key, &introduction);
+            match &self.founders[who].phase {
+                Phase::Idle => key.push(0),
+                Phase::Asking(heard) => {
+                    key.push(1 + u8::try_from(heard.len()).unwrap());
+                    heard.iter().for_each(|heard| write_introduction(&mut key, heard));
+                }
+                Phase::Offering(set, sent) => {
+                    key.push(9 + u8::try_from(*sent).unwrap());
+                    write_set(&mut key, set);
+                }
+            }
+        }
+        for (by, set) in &self.begun {
+            key.push(u8::try_from(by.0).unwrap());
+            write_set(&mut key, set);
+        }
+        self.committed.iter().for_each(|set| write_set(&mut key, set));
+        key
+    }
+
+    fn formed(&self) -> bool {
+        let clusters: BTreeSet<_> =
+            (0..self.founders.len()).map(|who| self.standing(who)).collect();
+        clusters.len() == 1
+            && clusters.iter().all(|standing| matches!(standing, Standing::Formed(_)))
+    }
+
+    /// Lets everyone act in turn, nothing lost, until a cluster has formed.
+    fn settle(&self) -> bool {
+        let mut world = self.clone();
+        for _ in 0..20 {
+            for who in 0..self.founders.len() {
+                // Longest: what was under way, a question each, the verdict, an offer each, the start.
+                for _ in 0..16 {
+                    world = world.act(who).unwrap_or(world);
+                }
+                while let Some(next) = world.consensus(who).pop() {
+                    world = next;
+                }
+                // A formed cluster feeds those that it counts as members.
+                for other in 0..self.founders.len() {
+                    world = world.fed(other);
+                }
+            }
+            if world.formed() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn fed(&self, who: usize) -> Self {
+        let mut world = self.clone();
+        if let Standing::Adopted(set) | Standing::Initialised(set) = self.standing(who)
+            && self.committed.contains(set)
+        {
+            world.founders[who] = self.founder(who, self.id(who), self.formed_as(set));
+        }
+        world
+    }
+}
+
+fn write_introduction(key: &mut Vec<u8>, who: &Introduction) {
+    key.push(u8::try_from(who.member.0).unwrap());
+    match &who.standing {
+        Standing::Empty => key.push(0),
+        Standing::Adopted(set) => {
+            key.push(1);
+            write_set(key, set);
+        }
+        Standing::Initialised(set) => {
+            key.push(2);
+            write_set(key, set);
+        }
+        Standing::Formed(cluster) => {
+            key.push(3);
+            key.extend(cluster.0.to_be_bytes());
+        }
+    }
+}
+
+fn write_set(key: &mut Vec<u8>, set: &FoundingSet) {
+    // The coordinator is first; addresses follow from ids here.
+    key.extend(set.founders.keys().map(|id| u8::try_from(id.0).unwrap()));
+}
+
+/// Walks everything that can happen; returns how many states there are.
+fn explore(start: World) -> usize {
+    let mut seen = HashSet::from([start.key()]);
+    let mut open = vec![start];
+    let mut visited = 0;
+    while let Some(world) = open.pop() {
+        visited += 1;
+        check_safety(&world);
+        assert!(visited % SETTLE_EVERY != 0 || world.settle(), "stuck");
+        for next in world.next() {
+            if seen.insert(next.key()) {
+                open.push(next);
+            }
+        }
+    }
+    seen.len()
+}
+
+/// Safety is checked in every state; that it settles, which takes hundreds of steps, in some.
+const SETTLE_EVERY: usize = 101;
+
+fn check_safety(world: &World) {
+    let begun: BTreeSet<&FoundingSet> = world.begun.iter().map(|(_, set)| set).collect();
+    assert!(begun.len() <= 1, "two sets were initialised");
+    assert!(world.committed.len() <= 1, "two clusters were formed");
+}
+
+#[test]
+fn one_cluster_forms_of_three_whatever_is_lost_and_whoever_crashes() {
+    let states = explore(World::start(3, 0));
+    assert!(states > 1_000, "only {states} states were explored");
+}
+
+#[test]
+fn one_cluster_forms_of_two_even_if_a_folder_is_emptied_on_the_way() {
+    let states = explore(World::start(2, 1));
+    assert!(states > 500, "only {states} states were explored");
+}
+
+#[test]
+fn one_cluster_forms_of_three_on_random_walks_with_an_emptied_folder() {
+    let mut returned = 0;
+    for seed in 0..1_000 {
+        let random = SeededRandom::new(seed);
+        let mut pick = |from: Vec<World>| {
+            let at = usize::try_from(random.u64() % from.len().max(1) as u64).unwrap();
+            from.into_iter().nth(at)
+        };
+        let mut world = World::start(3, 1);
+        for _ in 0..120 {
+            let fault = random.u64() % 16 == 0;
+            let next = if fault { pick(world.faults()) } else { pick(world.steps()) };
+            world = next.unwrap_or(world);
+            check_safety(&world);
+        }
+        returned += usize::from(world.folders_to_empty == 0);
+        assert!(world.settle(), "stuck, seed {seed}");
+    }
+    assert!(returned > 100, "folders were emptied in {returned} walks only");
+}
+
+#[test]
+fn the_model_can_fail() {
+    let set = |ids: [u64; 3]| FoundingSet {
+        founders: ids.into_iter().map(MemberId).zip(ADDRESSES.map(str::to_owned)).collect(),
+    };
+    let mut world = World::start(3, 0);
+    world.begun.insert((MemberId(10), set([10, 20, 30])));
+    world.begun.insert((MemberId(5), set([5, 20, 30])));
+    let caught = std::panic::catch_unwind(|| check_safety(&world));
+    assert!(caught.is_err());
+}

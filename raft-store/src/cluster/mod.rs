@@ -1,0 +1,26 @@
+//! The life of a member: forming a cluster, joining one, membership changes, stopping.
+//!
+//! Owns every decision about who belongs to the cluster, as pure planners with a thin shell that does
+//! what they say. Consensus itself is openraft's, the wire is `net/`'s, replicated state is `apply`'s.
+//!
+//! ```text
+//!   run(core, network, stop)
+//!     ├─ listens, answers peers                                    life
+//!     ├─ founding: formation (pure) ─► adopt ─► initialise ─► InitCluster    or   joining
+//!     ├─ leader only: plan (pure) ─► learner ─► voter ─► replaced  autopilot, admission
+//!     └─ log lines of leadership, contact, membership; moving      watching
+//! ```
+
+mod admission;
+mod autopilot;
+mod formation;
+#[cfg(test)]
+mod formation_model;
+mod founding;
+mod joining;
+mod life;
+mod plan;
+mod records;
+mod watching;
+
+pub(crate) use life::run;

@@ -1,0 +1,213 @@
+//! What is said of a member's life, and what it does about moving: follows consensus, changes nothing.
+//!
+//! Owns the log lines that scripts wait for (leadership, contact, membership), the address book's
+//! upkeep, pings to members that consensus does not talk to, and the search for members that moved.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use openraft::async_runtime::WatchReceiver;
+
+use crate::cluster::admission;
+use crate::cluster::life::Life;
+use crate::contact::Contact;
+use crate::error::RunError;
+use crate::ids::MemberId;
+use crate::net::PeerName;
+use crate::net::messages::introduction::Standing;
+use crate::raft::StoredMembership;
+use crate::raft::convert::log_id_from_pb;
+use crate::status::Leadership;
+
+/// Lost contact must show within 2 s; elections are over in a fraction of one.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Between pings to members that were not heard of meanwhile.
+const PING_EVERY: Duration = Duration::from_secs(1);
+
+/// Between attempts to have a new address committed.
+const MOVE_EVERY: Duration = Duration::from_secs(2);
+
+/// Logs what changes; ends when this member is removed from its cluster.
+///
+/// # Errors
+///
+/// [`RunError::Removed`].
+pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
+    let mut seen = Seen::default();
+    let mut metrics = life.core.raft.metrics();
+    loop {
+        seen.leadership(&life);
+        seen.contact(&life);
+        let committed = metrics.borrow_watched().committed_membership_config.clone();
+        let effective = metrics.borrow_watched().membership_config.clone();
+        for (id, node) in effective.nodes() {
+            life.network.addresses.commit(MemberId(*id), &node.address);
+        }
+        if seen.membership(&life, &committed) {
+            return Err(removed(&life));
+        }
+        // A quiet leader changes its metrics with each heartbeat: no need to look at every one.
+        let changed = tokio::time::timeout(LOOK_EVERY, metrics.changed()).await;
+        if matches!(changed, Ok(Err(_))) {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What was logged last.
+#[derive(Debug, Default)]
+struct Seen {
+    leadership: Leadership,
+    in_contact: Option<bool>,
+    voters: BTreeSet<u64>,
+    members: BTreeSet<u64>,
+}
+
+impl Seen {
+    fn leadership(&mut self, life: &Life) {
+        let now = life.core.leadership_now();
+        let (was, is) = (self.leadership, now);
+        if is.is_self && (!was.is_self || was.term != is.term) {
+            life.note_leading();
+            tracing::info!(term = is.term, member_id = %life.me(), "Leadership acquired");
+        } else if was.is_self && !is.is_self {
+            tracing::info!(term = was.term, member_id = %life.me(), "Leadership lost");
+        }
+        self.leadership = now;
+    }
+
+    fn contact(&mut self, life: &Life) {
+        if !life.is_formed() {
+            return;
+        }
+        match (life.core.contact(), self.in_contact) {
+            (Contact::InContact, Some(false)) => {
+                tracing::info!("Quorum contact restored");
+                self.in_contact = Some(true);
+            }
+            (Contact::InContact, None) => self.in_contact = Some(true),
+            (Contact::Lost { text, .. }, Some(true)) => {
+                tracing::warn!(reason = text, "Quorum contact lost");
+                self.in_contact = Some(false);
+            }
+            (Contact::InContact, Some(true)) | (Contact::Lost { .. }, Some(false) | None) => {}
+        }
+    }
+
+    /// Logs who came and went; true if this member has gone.
+    fn membership(&mut self, life: &Life, committed: &StoredMembership) -> bool {
+        let voters: BTreeSet<u64> = committed.voter_ids().collect();
+        let members: BTreeSet<u64> = committed.nodes().map(|(id, _)| *id).collect();
+        if members == self.members && voters == self.voters {
+            return false;
+        }
+        let first = self.members.is_empty();
+        for id in voters.difference(&self.voters).filter(|_| !first) {
+            tracing::info!(member_id = %MemberId(*id), "Member promoted");
+        }
+        for id in self.members.difference(&members) {
+            tracing::info!(member_id = %MemberId(*id), "Member removed");
+        }
+        let me = life.me().0;
+        let gone = self.members.contains(&me) && !members.contains(&me);
+        if !members.is_empty() {
+            life.network.retain(|member| members.contains(&member.0));
+        }
+        (self.voters, self.members) = (voters, members);
+        gone
+    }
+}
+
+fn removed(life: &Life) -> RunError {
+    let cluster = life.network.cluster_id().unwrap_or_default();
+    RunError::Removed { member: life.me(), cluster }
+}
+
+/// Finds out who answers: the leader hears everyone by heartbeats, the others only the leader. Without
+/// a leader, also looks for members that have moved.
+///
+/// # Errors
+///
+/// [`RunError::Removed`], if a member of our cluster with a newer membership does not count us.
+pub(crate) async fn ping(life: Arc<Life>) -> Result<(), RunError> {
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        if !life.is_formed() {
+            continue;
+        }
+        let metrics = life.metrics();
+        let quiet = metrics
+            .membership_config
+            .nodes()
+            .map(|(id, _)| MemberId(*id))
+            .filter(|id| *id != life.me() && life.silent_for(*id) >= PING_EVERY);
+        let introduction = life.introduction(None).await;
+        let pings = quiet.map(|id| life.network.ping(id, introduction.clone()));
+        let answers = join_all(pings).await;
+        if life.core.leadership_now().leader.is_some() {
+            continue;
+        }
+        if answers.iter().flatten().any(|answer| excludes(&life, answer.standing.as_ref())) {
+            return Err(removed(&life));
+        }
+        look_for_moved(&life).await;
+    }
+}
+
+/// Whether a member of our cluster and epoch knows a newer membership, without us.
+fn excludes(life: &Life, standing: Option<&Standing>) -> bool {
+    let Some(Standing::Formed(formed)) = standing else { return false };
+    let cluster = crate::cluster::records::cluster_id_from_bytes(&formed.cluster_id);
+    let ours = life.metrics().membership_config.log_id().as_ref().copied();
+    let theirs = formed.membership_log_id.as_ref().map(log_id_from_pb);
+    !formed.counts_caller
+        && cluster.is_some()
+        && cluster == life.network.cluster_id()
+        && formed.epoch == life.network.epoch()
+        && theirs > ours
+}
+
+/// Asks every configured address who is there: all members may have moved at once.
+async fn look_for_moved(life: &Life) {
+    let config = &life.core.config;
+    let Some(ours) = life.network.cluster_id() else { return };
+    let others = config.peers.iter().filter(|peer| **peer != config.advertise);
+    let looks = others.map(async |address| {
+        if let Ok(PeerName::Member { cluster, member }) = life.network.who_is_at(address).await
+            && cluster == ours
+        {
+            life.network.addresses.met(member, address);
+        }
+    });
+    join_all(looks).await;
+}
+
+/// Has this member's address committed when the configuration names another one.
+///
+/// # Errors
+///
+/// Never: what fails is tried again.
+pub(crate) async fn keep_address(life: Arc<Life>) -> Result<(), RunError> {
+    loop {
+        tokio::time::sleep(MOVE_EVERY).await;
+        let own = &life.core.config.advertise;
+        let metrics = life.metrics();
+        let committed = metrics.membership_config.get_node(&life.me().0);
+        let moved = committed.is_some_and(|node| node.address != *own);
+        let Some(leader) = life.core.leadership_now().leader else { continue };
+        if !moved || !life.is_formed() {
+            continue;
+        }
+        let result = if leader == life.me() {
+            admission::update_address(&life, leader, own.clone()).await.map(|_| ())
+        } else {
+            life.network.update_address(leader, own.clone()).await
+        };
+        if let Err(status) = result {
+            tracing::warn!("failed to commit this member's new address: {}", status.message());
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Commands.
+
+use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::authority::AuthorityId;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::codec::model::{cluster_id_from_pb, entry_id_from_pb};
+use crate::codec::{
+    CodecError, authority_from_pb, authority_to_pb, entry_from_pb, entry_to_pb, kind_from_pb,
+    kind_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb, serials_from_pb, serials_to_pb,
+    spiffe_id_from_pb, update_from_pb, update_to_pb,
+};
+use crate::command::{
+    AdmitAgent, Command, CreateJoinToken, InitCluster, PromoteSerial, PruneExpired,
+    SetPendingSerial,
+};
+use crate::pb;
+use crate::pb::store::command::Kind;
+
+pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
+    let kind = match command {
+        Command::InitCluster(init) => Kind::InitCluster(pb::store::InitCluster {
+            cluster_id: init.cluster_id.0.to_be_bytes().to_vec(),
+            name: init.name.clone(),
+            trust_domain: init.trust_domain.as_str().to_owned(),
+        }),
+        Command::CreateEntries(entries) => Kind::CreateEntries(pb::store::CreateEntries {
+            entries: entries.iter().map(entry_to_pb).collect(),
+        }),
+        Command::UpdateEntries(updates) => Kind::UpdateEntries(pb::store::UpdateEntries {
+            updates: updates.iter().map(update_to_pb).collect(),
+        }),
+        Command::DeleteEntries(ids) => Kind::DeleteEntries(pb::store::DeleteEntries {
+            ids: ids.iter().map(ToString::to_string).collect(),
+        }),
+        Command::CreateJoinToken(create) => Kind::CreateJoinToken(pb::store::CreateJoinToken {
+            token: create.token.clone(),
+            expires_at_unix_ms: create.expires_at.unix_ms(),
+            alias: create.alias.as_deref().map(entry_to_pb),
+        }),
+        Command::AdmitAgent(admit) => Kind::AdmitAgent(admit_to_pb(admit)),
+        Command::SetPendingSerial(set) => Kind::SetPendingSerial(pb::store::SetPendingSerial {
+            agent_id: set.agent_id.to_string(),
+            seen: Some(serials_to_pb(&set.seen)),
+            pending: set.pending.as_str().to_owned(),
+            not_after_unix_ms: set.not_after.unix_ms(),
+        }),
+        Command::PromoteSerial(promote) => Kind::PromoteSerial(pb::store::PromoteSerial {
+            agent_id: promote.agent_id.to_string(),
+            seen: Some(serials_to_pb(&promote.seen)),
+        }),
+        Command::BanAgent(id) => Kind::BanAgent(pb::store::AgentName { agent_id: id.to_string() }),
+        Command::DeleteAgent(id) => {
+            Kind::DeleteAgent(pb::store::AgentName { agent_id: id.to_string() })
+        }
+        Command::SetAgentVersion { agent_id, version } => {
+            Kind::SetAgentVersion(pb::store::SetAgentVersion {
+                agent_id: agent_id.to_string(),
+                version: version.clone(),
+            })
+        }
+        Command::PruneExpired(prune) => Kind::PruneExpired(pb::store::PruneExpired {
+            agents_expired_for_s: prune.agents_expired_for_s,
+            include_non_reattestable: prune.include_non_reattestable,
+            limit: prune.limit,
+        }),
+        Command::PrepareAuthority { expected_journal, authority } => {
+            Kind::PrepareAuthority(pb::store::PrepareAuthority {
+                expected_journal: *expected_journal,
+                authority: Some(authority_to_pb(authority)),
+            })
+        }
+        Command::ActivateAuthority { expected_journal, kind, id } => {
+            Kind::ActivateAuthority(pb::store::ActivateAuthority {
+                expected_journal: *expected_journal,
+                kind: kind_to_pb(*kind),
+                id: id.as_str().to_owned(),
+            })
+        }
+        Command::PruneAuthorities { expected_journal, ids } => {
+            Kind::PruneAuthorities(pb::store::PruneAuthorities {
+                expected_journal: *expected_journal,
+                authorities: ids
+                    .iter()
+                    .map(|(kind, id)| pb::store::AuthorityRef {
+                        kind: kind_to_pb(*kind),
+                        id: id.as_str().to_owned(),
+                    })
+                    .collect(),
+            })
+        }
+    };
+    pb::store::Command { kind: Some(kind) }
+}
+
+/// Decodes a command. One that this build does not know is an error: the member must stop before it
+/// applies anything else.
+pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, CodecError> {
+    let kind = command.kind.ok_or_else(|| CodecError::new("command", "unknown to this version"))?;
+    Ok(match kind {
+        Kind::InitCluster(init) => Command::InitCluster(InitCluster {
+            cluster_id: cluster_id_from_pb(&init.cluster_id)?,
+            name: init.name,
+            trust_domain: TrustDomain::parse(&init.trust_domain)
+                .map_err(|error| CodecError::new("trust domain", error))?,
+        }),
+        Kind::CreateEntries(create) => Command::CreateEntries(
+            create.entries.into_iter().map(entry_from_pb).collect::<Result<_, _>>()?,
+        ),
+        Kind::UpdateEntries(update) => Command::UpdateEntries(
+            update.updates.into_iter().map(update_from_pb).collect::<Result<_, _>>()?,
+        ),
+        Kind::DeleteEntries(delete) => Command::DeleteEntries(
+            delete.ids.iter().map(|id| entry_id_from_pb(id)).collect::<Result<_, _>>()?,
+        ),
+        Kind::CreateJoinToken(create) => Command::CreateJoinToken(CreateJoinToken {
+            token: create.token,
+            expires_at: Timestamp::from_unix_ms(create.expires_at_unix_ms),
+            alias: create.alias.map(entry_from_pb).transpose()?.map(Box::new),
+        }),
+        Kind::AdmitAgent(admit) => Command::AdmitAgent(admit_from_pb(admit)?),
+        Kind::SetPendingSerial(set) => Command::SetPendingSerial(SetPendingSerial {
+            agent_id: spiffe_id_from_pb(&set.agent_id)?,
+            seen: serials_from_pb(&set.seen.unwrap_or_default())?,
+            pending: serial_from_pb(&set.pending)?,
+            not_after: Timestamp::from_unix_ms(set.not_after_unix_ms),
+        }),
+        Kind::PromoteSerial(promote) => Command::PromoteSerial(PromoteSerial {
+            agent_id: spiffe_id_from_pb(&promote.agent_id)?,
+            seen: serials_from_pb(&promote.seen.unwrap_or_default())?,
+        }),
+        Kind::BanAgent(name) => Command::BanAgent(spiffe_id_from_pb(&name.agent_id)?),
+        Kind::DeleteAgent(name) => Command::DeleteAgent(spiffe_id_from_pb(&name.agent_id)?),
+        Kind::SetAgentVersion(set) => Command::SetAgentVersion {
+            agent_id: spiffe_id_from_pb(&set.agent_id)?,
+            version: set.version,
+        },
+        Kind::PruneExpired(prune) => Command::PruneExpired(PruneExpired {
+            agents_expired_for_s: prune.agents_expired_for_s,
+            include_non_reattestable: prune.include_non_reattestable,
+            limit: prune.limit,
+        }),
+        Kind::PrepareAuthority(prepare) => Command::PrepareAuthority {
+            expected_journal: prepare.expected_journal,
+            authority: Box::new(authority_from_pb(
+                prepare.authority.ok_or_else(|| CodecError::missing("authority"))?,
+            )?),
+        },
+        Kind::ActivateAuthority(activate) => Command::ActivateAuthority {
+            expected_journal: activate.expected_journal,
+            kind: kind_from_pb(activate.kind)?,
+            id: AuthorityId::new(activate.id),
+        },
+        Kind::PruneAuthorities(prune) => Command::PruneAuthorities {
+            expected_journal: prune.expected_journal,
+            ids: prune
+                .authorities
+                .into_iter()
+                .map(|r| Ok((kind_from_pb(r.kind)?, AuthorityId::new(r.id))))
+                .collect::<Result<_, CodecError>>()?,
+        },
+    })
+}
+
+fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
+    pb::store::AdmitAgent {
+        token: admit.token.clone(),
+        agent_id: admit.agent_id.to_string(),
+        attestation_type: admit.attestation_type.clone(),
+        serial: admit.serial.as_str().to_owned(),
+        not_after_unix_ms: admit.not_after.unix_ms(),
+        selectors: selectors_to_pb(&admit.selectors),
+        can_reattest: admit.can_reattest,
+        seen: admit.seen.as_ref().map(serials_to_pb),
+    }
+}
+
+fn admit_from_pb(admit: pb::store::AdmitAgent) -> Result<AdmitAgent, CodecError> {
+    Ok(AdmitAgent {
+        token: admit.token,
+        agent_id: spiffe_id_from_pb(&admit.agent_id)?,
+        attestation_type: admit.attestation_type,
+        serial: serial_from_pb(&admit.serial)?,
+        not_after: Timestamp::from_unix_ms(admit.not_after_unix_ms),
+        selectors: selectors_from_pb(&admit.selectors)?,
+        can_reattest: admit.can_reattest,
+        seen: admit.seen.as_ref().map(serials_from_pb).transpose()?,
+    })
+}

@@ -1,0 +1,196 @@
+//! Frozen bytes: what earlier builds wrote must decode for ever, and today's build must write the same.
+//!
+//! One file a command in `golden/v1/`, hex. A new command adds a file; no file is ever changed. To write
+//! the files of new commands, run this test with `STEEPLE_WRITE_GOLDEN=1`: existing ones stay.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use prost::Message;
+use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
+use steeple_spiffe_core::entry::AdditionalAttributes;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::apply::testing::{
+    admit, authority, entry, entry_id, init, selectors, serial, serials, spiffe, token, update,
+};
+use crate::codec::{applied_from_pb, applied_to_pb, command_from_pb, command_to_pb};
+use crate::command::{Command, PromoteSerial, PruneExpired, SetPendingSerial};
+use crate::ids::Revision;
+use crate::outcome::{Applied, EntryOutcome, Outcome, Rejection};
+use crate::pb;
+
+fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
+    let mut full = entry("full", "/full", "unix:uid:1");
+    full.selectors = selectors(&["unix:uid:1", "docker:label:a:b"]);
+    full.x509_svid_ttl_s = 60;
+    full.jwt_svid_ttl_s = 30;
+    full.federates_with.insert(TrustDomain::parse("other.org").unwrap());
+    full.admin = true;
+    full.downstream = true;
+    full.expires_at_unix_s = 1_900_000_000;
+    full.dns_names = vec!["b.example".to_owned(), "a.example".to_owned()];
+    full.created_at = Timestamp::from_unix_ms(1_800_000_000_123);
+    full.store_svid = true;
+    full.hint = "hint".to_owned();
+    full.additional_attributes =
+        Some(AdditionalAttributes { disable_x509_svid_prefetch: true, jwt_svid_include_jti: true });
+    full
+}
+
+fn commands() -> Vec<(&'static str, Command)> {
+    let agent = spiffe("/spire/agent/a");
+    let at = Timestamp::from_unix_ms(1_800_000_000_000).plus(Duration::from_secs(60));
+    let mut masked = update("full");
+    masked.spiffe_id = Some(spiffe("/new"));
+    masked.selectors = Some(selectors(&["a:b"]));
+    masked.federates_with = Some(std::iter::empty().collect());
+    masked.dns_names = Some(Vec::new());
+    masked.admin = Some(false);
+    masked.expires_at_unix_s = Some(0);
+    let mut aliased = token("t", 60);
+    aliased.alias = Some(Box::new(entry("alias", "/w", "spiffe_id:x")));
+    let mut by_token = admit("/spire/agent/a", 7, Some(serials(Some(1), None)));
+    by_token.token = Some("t".to_owned());
+    vec![
+        ("init_cluster", init()),
+        ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
+        ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
+        ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
+        ("create_join_token", Command::CreateJoinToken(aliased)),
+        ("admit_agent", Command::AdmitAgent(by_token)),
+        (
+            "set_pending_serial",
+            Command::SetPendingSerial(SetPendingSerial {
+                agent_id: agent.clone(),
+                seen: serials(Some(1), Some(2)),
+                pending: serial(3),
+                not_after: at,
+            }),
+        ),
+        (
+            "promote_serial",
+            Command::PromoteSerial(PromoteSerial {
+                agent_id: agent.clone(),
+                seen: serials(Some(1), Some(2)),
+            }),
+        ),
+        ("ban_agent", Command::BanAgent(agent.clone())),
+        ("delete_agent", Command::DeleteAgent(agent.clone())),
+        (
+            "set_agent_version",
+            Command::SetAgentVersion { agent_id: agent, version: "1.15.2".to_owned() },
+        ),
+        (
+            "prune_expired",
+            Command::PruneExpired(PruneExpired {
+                agents_expired_for_s: Some(0),
+                include_non_reattestable: true,
+                limit: 100,
+            }),
+        ),
+        (
+            "prepare_authority",
+            Command::PrepareAuthority {
+                expected_journal: 4,
+                authority: authority(AuthorityKind::X509, "a"),
+            },
+        ),
+        (
+            "activate_authority",
+            Command::ActivateAuthority {
+                expected_journal: 5,
+                kind: AuthorityKind::Jwt,
+                id: AuthorityId::new("j"),
+            },
+        ),
+        (
+            "prune_authorities",
+            Command::PruneAuthorities {
+                expected_journal: 6,
+                ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
+            },
+        ),
+    ]
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn check(name: &str, bytes: &[u8]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("src/codec/golden/v1")
+        .join(format!("{name}.hex"));
+    if std::env::var_os("STEEPLE_WRITE_GOLDEN").is_some() && !path.exists() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, hex(bytes) + "\n").unwrap();
+    }
+    let frozen = fs::read_to_string(&path).unwrap();
+    assert_eq!(hex(bytes), frozen.trim(), "bytes of {name} have changed");
+}
+
+#[test]
+fn commands_keep_their_bytes_and_decode_to_themselves() {
+    for (name, command) in commands() {
+        let bytes = command_to_pb(&command).encode_to_vec();
+        check(name, &bytes);
+        let decoded = pb::store::Command::decode(bytes.as_slice()).unwrap();
+        assert_eq!(command_from_pb(decoded).unwrap(), command, "{name}");
+    }
+}
+
+#[test]
+fn outcomes_keep_their_bytes_and_decode_to_themselves() {
+    let rejections = [
+        Rejection::AlreadyInitialised,
+        Rejection::NotInitialised,
+        Rejection::EntryIdTaken(entry_id("e")),
+        Rejection::EntryNotFound,
+        Rejection::EntryWouldBeSimilar(entry_id("e")),
+        Rejection::FederatedBundleMissing(TrustDomain::parse("other.org").unwrap()),
+        Rejection::StoreSvidSelectorTypes,
+        Rejection::LimitReached { what: "entries".to_owned(), limit: 5 },
+        Rejection::TokenExists,
+        Rejection::TokenUnknown,
+        Rejection::TokenExpired,
+        Rejection::AgentNotFound,
+        Rejection::AgentBanned,
+        Rejection::SerialsChanged,
+        Rejection::JournalMoved { expected: 1, actual: 2 },
+        Rejection::AuthorityState("a".to_owned()),
+        Rejection::RequestIdReused,
+    ];
+    let whole = rejections.iter().cloned().map(Err);
+    let item = |entry| std::sync::Arc::new(entry);
+    let items = [
+        EntryOutcome::Created(item(full_entry())),
+        EntryOutcome::Similar(item(full_entry())),
+        EntryOutcome::Updated(item(full_entry())),
+        EntryOutcome::Deleted,
+        EntryOutcome::Rejected(Rejection::EntryNotFound),
+    ];
+    let done = [Ok(Outcome::Done), Ok(Outcome::Pruned(3)), Ok(Outcome::Entries(items.to_vec()))];
+    let mut all = Vec::new();
+    for outcome in done.into_iter().chain(whole) {
+        let applied = Applied {
+            revision: Revision::new(1, 9),
+            time: Timestamp::from_unix_ms(1_800_000_000_000),
+            outcome,
+        };
+        let bytes = applied_to_pb(&applied).encode_to_vec();
+        let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
+        assert_eq!(applied_from_pb(decoded).unwrap(), applied);
+        all.extend(bytes);
+    }
+    check("outcomes", &all);
+}
+
+#[test]
+fn a_command_of_a_newer_version_is_an_error_and_not_nothing() {
+    // Field 99, length-delimited, empty.
+    let unknown = pb::store::Command::decode([0x9a_u8, 0x06, 0x00].as_slice()).unwrap();
+    assert!(command_from_pb(unknown).is_err());
+}

@@ -1,0 +1,147 @@
+//! What became of commands: sent to the member that forwarded one, and remembered by request id.
+
+use std::sync::Arc;
+
+use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::time::Timestamp;
+
+use crate::codec::model::entry_id_from_pb;
+use crate::codec::{CodecError, entry_from_pb, entry_to_pb};
+use crate::ids::Revision;
+use crate::outcome::{Applied, EntryOutcome, Outcome, Rejection};
+use crate::pb;
+use crate::pb::store::Done;
+use crate::pb::store::decision::Kind as DecisionKind;
+use crate::pb::store::entry_outcome::Kind as ItemKind;
+use crate::pb::store::rejection::Kind as RejectionKind;
+
+pub(crate) fn applied_to_pb(applied: &Applied) -> pb::store::Applied {
+    pb::store::Applied {
+        revision: applied.revision.as_u64(),
+        time_unix_ms: applied.time.unix_ms(),
+        decision: Some(decision_to_pb(&applied.outcome)),
+    }
+}
+
+pub(crate) fn applied_from_pb(applied: pb::store::Applied) -> Result<Applied, CodecError> {
+    let decision = applied.decision.ok_or_else(|| CodecError::missing("decision"))?;
+    Ok(Applied {
+        revision: Revision::from_u64(applied.revision),
+        time: Timestamp::from_unix_ms(applied.time_unix_ms),
+        outcome: decision_from_pb(decision)?,
+    })
+}
+
+pub(crate) fn decision_to_pb(outcome: &Result<Outcome, Rejection>) -> pb::store::Decision {
+    let kind = match outcome {
+        Ok(Outcome::Done) => DecisionKind::Done(Done {}),
+        Ok(Outcome::Entries(items)) => DecisionKind::Entries(pb::store::EntryOutcomes {
+            items: items.iter().map(item_to_pb).collect(),
+        }),
+        Ok(Outcome::Pruned(rows)) => DecisionKind::Pruned(*rows),
+        Err(rejection) => DecisionKind::Rejected(rejection_to_pb(rejection)),
+    };
+    pb::store::Decision { kind: Some(kind) }
+}
+
+pub(crate) fn decision_from_pb(
+    decision: pb::store::Decision,
+) -> Result<Result<Outcome, Rejection>, CodecError> {
+    let kind = decision.kind.ok_or_else(|| CodecError::missing("decision"))?;
+    Ok(match kind {
+        DecisionKind::Done(Done {}) => Ok(Outcome::Done),
+        DecisionKind::Entries(items) => Ok(Outcome::Entries(
+            items.items.into_iter().map(item_from_pb).collect::<Result<_, _>>()?,
+        )),
+        DecisionKind::Pruned(rows) => Ok(Outcome::Pruned(rows)),
+        DecisionKind::Rejected(rejection) => Err(rejection_from_pb(rejection)?),
+    })
+}
+
+fn item_to_pb(item: &EntryOutcome) -> pb::store::EntryOutcome {
+    let kind = match item {
+        EntryOutcome::Created(entry) => ItemKind::Created(entry_to_pb(entry)),
+        EntryOutcome::Similar(entry) => ItemKind::Similar(entry_to_pb(entry)),
+        EntryOutcome::Updated(entry) => ItemKind::Updated(entry_to_pb(entry)),
+        EntryOutcome::Deleted => ItemKind::Deleted(Done {}),
+        EntryOutcome::Rejected(rejection) => ItemKind::Rejected(rejection_to_pb(rejection)),
+    };
+    pb::store::EntryOutcome { kind: Some(kind) }
+}
+
+fn item_from_pb(item: pb::store::EntryOutcome) -> Result<EntryOutcome, CodecError> {
+    let kind = item.kind.ok_or_else(|| CodecError::missing("entry outcome"))?;
+    Ok(match kind {
+        ItemKind::Created(entry) => EntryOutcome::Created(Arc::new(entry_from_pb(entry)?)),
+        ItemKind::Similar(entry) => EntryOutcome::Similar(Arc::new(entry_from_pb(entry)?)),
+        ItemKind::Updated(entry) => EntryOutcome::Updated(Arc::new(entry_from_pb(entry)?)),
+        ItemKind::Deleted(Done {}) => EntryOutcome::Deleted,
+        ItemKind::Rejected(rejection) => EntryOutcome::Rejected(rejection_from_pb(rejection)?),
+    })
+}
+
+fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
+    let kind = match rejection {
+        Rejection::AlreadyInitialised => RejectionKind::AlreadyInitialised(Done {}),
+        Rejection::NotInitialised => RejectionKind::NotInitialised(Done {}),
+        Rejection::EntryIdTaken(id) => RejectionKind::EntryIdTaken(id.to_string()),
+        Rejection::EntryNotFound => RejectionKind::EntryNotFound(Done {}),
+        Rejection::EntryWouldBeSimilar(id) => RejectionKind::EntryWouldBeSimilar(id.to_string()),
+        Rejection::FederatedBundleMissing(trust_domain) => {
+            RejectionKind::FederatedBundleMissing(trust_domain.to_string())
+        }
+        Rejection::StoreSvidSelectorTypes => RejectionKind::StoreSvidSelectorTypes(Done {}),
+        Rejection::LimitReached { what, limit } => {
+            RejectionKind::LimitReached(pb::store::LimitReached {
+                what: what.clone(),
+                limit: *limit,
+            })
+        }
+        Rejection::TokenExists => RejectionKind::TokenExists(Done {}),
+        Rejection::TokenUnknown => RejectionKind::TokenUnknown(Done {}),
+        Rejection::TokenExpired => RejectionKind::TokenExpired(Done {}),
+        Rejection::AgentNotFound => RejectionKind::AgentNotFound(Done {}),
+        Rejection::AgentBanned => RejectionKind::AgentBanned(Done {}),
+        Rejection::SerialsChanged => RejectionKind::SerialsChanged(Done {}),
+        Rejection::JournalMoved { expected, actual } => {
+            RejectionKind::JournalMoved(pb::store::JournalMoved {
+                expected: *expected,
+                actual: *actual,
+            })
+        }
+        Rejection::AuthorityState(name) => RejectionKind::AuthorityState(name.clone()),
+        Rejection::RequestIdReused => RejectionKind::RequestIdReused(Done {}),
+    };
+    pb::store::Rejection { kind: Some(kind) }
+}
+
+fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, CodecError> {
+    let kind = rejection.kind.ok_or_else(|| CodecError::missing("rejection"))?;
+    Ok(match kind {
+        RejectionKind::AlreadyInitialised(Done {}) => Rejection::AlreadyInitialised,
+        RejectionKind::NotInitialised(Done {}) => Rejection::NotInitialised,
+        RejectionKind::EntryIdTaken(id) => Rejection::EntryIdTaken(entry_id_from_pb(&id)?),
+        RejectionKind::EntryNotFound(Done {}) => Rejection::EntryNotFound,
+        RejectionKind::EntryWouldBeSimilar(id) => {
+            Rejection::EntryWouldBeSimilar(entry_id_from_pb(&id)?)
+        }
+        RejectionKind::FederatedBundleMissing(name) => Rejection::FederatedBundleMissing(
+            TrustDomain::parse(&name).map_err(|error| CodecError::new("trust domain", error))?,
+        ),
+        RejectionKind::StoreSvidSelectorTypes(Done {}) => Rejection::StoreSvidSelectorTypes,
+        RejectionKind::LimitReached(reached) => {
+            Rejection::LimitReached { what: reached.what, limit: reached.limit }
+        }
+        RejectionKind::TokenExists(Done {}) => Rejection::TokenExists,
+        RejectionKind::TokenUnknown(Done {}) => Rejection::TokenUnknown,
+        RejectionKind::TokenExpired(Done {}) => Rejection::TokenExpired,
+        RejectionKind::AgentNotFound(Done {}) => Rejection::AgentNotFound,
+        RejectionKind::AgentBanned(Done {}) => Rejection::AgentBanned,
+        RejectionKind::SerialsChanged(Done {}) => Rejection::SerialsChanged,
+        RejectionKind::JournalMoved(moved) => {
+            Rejection::JournalMoved { expected: moved.expected, actual: moved.actual }
+        }
+        RejectionKind::AuthorityState(name) => Rejection::AuthorityState(name),
+        RejectionKind::RequestIdReused(Done {}) => Rejection::RequestIdReused,
+    })
+}

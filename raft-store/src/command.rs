@@ -1,0 +1,148 @@
+//! Commands: everything that can change the registry, in the imperative.
+//!
+//! Owns the typed form; bytes are `codec`'s. A command carries every id, serial and key it needs:
+//! apply reads no clock and draws nothing at random. Time is stamped by the leader as it appends.
+
+use steeple_spiffe_core::agent::{Serial, Serials};
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
+use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
+use steeple_spiffe_core::selector::SelectorSet;
+use steeple_spiffe_core::time::Timestamp;
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
+
+use crate::ids::ClusterId;
+
+/// A change to the registry that is proposed, replicated and then applied on every member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The first command of a cluster: names it. Later ones are rejected.
+    InitCluster(InitCluster),
+    /// Creates entries; one outcome per item, in order. Ids are already chosen; `revision` and
+    /// `created_at` are set by apply.
+    CreateEntries(Vec<RegistrationEntry>),
+    /// Updates entries; one outcome per item, in order.
+    UpdateEntries(Vec<EntryUpdate>),
+    /// Deletes entries; one outcome per item, in order.
+    DeleteEntries(Vec<EntryId>),
+    /// Stores a join token, and with it the alias entry of `-spiffeID` if there is one.
+    CreateJoinToken(CreateJoinToken),
+    /// Admits an agent after attestation: token spent, agent recorded, in one step.
+    AdmitAgent(AdmitAgent),
+    /// Records the serial of a renewed agent certificate beside the current one.
+    SetPendingSerial(SetPendingSerial),
+    /// Makes the pending serial the current one, at its first use.
+    PromoteSerial(PromoteSerial),
+    /// Bans an agent: it loses both serials and cannot attest until deleted.
+    BanAgent(SpiffeId),
+    /// Deletes ("evicts") an agent and, for join tokens, its alias entry.
+    DeleteAgent(SpiffeId),
+    /// Records what an agent reported by PostStatus. Proposed only when it differs.
+    SetAgentVersion {
+        /// Which agent.
+        agent_id: SpiffeId,
+        /// Its version.
+        version: String,
+    },
+    /// Removes what has expired. A duty of the leader.
+    PruneExpired(PruneExpired),
+    /// Publishes a new authority: appended to the journal as prepared and to the bundle.
+    PrepareAuthority {
+        /// The journal revision the planner saw; compare-and-set.
+        expected_journal: u64,
+        /// The authority, with status `Prepared`.
+        authority: Box<Authority>,
+    },
+    /// Makes a prepared authority the active one, and the active one old.
+    ActivateAuthority {
+        /// The journal revision the planner saw; compare-and-set.
+        expected_journal: u64,
+        /// Which journal.
+        kind: AuthorityKind,
+        /// Which authority.
+        id: AuthorityId,
+    },
+    /// Removes old authorities from the journal and the bundle.
+    PruneAuthorities {
+        /// The journal revision the planner saw; compare-and-set.
+        expected_journal: u64,
+        /// Which ones; none may be active.
+        ids: Vec<(AuthorityKind, AuthorityId)>,
+    },
+}
+
+/// See [`Command::InitCluster`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitCluster {
+    /// The id derived from the founding set.
+    pub cluster_id: ClusterId,
+    /// The configured name.
+    pub name: String,
+    /// The trust domain that the registry serves; never changes.
+    pub trust_domain: TrustDomain,
+}
+
+/// See [`Command::CreateJoinToken`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateJoinToken {
+    /// The token's value.
+    pub token: String,
+    /// After this time it admits no one.
+    pub expires_at: Timestamp,
+    /// The alias entry, if an agent id was asked for.
+    pub alias: Option<Box<RegistrationEntry>>,
+}
+
+/// See [`Command::AdmitAgent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmitAgent {
+    /// The join token to spend; `None` for other attestors.
+    pub token: Option<String>,
+    /// The agent's id.
+    pub agent_id: SpiffeId,
+    /// The attestor's name; ignored when the agent exists (SPIRE keeps the first).
+    pub attestation_type: String,
+    /// Serial of the certificate that will be released if this command is applied.
+    pub serial: Serial,
+    /// When that certificate ends.
+    pub not_after: Timestamp,
+    /// Node selectors.
+    pub selectors: SelectorSet,
+    /// Whether the agent may attest again.
+    pub can_reattest: bool,
+    /// The serials that the attesting member saw; `None` = no such agent. Compare-and-set.
+    pub seen: Option<Serials>,
+}
+
+/// See [`Command::SetPendingSerial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetPendingSerial {
+    /// Which agent.
+    pub agent_id: SpiffeId,
+    /// The pair that the authorising read saw. Compare-and-set.
+    pub seen: Serials,
+    /// The new certificate's serial.
+    pub pending: Serial,
+    /// When the new certificate ends.
+    pub not_after: Timestamp,
+}
+
+/// See [`Command::PromoteSerial`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromoteSerial {
+    /// Which agent.
+    pub agent_id: SpiffeId,
+    /// The pair that the authorising read saw; its pending serial was presented. Compare-and-set.
+    pub seen: Serials,
+}
+
+/// See [`Command::PruneExpired`]. Times are compared with cluster time inside apply, so that a
+/// leader with a wrong clock removes nothing early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PruneExpired {
+    /// Whether expired agents are removed too, and how long after their expiry, in seconds.
+    pub agents_expired_for_s: Option<u64>,
+    /// Whether agents that cannot attest again are removed too (`prune_tofu_nodes`).
+    pub include_non_reattestable: bool,
+    /// Most rows removed by one command.
+    pub limit: u32,
+}

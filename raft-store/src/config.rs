@@ -1,0 +1,54 @@
+//! What a store is configured with, already checked by the caller.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_spiffe_core::TrustDomain;
+
+use crate::cluster_key::ClusterKeys;
+use crate::ids::ClusterId;
+
+/// The settings of one member.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The folder of the registry (`DATA_DIR/raft`); made if missing.
+    pub data_dir: PathBuf,
+    /// Members with another cluster name are refused.
+    pub cluster_name: String,
+    /// If set, this member never forms a cluster: it only joins the one with this id.
+    pub cluster_id: Option<ClusterId>,
+    /// The trust domain that the registry serves.
+    pub trust_domain: TrustDomain,
+    /// Where the peer listener binds; `None`: no peer listener, a cluster of one member.
+    pub bind: Option<SocketAddr>,
+    /// How other members reach this one: `host:port`.
+    pub advertise: String,
+    /// Where to look for other members, itself included, as `host:port`.
+    pub peers: Vec<String>,
+    /// The cluster keys that this member holds.
+    pub keys: Arc<ClusterKeys>,
+    /// Autopilot promotes learners up to this many voters.
+    pub voters_max: u8,
+    /// A voter unseen for so long is removed if another can take its seat; zero: never.
+    pub replace_dead_after: Duration,
+    /// How often a leader is heard. Election timeouts are three to six times that.
+    pub heartbeat_interval: Duration,
+    /// The version of this program, announced to the others.
+    pub version: String,
+    /// Whether the end of [`Store::run`](crate::Store::run) also leaves the cluster.
+    pub leave_on_terminate: bool,
+}
+
+impl Config {
+    /// The shortest election timeout: three heartbeats.
+    pub fn election_timeout_min(&self) -> Duration {
+        self.heartbeat_interval * 3
+    }
+
+    /// The longest election timeout: six heartbeats.
+    pub fn election_timeout_max(&self) -> Duration {
+        self.heartbeat_interval * 6
+    }
+}

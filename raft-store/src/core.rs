@@ -1,0 +1,200 @@
+//! What the parts of one running member share: the handle, the peer listener, formation.
+//!
+//! Owns no behaviour beyond small questions about consensus; proposing is `propose`, confirmed reads
+//! are `barrier`, forming and joining are `cluster/`, the network is `net/`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::WatchReceiver;
+use steeple_spiffe_core::Clock;
+use steeple_spiffe_core::random::Random;
+use tokio::sync::{Semaphore, watch};
+
+use crate::barrier::Barrier;
+use crate::config::Config;
+use crate::contact::{Contact, LeaderHeard};
+use crate::error::Unavailable;
+use crate::feed::Feed;
+use crate::forward::Forwarder;
+use crate::ids::{ClusterId, MemberId};
+use crate::limits::PROPOSALS_IN_FLIGHT_MAX;
+use crate::local::Identity;
+use crate::raft::{Metrics, Raft};
+use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
+use crate::storage::Engine;
+
+/// One running member.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    /// This member's id; never changes while the folder lives.
+    pub(crate) member_id: MemberId,
+    /// Log, tables, snapshots and the member's own records.
+    pub(crate) engine: Engine,
+    pub(crate) raft: Raft,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) forwarder: Arc<dyn Forwarder>,
+    /// The peer listener notes accepted appends and heartbeats here.
+    pub(crate) leader_heard: LeaderHeard,
+    /// What this member says of its own life; moved by formation.
+    pub(crate) state: watch::Sender<MemberState>,
+    /// Follows consensus; kept current by `Store::run`.
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) formed: watch::Sender<bool>,
+    pub(crate) in_flight: Semaphore,
+    pub(crate) barrier: Barrier,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Self {
+        let formed = parts.feed.reached_now().formed;
+        let state = if formed {
+            MemberState::Member
+        } else {
+            MemberState::Forming { text: "starting".to_owned() }
+        };
+        Self {
+            config: parts.config,
+            clock: parts.clock,
+            random: parts.random,
+            member_id: parts.member_id,
+            engine: parts.engine,
+            raft: parts.raft,
+            feed: parts.feed,
+            forwarder: parts.forwarder,
+            leader_heard: LeaderHeard::default(),
+            state: watch::channel(state).0,
+            leadership: watch::channel(Leadership::default()).0,
+            formed: watch::channel(formed).0,
+            in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
+            barrier: Barrier::default(),
+        }
+    }
+
+    /// Consensus as it stands.
+    pub(crate) fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow_watched().clone()
+    }
+
+    /// The leader and term, straight from consensus.
+    pub(crate) fn leadership_now(&self) -> Leadership {
+        let metrics = self.metrics();
+        // A leader that has not yet committed in its term, or lost its place, does not count as one.
+        let leader = metrics.current_leader.map(MemberId);
+        Leadership {
+            leader,
+            term: metrics.current_term,
+            is_self: leader == Some(self.member_id) && metrics.state.is_leader(),
+        }
+    }
+
+    /// The identity stored in the folder.
+    pub(crate) fn identity(&self) -> Result<Identity, crate::apply::TableError> {
+        self.engine.local.identity()
+    }
+
+    /// The cluster's id: from replicated state, or as adopted before the first command.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        let from_tables = crate::apply::read_cluster(self.engine.tables.as_ref()).ok().flatten();
+        from_tables
+            .map(|cluster| cluster.cluster_id)
+            .or_else(|| self.identity().ok().and_then(|identity| identity.cluster_id))
+    }
+
+    /// Says that there is no leader, and how many voters answer.
+    pub(crate) fn no_leader(&self) -> Unavailable {
+        let metrics = self.metrics();
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let text = if voters.is_empty() {
+            match &*self.state.borrow() {
+                MemberState::Forming { text } => format!("no cluster yet: {text}"),
+                MemberState::Joining => "no cluster yet: joining".to_owned(),
+                MemberState::Member => "no cluster yet".to_owned(),
+            }
+        } else {
+            let reachable = voters.iter().filter(|id| self.reaches(**id)).count();
+            format!("no leader: {reachable} of {} voters reachable", voters.len())
+        };
+        Unavailable { text, retry_after: self.config.election_timeout_max() }
+    }
+
+    /// Whether this member is in contact, see [`Contact`].
+    pub(crate) fn contact(&self) -> Contact {
+        let metrics = self.metrics();
+        let age = self.contact_age(&metrics);
+        if age.is_some_and(|age| age <= self.config.election_timeout_max()) {
+            return Contact::InContact;
+        }
+        let since = age.map_or(Duration::ZERO, |age| self.clock.boot_time().saturating_sub(age));
+        Contact::Lost { since, text: self.no_leader().text }
+    }
+
+    fn contact_age(&self, metrics: &Metrics) -> Option<Duration> {
+        if metrics.state.is_leader() {
+            let mut voters = metrics.membership_config.voter_ids();
+            if voters.next() == Some(self.member_id.0) && voters.next().is_none() {
+                return Some(Duration::ZERO);
+            }
+            return metrics.last_quorum_acked.map(|at| at.elapsed());
+        }
+        let heard = self.leader_heard.last()?;
+        Some(self.clock.boot_time().saturating_sub(heard))
+    }
+
+    pub(crate) fn status(&self) -> MemberStatus {
+        let metrics = self.metrics();
+        let leadership = self.leadership_now();
+        let last_log_index = metrics.last_log_index.unwrap_or(0);
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        let members = metrics
+            .membership_config
+            .nodes()
+            .map(|(id, node)| MemberView {
+                id: MemberId(*id),
+                name: node.name.clone(),
+                address: node.address.clone(),
+                role: if voters.contains(id) { Role::Voter } else { Role::Learner },
+                reachable: self.reaches(*id),
+                lag: metrics.replication.as_ref().and_then(|matched| matched.get(id)).map(
+                    |matched| {
+                        last_log_index.saturating_sub(matched.as_ref().map_or(0, |id| id.index))
+                    },
+                ),
+            })
+            .collect();
+        MemberStatus {
+            member_id: self.member_id,
+            cluster_id: self.cluster_id(),
+            state: self.state.borrow().clone(),
+            leader: leadership.leader,
+            term: leadership.term,
+            applied_index: self.feed.reached_now().index,
+            commit_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),
+            last_log_index,
+            quorum_contact_age: self.contact_age(&metrics),
+            members,
+        }
+    }
+
+    /// Whether a member answers; this one always does.
+    pub(crate) fn reaches(&self, id: u64) -> bool {
+        id == self.member_id.0 || self.forwarder.is_reachable(MemberId(id))
+    }
+}
+
+/// What [`Core::new`] is made of.
+pub(crate) struct CoreParts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) member_id: MemberId,
+    pub(crate) engine: Engine,
+    pub(crate) raft: Raft,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) forwarder: Arc<dyn Forwarder>,
+}

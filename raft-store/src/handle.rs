@@ -1,0 +1,102 @@
+//! The face of a running store: the one door down (`propose`), the one stream up (`subscribe`), and
+//! questions about state and leadership.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::command::Command;
+use crate::contact::Contact;
+use crate::core::Core;
+use crate::error::{ProposeError, StoreError, Unavailable};
+use crate::feed::Subscription;
+use crate::ids::{MemberId, RequestId, Revision};
+use crate::outcome::Applied;
+use crate::status::{Leadership, MemberStatus};
+
+/// What a read barrier confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// This member has applied at least this state, and nothing acknowledged anywhere before the
+    /// barrier began is missing from it.
+    pub revision: Revision,
+    /// Boot-time clock when the confirming round began: ages of state count from here.
+    pub started_at_boot: Duration,
+}
+
+/// A cheap, cloneable way to a running store.
+#[derive(Clone, Debug)]
+pub struct StoreHandle {
+    core: Arc<Core>,
+}
+
+impl StoreHandle {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Proposes a command and waits until it has been applied on the leader and, if this member is
+    /// not the leader, here. Forwards by itself; retries under the same request id when the leader
+    /// changes, until the deadline. Duties are not forwarded: see [`Self::propose_duty`].
+    ///
+    /// A request id of zeroes is never remembered, hence never retried after a lost answer.
+    pub async fn propose(
+        &self,
+        command: Command,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        self.core.propose(command, request, deadline).await
+    }
+
+    /// Proposes a duty of the leader of `term`. Fails with [`ProposeError::NotLeader`] if this member
+    /// does not lead in that term (any more).
+    pub async fn propose_duty(&self, command: Command, term: u64) -> Result<Applied, ProposeError> {
+        self.core.propose_duty(command, term).await
+    }
+
+    /// Confirms with a quorum that this member's state is current: on return it includes everything
+    /// that was acknowledged anywhere before the call. Concurrent calls share rounds.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<Confirmed, Unavailable> {
+        self.core.read_barrier(deadline).await
+    }
+
+    /// All rows at one revision and every change after it. Reads the whole registry: call it where
+    /// blocking is allowed.
+    pub fn subscribe(&self) -> Result<Subscription, StoreError> {
+        self.core.feed.subscribe(self.core.engine.tables.as_ref())
+    }
+
+    /// Who leads, as it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.core.leadership.subscribe()
+    }
+
+    /// What this member knows of itself and the others. Cheap; never asks another member.
+    pub fn status(&self) -> MemberStatus {
+        self.core.status()
+    }
+
+    /// Whether this member is in contact with its cluster.
+    pub fn contact(&self) -> Contact {
+        self.core.contact()
+    }
+
+    /// The state that this member has applied.
+    pub fn revision(&self) -> Revision {
+        self.core.feed.reached_now().revision
+    }
+
+    /// Hands leadership to another voter, the most caught-up one if none is named, and returns how
+    /// long it took until that member led. Only on the leader.
+    pub async fn transfer_leadership(&self, to: Option<MemberId>) -> Result<Duration, Unavailable> {
+        self.core.transfer_leadership(to).await
+    }
+
+    /// Whether the cluster exists: its first command has been applied here.
+    pub fn formed(&self) -> watch::Receiver<bool> {
+        self.core.formed.subscribe()
+    }
+}

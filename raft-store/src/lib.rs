@@ -1,0 +1,63 @@
+//! The replicated registry of Steeple: commands go down one door, changes come up one ordered stream.
+//!
+//! Owns the log, the tables, consensus, the peer network and the life of a member. Knows nothing of
+//! SPIRE's services, of signing, or of certificates for workloads: it stores what it is told,
+//! deterministically, on every member. Only this crate names openraft or RocksDB. Start with
+//! `OVERVIEW.md`.
+//!
+//! ```text
+//!   propose ──► leader appends ──► log ──► commit ──► apply ──► tables + change stream ──► views
+//! ```
+
+#![forbid(unsafe_code)]
+
+pub mod change;
+pub mod cluster_key;
+pub mod command;
+pub mod ids;
+pub mod limits;
+pub mod outcome;
+pub mod status;
+
+mod apply;
+mod barrier;
+mod cluster;
+mod codec;
+mod config;
+mod contact;
+mod core;
+mod error;
+mod feed;
+mod forward;
+mod handle;
+mod local;
+mod mem;
+mod net;
+mod one_member;
+mod pb;
+mod propose;
+mod raft;
+#[cfg(feature = "rocks")]
+mod rocks;
+mod seams;
+mod snapshot;
+mod storage;
+mod store;
+pub mod testing;
+
+pub use apply::TableError;
+pub use change::{Change, ChangeBatch};
+pub use cluster_key::ClusterKeys;
+pub use command::Command;
+pub use config::Config;
+pub use contact::Contact;
+pub use error::{OpenError, ProposeError, RunError, StoreError, Unavailable};
+pub use feed::{Resync, Subscription};
+pub use handle::{Confirmed, StoreHandle};
+pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
+pub use mem::MemoryDisk;
+pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
+pub use outcome::{Applied, EntryOutcome, Outcome, Rejection};
+pub use seams::{Seams, Storage};
+pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
+pub use store::Store;

@@ -1,0 +1,142 @@
+//! A member's own records: who it is, and what it adopted before it had a cluster. Durable, never
+//! replicated.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use prost::Message;
+
+use crate::apply::TableError;
+use crate::codec::CodecError;
+use crate::ids::{ClusterId, MemberId};
+use crate::pb;
+
+/// Key of the identity record; other names are free for formation.
+const IDENTITY: &str = "identity";
+
+/// Where small named records are kept.
+pub(crate) trait LocalDisk: Send + Sync + fmt::Debug {
+    /// The record, if it was ever written.
+    fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>>;
+
+    /// Writes the record; durable on return.
+    fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()>;
+
+    /// Removes the record; durable on return.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Marks the storage as a member's, once its identity is written: from then on storage without
+    /// that identity is corrupt, not new.
+    fn claim(&self, member: MemberId) -> io::Result<()>;
+}
+
+/// Typed access to the records.
+#[derive(Clone, Debug)]
+pub(crate) struct LocalRecords {
+    disk: Arc<dyn LocalDisk>,
+}
+
+/// Who a member is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) member_id: MemberId,
+    /// `None` until a cluster is formed or joined.
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) cluster_name: String,
+    pub(crate) trust_domain: String,
+    /// Key id and check value of every cluster key held when the folder was last opened.
+    pub(crate) key_checks: Vec<(String, Vec<u8>)>,
+}
+
+impl LocalRecords {
+    pub(crate) fn new(disk: Arc<dyn LocalDisk>) -> Self {
+        Self { disk }
+    }
+
+    /// The identity, if the folder has one.
+    pub(crate) fn find_identity(&self) -> Result<Option<Identity>, TableError> {
+        let Some(bytes) = self.disk.get(IDENTITY)? else { return Ok(None) };
+        let record = pb::store::LocalIdentity::decode(bytes.as_slice())
+            .map_err(|error| CodecError::new("identity of the member", error))?;
+        let cluster_id = match <[u8; 16]>::try_from(record.cluster_id.as_slice()) {
+            Ok(bytes) => Some(ClusterId(u128::from_be_bytes(bytes))),
+            Err(_) if record.cluster_id.is_empty() => None,
+            Err(error) => return Err(CodecError::new("cluster id of the member", error).into()),
+        };
+        Ok(Some(Identity {
+            member_id: MemberId(record.member_id),
+            cluster_id,
+            cluster_name: record.cluster_name,
+            trust_domain: record.trust_domain,
+            key_checks: record.key_checks.into_iter().map(|k| (k.key_id, k.check)).collect(),
+        }))
+    }
+
+    /// The identity; every opened folder has one.
+    pub(crate) fn identity(&self) -> Result<Identity, TableError> {
+        let found = self.find_identity()?;
+        found.ok_or_else(|| CodecError::missing("identity of the member").into())
+    }
+
+    /// Writes the identity of a new member and marks the storage as its.
+    pub(crate) fn found(&self, identity: &Identity) -> Result<(), TableError> {
+        self.set_identity(identity)?;
+        Ok(self.disk.claim(identity.member_id)?)
+    }
+
+    /// Writes the identity; durable on return.
+    pub(crate) fn set_identity(&self, identity: &Identity) -> Result<(), TableError> {
+        let record = pb::store::LocalIdentity {
+            member_id: identity.member_id.0,
+            cluster_id: identity
+                .cluster_id
+                .map(|id| id.0.to_be_bytes().to_vec())
+                .unwrap_or_default(),
+            cluster_name: identity.cluster_name.clone(),
+            trust_domain: identity.trust_domain.clone(),
+            key_checks: identity
+                .key_checks
+                .iter()
+                .map(|(key_id, check)| pb::store::KeyCheck {
+                    key_id: key_id.clone(),
+                    check: check.clone(),
+                })
+                .collect(),
+        };
+        Ok(self.disk.put(IDENTITY, &record.encode_to_vec())?)
+    }
+
+    /// Notes the cluster that this member formed or joined; durable on return. A member that has one
+    /// keeps it: a second, different id is refused.
+    pub(crate) fn adopt_cluster(&self, cluster_id: ClusterId) -> Result<(), TableError> {
+        let mut identity = self.identity()?;
+        match identity.cluster_id {
+            Some(known) if known == cluster_id => Ok(()),
+            Some(known) => Err(CodecError::new(
+                "cluster id of the member",
+                format!("it is {known}, not {cluster_id}"),
+            )
+            .into()),
+            None => {
+                identity.cluster_id = Some(cluster_id);
+                self.set_identity(&identity)
+            }
+        }
+    }
+
+    /// A record of formation's, by name.
+    pub(crate) fn get(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        self.disk.get(name)
+    }
+
+    /// Writes a record of formation's; durable on return.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.disk.put(name, bytes)
+    }
+
+    /// Removes a record of formation's; durable on return.
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+}

@@ -1,0 +1,410 @@
+//! The outgoing half of the peer network: one per member, shared by everything that calls others.
+//!
+//! Owns the credentials, the address book and the channels of this member, and the calls that are not
+//! consensus': Hello, Adopt, Join, forwarding. Consensus' calls are `client`'s.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
+use prost::bytes::Bytes;
+use steeple_spiffe_core::Clock;
+use steeple_spiffe_core::random::Random;
+use tokio::time::Instant;
+use tonic::codegen::InterceptedService;
+use tonic::service::Interceptor;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::config::Config;
+use crate::error::OpenError;
+use crate::forward::{ForwardError, Forwarder};
+use crate::ids::{ClusterId, MemberId};
+use crate::net::addresses::AddressBook;
+use crate::net::channels::{Channels, Lane, MESSAGE_BYTES_MAX, over};
+use crate::net::client::NetworkFactory;
+use crate::net::dial::{DialError, Dialler, Expected, chain, is_key_refusal};
+use crate::net::name::PeerName;
+use crate::net::pb;
+use crate::net::proposals;
+use crate::net::refusals::Refusals;
+use crate::net::tls::{CaSeed, PeerTls};
+use crate::outcome::Applied;
+
+/// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Metadata that carries the epoch.
+pub(crate) const EPOCH_HEADER: &str = "steeple-epoch";
+
+/// What [`PeerNetwork::open`] is made of.
+#[derive(Debug)]
+pub(crate) struct PeerNetworkParts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) transport: Arc<dyn crate::net::Transport>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) member_id: MemberId,
+    /// If the member belongs to a cluster, or has adopted a founding set.
+    pub(crate) cluster_id: Option<ClusterId>,
+}
+
+/// The way to the other members.
+pub(crate) struct PeerNetwork {
+    pub(crate) member_id: MemberId,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) addresses: Arc<AddressBook>,
+    pub(crate) refusals: Arc<Refusals>,
+    pub(crate) dialler: Dialler,
+    channels: Channels,
+    cluster_name: String,
+    cluster_id: ArcSwapOption<ClusterId>,
+    epoch: Arc<AtomicU32>,
+}
+
+/// A gRPC client of a peer.
+pub(crate) type PeerClient =
+    pb::raft::v1::peer_client::PeerClient<InterceptedService<Channel, EpochHeader>>;
+
+/// Why a greeting got no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GreetError {
+    /// The peer was not met.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It refused, in its own words.
+    #[error("{address}: {reason}")]
+    Refused {
+        /// Which address.
+        address: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl PeerNetwork {
+    /// Makes the credentials; opens no connection.
+    ///
+    /// # Errors
+    ///
+    /// If a certificate cannot be made.
+    pub(crate) fn open(parts: PeerNetworkParts) -> Result<Arc<Self>, OpenError> {
+        let seeds: Vec<CaSeed> = parts.config.keys.peer_ca_seeds();
+        let name = peer_name(&parts.config.cluster_name, parts.cluster_id, parts.member_id);
+        let tls = PeerTls::new(&seeds, &name).map_err(|error| OpenError::Network(chain(&error)))?;
+        let dialler = Dialler { transport: parts.transport, tls: Arc::new(tls) };
+        let addresses = Arc::new(AddressBook::default());
+        Ok(Arc::new(Self {
+            member_id: parts.member_id,
+            clock: parts.clock,
+            random: parts.random,
+            channels: Channels::new(dialler.clone(), addresses.clone()),
+            addresses,
+            refusals: Arc::default(),
+            dialler,
+            cluster_name: parts.config.cluster_name.clone(),
+            cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
+            epoch: Arc::default(),
+        }))
+    }
+
+    /// For consensus.
+    pub(crate) fn factory(self: &Arc<Self>) -> NetworkFactory {
+        NetworkFactory::new(self.clone())
+    }
+
+    /// The cluster whose members we speak to and listen to.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id.load().as_deref().copied()
+    }
+
+    /// Takes the name of a member of that cluster.
+    ///
+    /// # Errors
+    ///
+    /// If the certificate cannot be made.
+    pub(crate) fn enter(&self, cluster: ClusterId) -> Result<(), crate::net::tls::TlsError> {
+        if self.cluster_id() == Some(cluster) {
+            return Ok(());
+        }
+        self.dialler.tls.rename(&peer_name(&self.cluster_name, Some(cluster), self.member_id))?;
+        self.cluster_id.store(Some(Arc::new(cluster)));
+        Ok(())
+    }
+
+    /// The epoch that calls carry and must carry.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Follows the replicated epoch.
+    pub(crate) fn set_epoch(&self, epoch: u32) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// A client of a member; `None` before a cluster is known.
+    pub(crate) fn client(&self, member: MemberId, lane: Lane) -> Option<PeerClient> {
+        let channel = self.channels.to(self.cluster_id()?, member, lane);
+        Some(self.client_over(channel))
+    }
+
+    /// Forgets members that are no longer any.
+    pub(crate) fn retain(&self, keep: impl Fn(MemberId) -> bool + Copy) {
+        self.channels.retain(keep);
+        self.addresses.retain(keep);
+    }
+
+    /// Asks who is at an address.
+    ///
+    /// # Errors
+    ///
+    /// If no one answers, or not one that holds the cluster key.
+    pub(crate) async fn hello(
+        &self,
+        address: &str,
+        introduction: pb::raft::v1::Introduction,
+    ) -> Result<pb::raft::v1::Introduction, GreetError> {
+        let (mut client, found) = self.greet(address).await?;
+        let request = pb::raft::v1::HelloRequest { introduction: Some(introduction) };
+        let reply = client.hello(self.brief(request)).await.map_err(|s| refused(address, &s))?;
+        let introduction = reply.into_inner().introduction.unwrap_or_default();
+        if introduction.member_id != found.member().0 {
+            let reason =
+                format!("it says member {:016x} and proves {found}", introduction.member_id);
+            return Err(GreetError::Refused { address: address.to_owned(), reason });
+        }
+        self.addresses.heard(found.member(), self.clock.boot_time());
+        Ok(introduction)
+    }
+
+    /// Asks the founder at an address to adopt a founding set.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer or refuses.
+    pub(crate) async fn adopt(
+        &self,
+        address: &str,
+        set: pb::raft::v1::FoundingSet,
+    ) -> Result<(), GreetError> {
+        let (mut client, _) = self.greet(address).await?;
+        let request = pb::raft::v1::AdoptRequest { set: Some(set) };
+        client.adopt(self.brief(request)).await.map_err(|status| refused(address, &status))?;
+        Ok(())
+    }
+
+    /// Asks the member at an address to take us in.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer or refuses.
+    pub(crate) async fn join(
+        &self,
+        address: &str,
+        request: pb::raft::v1::JoinRequest,
+    ) -> Result<pb::raft::v1::JoinReply, GreetError> {
+        let (mut client, _) = self.greet(address).await?;
+        // The leader waits for a commit.
+        let mut request = Request::new(request);
+        request.set_timeout(GREETING_TIMEOUT * 4);
+        let reply = client.join(request).await.map_err(|status| refused(address, &status))?;
+        Ok(reply.into_inner())
+    }
+
+    /// Asks a member whether it lives, on a connection that is kept, and hears how it stands.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer.
+    pub(crate) async fn ping(
+        &self,
+        member: MemberId,
+        introduction: pb::raft::v1::Introduction,
+    ) -> Result<pb::raft::v1::Introduction, Status> {
+        let mut client = self
+            .client(member, Lane::Control)
+            .ok_or_else(|| Status::failed_precondition("no cluster yet"))?;
+        let request = pb::raft::v1::HelloRequest { introduction: Some(introduction) };
+        let reply = client.hello(self.brief(request)).await;
+        self.note(member, &reply);
+        Ok(reply?.into_inner().introduction.unwrap_or_default())
+    }
+
+    /// Tells the leader where we are.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer, does not lead or refuses.
+    pub(crate) async fn update_address(
+        &self,
+        leader: MemberId,
+        address: String,
+    ) -> Result<(), Status> {
+        let mut client = self
+            .client(leader, Lane::Control)
+            .ok_or_else(|| Status::failed_precondition("no cluster yet"))?;
+        let request = pb::raft::v1::UpdateAddressRequest { address };
+        let reply = client.update_address(self.brief(request)).await?.into_inner();
+        match reply.not_leader {
+            Some(_) => Err(Status::failed_precondition("member does not lead")),
+            None => Ok(()),
+        }
+    }
+
+    /// Who answers at an address, by its certificate alone.
+    ///
+    /// # Errors
+    ///
+    /// If no one does.
+    pub(crate) async fn who_is_at(&self, address: &str) -> Result<PeerName, DialError> {
+        let (_, found) = self.dialler.dial(address, Expected::Anyone).await?;
+        Ok(found)
+    }
+
+    async fn greet(&self, address: &str) -> Result<(PeerClient, PeerName), GreetError> {
+        let (connection, found) = self.dialler.dial(address, Expected::Anyone).await?;
+        let channel = over(connection).await.map_err(|error| {
+            if is_key_refusal(&error) {
+                return DialError::KeyDiffers { address: address.to_owned() };
+            }
+            DialError::Unreachable { address: address.to_owned(), reason: chain(&error) }
+        })?;
+        Ok((self.client_over(channel), found))
+    }
+
+    fn client_over(&self, channel: Channel) -> PeerClient {
+        let header = EpochHeader { epoch: self.epoch.clone() };
+        pb::raft::v1::peer_client::PeerClient::with_interceptor(channel, header)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn brief<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(GREETING_TIMEOUT);
+        request
+    }
+
+    /// Notes what the end of a call says about the peer.
+    pub(crate) fn note<T>(&self, member: MemberId, result: &Result<T, Status>) {
+        let now = self.clock.boot_time();
+        match result {
+            Err(status) if is_transport_failure(status) => self.addresses.failed(member, now),
+            Ok(_) | Err(_) => self.addresses.heard(member, now),
+        }
+    }
+}
+
+impl fmt::Debug for PeerNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerNetwork")
+            .field("member_id", &self.member_id)
+            .field("cluster_id", &self.cluster_id())
+            .finish_non_exhaustive()
+    }
+}
+
+fn peer_name(cluster_name: &str, cluster: Option<ClusterId>, member: MemberId) -> PeerName {
+    match cluster {
+        Some(cluster) => PeerName::Member { cluster, member },
+        None => PeerName::Newcomer { cluster_name: cluster_name.to_owned(), member },
+    }
+}
+
+fn refused(address: &str, status: &Status) -> GreetError {
+    if is_key_refusal(status) {
+        return GreetError::Dial(DialError::KeyDiffers { address: address.to_owned() });
+    }
+    GreetError::Refused { address: address.to_owned(), reason: status.message().to_owned() }
+}
+
+/// Whether the peer was not reached, or did not answer in time: nothing is known of it.
+pub(crate) fn is_transport_failure(status: &Status) -> bool {
+    // A refusal by TLS comes as `Unknown` with a transport error as its source.
+    let lost = std::error::Error::source(status).is_some();
+    lost || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+/// Puts the current epoch on each call.
+#[derive(Clone, Debug)]
+pub(crate) struct EpochHeader {
+    epoch: Arc<AtomicU32>,
+}
+
+impl Interceptor for EpochHeader {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        request.metadata_mut().insert(EPOCH_HEADER, epoch.into());
+        Ok(request)
+    }
+}
+
+impl Forwarder for PeerNetwork {
+    fn forward(
+        &self,
+        leader: MemberId,
+        envelope: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Applied, ForwardError>> {
+        Box::pin(async move {
+            let mut client = self.leader_client(leader)?;
+            let request = pb::raft::v1::ForwardProposalRequest { envelope };
+            let call = client.forward_proposal(until(request, deadline));
+            let reply = match tokio::time::timeout_at(deadline, call).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+            };
+            self.note(leader, &reply);
+            match reply {
+                Ok(reply) => proposals::read_reply(reply.into_inner()),
+                Err(status) => Err(proposals::lost(&status)),
+            }
+        })
+    }
+
+    fn read_index(
+        &self,
+        leader: MemberId,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<u64, ForwardError>> {
+        Box::pin(async move {
+            use pb::raft::v1::read_index_reply::Result as Wire;
+            let mut client = self.leader_client(leader)?;
+            let call = client.read_index(until(pb::raft::v1::ReadIndexRequest {}, deadline));
+            let reply = match tokio::time::timeout_at(deadline, call).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+            };
+            self.note(leader, &reply);
+            // A read that was not confirmed has changed nothing: it may always be tried again.
+            match reply.map(|reply| reply.into_inner().result) {
+                Ok(Some(Wire::Index(index))) => Ok(index),
+                Ok(Some(Wire::NotLeader(not_leader))) => Err(proposals::not_leader(not_leader)),
+                Ok(Some(Wire::Unconfirmed(text))) => Err(ForwardError::NotSent(text)),
+                Ok(None) => Err(ForwardError::NotSent("the leader's answer is empty".to_owned())),
+                Err(status) => Err(ForwardError::NotSent(chain(&status))),
+            }
+        })
+    }
+
+    fn is_reachable(&self, member: MemberId) -> bool {
+        self.addresses.answers(member)
+    }
+}
+
+impl PeerNetwork {
+    fn leader_client(&self, leader: MemberId) -> Result<PeerClient, ForwardError> {
+        self.client(leader, Lane::Control)
+            .ok_or_else(|| ForwardError::NotSent("no cluster yet".to_owned()))
+    }
+}
+
+fn until<T>(message: T, deadline: Instant) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+    request
+}

@@ -1,0 +1,309 @@
+//! Proposing: from a typed command to a replicated decision, on the leader or through it.
+//!
+//! Owns the three answers. *Applied* (with an outcome or a rejection): decided. *Unavailable*: in no
+//! log. *Indeterminate*: an answer was lost; the same request id may be sent again, and is, until the
+//! caller's deadline.
+
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::ClientWriteError;
+use openraft::impls::ProgressResponder;
+use prost::Message;
+use prost::bytes::Bytes;
+use steeple_spiffe_core::time::Timestamp;
+use tokio::time::{Instant, timeout_at};
+
+use crate::codec::command_to_pb;
+use crate::command::Command;
+use crate::core::Core;
+use crate::error::{ProposeError, Unavailable};
+use crate::forward::ForwardError;
+use crate::ids::{MemberId, RequestId};
+use crate::limits::{ATTEMPT_TIMEOUT, COMMAND_BYTES_MAX};
+use crate::outcome::Applied;
+use crate::pb;
+use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
+
+/// Between two attempts: short against an election, long against a busy loop.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A duty waits for its commit so long. Without a quorum the leader gives up before.
+const DUTY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A transfer of leadership is over within an election, or failed.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Command {
+    /// Whether only the leader of a term may propose it; never forwarded.
+    pub(crate) fn is_duty(&self) -> bool {
+        match self {
+            Self::InitCluster(_)
+            | Self::PruneExpired(_)
+            | Self::PrepareAuthority { .. }
+            | Self::ActivateAuthority { .. }
+            | Self::PruneAuthorities { .. } => true,
+            Self::CreateEntries(_)
+            | Self::UpdateEntries(_)
+            | Self::DeleteEntries(_)
+            | Self::CreateJoinToken(_)
+            | Self::AdmitAgent(_)
+            | Self::SetPendingSerial(_)
+            | Self::PromoteSerial(_)
+            | Self::BanAgent(_)
+            | Self::DeleteAgent(_)
+            | Self::SetAgentVersion { .. } => false,
+        }
+    }
+}
+
+impl Core {
+    /// See [`StoreHandle::propose`](crate::StoreHandle::propose).
+    pub(crate) async fn propose(
+        &self,
+        command: Command,
+        request: RequestId,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        let may_forward = !command.is_duty();
+        let envelope = seal(&command, request);
+        let bytes = envelope.encoded_len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
+        }
+        let _permit = self.in_flight.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+
+        let may_retry_lost = request != RequestId::default();
+        let mut lost: Option<String> = None;
+        loop {
+            match self.attempt(&envelope, may_forward, deadline).await {
+                Ok(applied) => return self.await_local(applied, deadline).await,
+                Err(ForwardError::Unknown(text)) if !may_retry_lost => {
+                    return Err(ProposeError::Indeterminate { text });
+                }
+                Err(ForwardError::Unknown(text)) => lost = Some(text),
+                Err(ForwardError::NotSent(_) | ForwardError::NotLeader { .. }) => {}
+            }
+            if Instant::now() + PAUSE >= deadline {
+                return Err(match lost {
+                    Some(text) => ProposeError::Indeterminate { text },
+                    None => ProposeError::Unavailable(self.no_leader()),
+                });
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// One attempt: here if this member leads, else through the leader.
+    async fn attempt(
+        &self,
+        envelope: &pb::store::Envelope,
+        may_forward: bool,
+        deadline: Instant,
+    ) -> Result<Applied, ForwardError> {
+        let leadership = self.leadership_now();
+        if leadership.is_self {
+            return self.append(envelope.clone(), None, deadline).await;
+        }
+        match leadership.leader {
+            Some(leader) if may_forward => {
+                let bytes = Bytes::from(envelope.encode_to_vec());
+                let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+                self.forwarder.forward(leader, bytes, until).await
+            }
+            leader => Err(ForwardError::NotLeader { leader }),
+        }
+    }
+
+    /// Waits until this member has applied what the leader answered, so that the caller reads its own
+    /// write here.
+    async fn await_local(
+        &self,
+        applied: Applied,
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        let mut reached = self.feed.reached();
+        // Past the deadline the decision stands all the same: the caller waits by its revision.
+        let caught_up = reached.wait_for(|reached| reached.revision >= applied.revision);
+        timeout_at(deadline, caught_up).await.ok();
+        Ok(applied)
+    }
+
+    /// See [`StoreHandle::propose_duty`](crate::StoreHandle::propose_duty).
+    pub(crate) async fn propose_duty(
+        &self,
+        command: Command,
+        term: u64,
+    ) -> Result<Applied, ProposeError> {
+        let mut id = [0; 16];
+        self.random.fill(&mut id);
+        let envelope = seal(&command, RequestId(id));
+        let bytes = envelope.encoded_len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
+        }
+        let leadership = self.leadership_now();
+        if !leadership.is_self || leadership.term != term {
+            return Err(ProposeError::NotLeader);
+        }
+        let deadline = Instant::now() + DUTY_TIMEOUT;
+        match self.append(envelope, Some(term), deadline).await {
+            Ok(applied) => self.await_local(applied, deadline).await,
+            Err(ForwardError::NotLeader { .. }) => Err(ProposeError::NotLeader),
+            Err(ForwardError::NotSent(text)) => {
+                let retry_after = self.config.election_timeout_max();
+                Err(ProposeError::Unavailable(Unavailable { text, retry_after }))
+            }
+            Err(ForwardError::Unknown(text)) => Err(ProposeError::Indeterminate { text }),
+        }
+    }
+
+    /// Serves a proposal that another member forwarded, for the peer listener.
+    pub(crate) async fn accept_forwarded(
+        &self,
+        envelope: Bytes,
+        deadline: Instant,
+    ) -> Result<Applied, ForwardError> {
+        let refuse = |text: String| Err(ForwardError::NotSent(text));
+        if envelope.len() > COMMAND_BYTES_MAX {
+            return refuse(format!("proposal of {} bytes is too large", envelope.len()));
+        }
+        let envelope = match pb::store::Envelope::decode(envelope) {
+            Ok(envelope) => envelope,
+            Err(error) => return refuse(format!("proposal does not decode: {error}")),
+        };
+        let command = envelope.command.clone().unwrap_or_default();
+        match crate::codec::command_from_pb(command) {
+            // What cannot be applied here must not get into the log: apply would stop every member.
+            Err(error) => return refuse(format!("proposal does not decode: {error}")),
+            Ok(command) if command.is_duty() => {
+                return refuse("duties are not forwarded".to_owned());
+            }
+            Ok(_) => {}
+        }
+        let Ok(_permit) = self.in_flight.try_acquire() else {
+            return refuse("too many proposals in flight on the leader".to_owned());
+        };
+        self.append(envelope, None, deadline).await
+    }
+
+    /// Appends to the log of this member, if it leads (in `term`, if one is given), and waits until
+    /// the entry is applied. The time is stamped here and nowhere else.
+    async fn append(
+        &self,
+        mut envelope: pb::store::Envelope,
+        term: Option<u64>,
+        deadline: Instant,
+    ) -> Result<Applied, ForwardError> {
+        let highest: Timestamp = self.feed.reached_now().time;
+        envelope.time_unix_ms = self.clock.now().max(highest).unix_ms();
+        let data = EnvelopeBytes(Bytes::from(envelope.encode_to_vec()));
+
+        let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
+        let mut write = self.raft.write(data).responder(responder);
+        if let Some(term) = term {
+            write = write.with_leader(CommittedLeaderId { term, node_id: self.member_id.0 });
+        }
+        write.await.map_err(|error| ForwardError::NotSent(error.to_string()))?;
+
+        let unknown = |text: &str| ForwardError::Unknown(text.to_owned());
+        tokio::select! {
+            answer = timeout_at(deadline, answer) => match answer {
+                Ok(Ok(Ok(response))) => response
+                    .data
+                    .map(|applied| applied.as_ref().clone())
+                    .ok_or_else(|| unknown("entry was applied without an answer")),
+                Ok(Ok(Err(error))) => Err(classify(&error)),
+                Ok(Err(_)) => Err(unknown("consensus stopped")),
+                Err(_) => Err(unknown("not committed in time")),
+            },
+            () = self.leadership_lost() => {
+                Err(unknown("leadership was lost before the commit"))
+            }
+        }
+    }
+
+    /// Returns once this member follows another leader: what it appended as a leader may be gone.
+    async fn leadership_lost(&self) {
+        let mut metrics = self.raft.metrics();
+        loop {
+            {
+                let now = metrics.borrow_watched();
+                if now.current_leader.is_some_and(|leader| leader != self.member_id.0) {
+                    return;
+                }
+            }
+            if metrics.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// See [`StoreHandle::transfer_leadership`](crate::StoreHandle::transfer_leadership).
+    pub(crate) async fn transfer_leadership(
+        &self,
+        to: Option<MemberId>,
+    ) -> Result<Duration, Unavailable> {
+        let refuse =
+            |text: String| Unavailable { text, retry_after: self.config.election_timeout_max() };
+        if !self.leadership_now().is_self {
+            return Err(refuse(format!("member {} does not lead", self.member_id)));
+        }
+        let metrics = self.metrics();
+        let matched = |id: u64| {
+            let replication = metrics.replication.as_ref()?;
+            replication.get(&id)?.as_ref().map(|log_id| log_id.index)
+        };
+        let candidates = metrics
+            .membership_config
+            .voter_ids()
+            .filter(|id| *id != self.member_id.0 && to.is_none_or(|to| to.0 == *id));
+        let best = candidates.filter(|id| self.reaches(*id)).max_by_key(|id| matched(*id));
+        let Some(best) = best else {
+            return Err(refuse("no other voter is reachable to take over".to_owned()));
+        };
+        let started = Instant::now();
+        let trigger = self.raft.trigger().transfer_leader(best).await;
+        trigger.map_err(|error| refuse(error.to_string()))?;
+        let mut metrics = self.raft.metrics();
+        let taken_over = async {
+            while metrics.borrow_watched().current_leader != Some(best) {
+                if metrics.changed().await.is_err() {
+                    return std::future::pending().await;
+                }
+            }
+        };
+        match timeout_at(started + TRANSFER_TIMEOUT, taken_over).await {
+            Ok(()) => Ok(started.elapsed()),
+            Err(_) => Err(refuse(format!("member {} did not take over", MemberId(best)))),
+        }
+    }
+}
+
+/// Wraps a command for the log. The time is left to the leader.
+fn seal(command: &Command, request: RequestId) -> pb::store::Envelope {
+    let command = command_to_pb(command);
+    let body_hash = digest::digest(&digest::SHA256, &command.encode_to_vec());
+    let remembered = request != RequestId::default();
+    pb::store::Envelope {
+        request_id: if remembered { request.0.to_vec() } else { Vec::new() },
+        time_unix_ms: 0,
+        body_hash: body_hash.as_ref().to_vec(),
+        command: Some(command),
+    }
+}
+
+/// What an error of consensus says about the entry.
+fn classify(error: &ClientWriteError<TypeConfig>) -> ForwardError {
+    match error {
+        // Refused before it was appended.
+        ClientWriteError::ForwardToLeader(forward) => {
+            ForwardError::NotLeader { leader: forward.leader_id.map(MemberId) }
+        }
+        // Discarded here; another leader may have it all the same.
+        ClientWriteError::LogEntryDiscarded(_) => ForwardError::Unknown(error.to_string()),
+        // Only changes of membership end so.
+        ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
+            ForwardError::NotSent(error.to_string())
+        }
+    }
+}

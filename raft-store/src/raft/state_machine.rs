@@ -1,0 +1,283 @@
+//! The state machine as openraft wants it: apply in batches, snapshots out and in.
+//!
+//! Owns the batch: all entries that are ready are applied into one write set, which is committed with
+//! the applied log id and membership inside, then published. What a command does is `apply`'s.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt};
+use openraft::alias::SnapshotOf;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend};
+use prost::Message;
+
+use crate::apply::{self, Done, Rows, SINGLE, Table, TableError, Tables, Transaction, WriteSet};
+use crate::change::ChangeBatch;
+use crate::codec::CodecError;
+use crate::feed::{Feed, Reached};
+use crate::ids::Revision;
+use crate::pb;
+use crate::raft::convert::{
+    log_id_from_pb, log_id_to_pb, snapshot_meta_from_pb, snapshot_meta_to_pb,
+    stored_membership_from_pb, stored_membership_to_pb,
+};
+use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::snapshot::{self, SnapshotBody, Snapshots};
+use crate::storage::Engine;
+
+/// Most log entries in one write set: large enough that a write per batch costs nothing, small enough
+/// that answers do not wait for strangers.
+const BATCH_ENTRIES_MAX: usize = 256;
+
+/// Tables that follow the log.
+#[derive(Clone, Debug)]
+pub(crate) struct StateMachine {
+    tables: Arc<dyn Tables>,
+    snapshots: Arc<dyn Snapshots>,
+    feed: Arc<Feed>,
+    /// Held while a snapshot becomes the newest: one that was built here must not take the place of a
+    /// newer one that was received meanwhile.
+    keeping: Arc<Mutex<()>>,
+}
+
+type Snapshot = SnapshotOf<TypeConfig, SnapshotBody>;
+
+impl StateMachine {
+    /// Opens the tables: ends a replacement that a crash cut short, and brings tables up to a newer
+    /// snapshot.
+    pub(crate) fn open(engine: &Engine) -> Result<(Self, Arc<Feed>), TableError> {
+        let tables = Arc::clone(&engine.tables);
+        if let Some(body) = engine.snapshots.current()? {
+            let meta = snapshot_meta_from_pb(&snapshot::read_meta(&body)?)?;
+            let (applied, _) = read_applied(tables.as_ref())?;
+            if tables.is_half_replaced()? || applied < meta.last_log_id {
+                replace(tables.as_ref(), &body)?;
+            }
+        } else if tables.is_half_replaced()? {
+            return Err(CodecError::new("tables", "half replaced, and no snapshot is kept").into());
+        }
+        let feed = Arc::new(Feed::new(read_reached(tables.as_ref())?));
+        let machine = Self {
+            tables,
+            snapshots: Arc::clone(&engine.snapshots),
+            feed: Arc::clone(&feed),
+            keeping: Arc::default(),
+        };
+        Ok((machine, feed))
+    }
+
+    /// Applies a batch of entries and returns what to answer, in order.
+    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Option<apply::Applied>>, TableError> {
+        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        let mut txn = Transaction::new(self.tables.as_ref());
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut batches: Vec<ChangeBatch> = Vec::with_capacity(entries.len());
+        let mut membership = None;
+        for entry in entries {
+            let index = entry.log_id.index;
+            let Done { applied, batch } = match &entry.payload {
+                EntryPayload::Blank => apply::apply_nothing(&txn, index)?,
+                EntryPayload::Normal(envelope) => apply::apply(&mut txn, index, &envelope.0)?,
+                EntryPayload::Membership(new) => {
+                    membership = Some(StoredMembership::new(Some(entry.log_id), new.clone()));
+                    apply::apply_nothing(&txn, index)?
+                }
+            };
+            answers.push(applied);
+            batches.push(batch);
+        }
+        let membership = match membership {
+            Some(membership) => membership,
+            None => read_applied(self.tables.as_ref())?.1,
+        };
+        let formed = apply::read_cluster(&txn)?.is_some();
+        let mut writes = txn.into_writes();
+        write_applied(&mut writes, Some(&last.log_id), &membership);
+        let (revision, time) =
+            batches.last().map_or_else(Default::default, |batch| (batch.revision, batch.time));
+        let reached = Reached { index: last.log_id.index, revision, time, formed };
+        self.feed.publish(reached, batches, || self.tables.commit(writes))?;
+        Ok(answers)
+    }
+}
+
+fn write_applied(writes: &mut WriteSet, log_id: Option<&LogId>, membership: &StoredMembership) {
+    let row = pb::store::AppliedRow {
+        log_id: log_id.map(log_id_to_pb),
+        membership: Some(stored_membership_to_pb(membership)),
+    };
+    writes.insert((Table::Applied, SINGLE.to_vec()), Some(row.encode_to_vec()));
+}
+
+fn read_applied(rows: &dyn Tables) -> Result<(Option<LogId>, StoredMembership), TableError> {
+    let Some(bytes) = rows.get(Table::Applied, SINGLE)? else { return Ok(Default::default()) };
+    decode_applied(&bytes)
+}
+
+fn decode_applied(bytes: &[u8]) -> Result<(Option<LogId>, StoredMembership), TableError> {
+    let row = pb::store::AppliedRow::decode(bytes)
+        .map_err(|error| CodecError::new("applied row", error))?;
+    let membership = match &row.membership {
+        Some(membership) => stored_membership_from_pb(membership)?,
+        None => StoredMembership::default(),
+    };
+    Ok((row.log_id.as_ref().map(log_id_from_pb), membership))
+}
+
+fn read_reached(tables: &dyn Tables) -> Result<Reached, TableError> {
+    let (applied, _) = read_applied(tables)?;
+    let index = applied.map_or(0, |id| id.index);
+    let cluster = apply::read_cluster(tables)?;
+    Ok(Reached {
+        index,
+        revision: Revision::new(cluster.as_ref().map_or(0, |cluster| cluster.epoch), index),
+        time: tables_time(tables)?,
+        formed: cluster.is_some(),
+    })
+}
+
+fn tables_time(tables: &dyn Tables) -> Result<steeple_spiffe_core::Timestamp, TableError> {
+    let mut time = steeple_spiffe_core::Timestamp::default();
+    tables.read_consistent(&mut |rows| {
+        time = apply::read_time(rows)?;
+        Ok(())
+    })?;
+    Ok(time)
+}
+
+/// Replaces all rows by those of a snapshot that is kept and was checked.
+fn replace(tables: &dyn Tables, body: &SnapshotBody) -> Result<(), TableError> {
+    tables.begin_replace()?;
+    let meta = snapshot::read(body, &mut |rows| tables.load(rows))?;
+    let meta = snapshot_meta_from_pb(&meta)?;
+    let mut writes = WriteSet::new();
+    write_applied(&mut writes, meta.last_log_id.as_ref(), &meta.last_membership);
+    tables.end_replace(writes)
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotBody;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok(read_applied(self.tables.as_ref())?)
+    }
+
+    async fn apply<Strm>(&mut self, entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut ready = entries.ready_chunks(BATCH_ENTRIES_MAX);
+        while let Some(chunk) = ready.next().await {
+            let mut entries = Vec::with_capacity(chunk.len());
+            let mut responders = Vec::with_capacity(chunk.len());
+            for item in chunk {
+                let (entry, responder) = item?;
+                entries.push(entry);
+                responders.push(responder);
+            }
+            let answers = self.apply_batch(&entries).map_err(|error| {
+                tracing::error!(%error, "failed to apply: this member must stop");
+                io::Error::from(error)
+            })?;
+            for (responder, answer) in responders.into_iter().zip(answers) {
+                if let Some(responder) = responder {
+                    responder.send(answer.map(Arc::new));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { machine: self.clone() }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotBody,
+    ) -> Result<(), io::Error> {
+        let machine = self.clone();
+        let meta = meta.clone();
+        let installed = tokio::task::spawn_blocking(move || machine.install(&meta, &snapshot));
+        installed.await.map_err(io::Error::other)??;
+        tracing::info!("Snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let Some(body) = self.snapshots.current()? else { return Ok(None) };
+        let meta = snapshot::read_meta(&body)?;
+        let meta = snapshot_meta_from_pb(&meta).map_err(TableError::from)?;
+        Ok(Some(Snapshot { meta, snapshot: body }))
+    }
+}
+
+impl StateMachine {
+    fn install(&self, meta: &SnapshotMeta, body: &SnapshotBody) -> Result<(), TableError> {
+        let found = snapshot_meta_from_pb(&snapshot::verify(body)?)?;
+        if found != *meta {
+            return Err(CodecError::new("snapshot", "it is not the one that was announced").into());
+        }
+        // Kept first: a crash from here on is mended from it at the next start.
+        {
+            let _keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+            self.snapshots.keep(body)?;
+        }
+        self.feed.reset(|| {
+            replace(self.tables.as_ref(), body)?;
+            read_reached(self.tables.as_ref())
+        })
+    }
+}
+
+/// Builds a snapshot beside running apply.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    machine: StateMachine,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotBody;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let machine = self.machine.clone();
+        let built = tokio::task::spawn_blocking(move || machine.build().map_err(io::Error::from));
+        built.await.map_err(io::Error::other)?
+    }
+}
+
+impl StateMachine {
+    fn build(&self) -> Result<Snapshot, TableError> {
+        let mut sink = Some(self.snapshots.sink()?);
+        let mut built = None;
+        self.tables.read_consistent(&mut |rows: &dyn Rows| {
+            let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
+                Some(bytes) => decode_applied(&bytes)?,
+                None => Default::default(),
+            };
+            let meta = SnapshotMeta { last_log_id, last_membership };
+            let sink = sink.take().ok_or_else(|| io::Error::other("snapshot sink is used up"))?;
+            let body = snapshot::write(rows, snapshot_meta_to_pb(&meta), sink)?;
+            built = Some(Snapshot { meta, snapshot: body });
+            Ok(())
+        })?;
+        let built = built.ok_or_else(|| io::Error::other("no snapshot was written"))?;
+        let _keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let newer = match self.snapshots.current()? {
+            Some(body) => {
+                let meta = snapshot_meta_from_pb(&snapshot::read_meta(&body)?)?;
+                (meta.last_log_id > built.meta.last_log_id)
+                    .then_some(Snapshot { meta, snapshot: body })
+            }
+            None => None,
+        };
+        if let Some(newer) = newer {
+            return Ok(newer);
+        }
+        self.snapshots.keep(&built.snapshot)?;
+        Ok(built)
+    }
+}

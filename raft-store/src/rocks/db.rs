@@ -1,0 +1,182 @@
+//! Opening the database, and the settings it runs with.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, ErrorKind, LogLevel, Options,
+    WriteBatch, WriteOptions,
+};
+
+use crate::error::OpenError;
+use crate::ids::MemberId;
+use crate::local::LocalRecords;
+use crate::rocks::format::Folder;
+use crate::rocks::keys;
+use crate::rocks::local::RocksLocal;
+use crate::rocks::log::RocksLog;
+use crate::rocks::snapshots::FileSnapshots;
+use crate::rocks::tables::RocksTables;
+use crate::storage::Engine;
+
+/// Memory for writes that are not yet in sorted files, for each column family. Small: the whole
+/// registry is megabytes, and recovery replays at most this much.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024 * 1024;
+/// Write-ahead log kept for column families that are seldom written.
+const WAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// The kernel is told to write back after so many bytes, so that a sync never finds a mountain.
+const BYTES_PER_SYNC: u64 = 512 * 1024;
+/// RocksDB's own information logs kept.
+const INFO_LOGS: usize = 4;
+
+/// The open database. Clones share it.
+#[derive(Clone)]
+pub(super) struct Database {
+    db: Arc<DB>,
+    /// Held for its lock and its marker.
+    folder: Arc<Folder>,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Database").field(&self.folder).finish()
+    }
+}
+
+/// Opens the folder and everything in it.
+pub(crate) fn open(path: &Path) -> Result<Engine, OpenError> {
+    let folder = Folder::open(path)?;
+    let marked = folder.member;
+    let db = Arc::new(open_db(path, marked.is_none())?);
+    let database = Database { db, folder: Arc::new(folder) };
+    let failed = |source| OpenError::Io { folder: path.to_owned(), source };
+    let corrupt = |reason| OpenError::Corrupt { folder: path.to_owned(), reason };
+
+    let local = LocalRecords::new(Arc::new(RocksLocal { database: database.clone() }));
+    let identity = local.find_identity().map_err(|error| corrupt(error.to_string()))?;
+    match (marked, identity.map(|identity| identity.member_id)) {
+        // The last start ended between writing the identity and completing the marker.
+        (None, Some(member)) => database.claim(member).map_err(failed)?,
+        (Some(marked), found) if found != Some(marked) => {
+            let found = found.map_or_else(|| "no member".to_owned(), |id| format!("member {id}"));
+            return Err(corrupt(format!(
+                "it is marked as member {marked}, its database is of {found}"
+            )));
+        }
+        (None | Some(_), None | Some(_)) => {}
+    }
+    Ok(Engine {
+        snapshots: Arc::new(FileSnapshots::open(path).map_err(failed)?),
+        log: Arc::new(RocksLog { database: database.clone() }),
+        tables: Arc::new(RocksTables { database }),
+        local,
+    })
+}
+
+fn open_db(path: &Path, is_new: bool) -> Result<DB, OpenError> {
+    let mut options = db_options();
+    options.create_if_missing(is_new);
+    options.create_missing_column_families(is_new);
+    let families = [keys::META, keys::LOG, keys::STATE]
+        .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
+    DB::open_cf_descriptors(&options, path.join("db"), families).map_err(|error| {
+        let folder = path.to_owned();
+        match error.kind() {
+            ErrorKind::Corruption | ErrorKind::InvalidArgument => {
+                OpenError::Corrupt { folder, reason: error.to_string() }
+            }
+            ErrorKind::NotFound
+            | ErrorKind::NotSupported
+            | ErrorKind::IOError
+            | ErrorKind::MergeInProgress
+            | ErrorKind::Incomplete
+            | ErrorKind::ShutdownInProgress
+            | ErrorKind::TimedOut
+            | ErrorKind::Aborted
+            | ErrorKind::Busy
+            | ErrorKind::Expired
+            | ErrorKind::TryAgain
+            | ErrorKind::CompactionTooLarge
+            | ErrorKind::ColumnFamilyDropped
+            | ErrorKind::Unknown => OpenError::Io { folder, source: to_io(error) },
+        }
+    })
+}
+
+fn db_options() -> Options {
+    let mut options = Options::default();
+    // A torn tail was never acknowledged. A hole in the middle must stop the start: the default
+    // (point in time) would silently drop acknowledged entries behind it.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // What that mode needs to tell the two apart.
+    options.set_recycle_log_file_num(0);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_paranoid_checks(true);
+    options.set_unordered_write(false);
+    options.set_manual_wal_flush(false);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_wal_bytes_per_sync(BYTES_PER_SYNC);
+    options.set_keep_log_file_num(INFO_LOGS);
+    options.set_log_level(LogLevel::Warn);
+    options
+}
+
+fn family_options() -> Options {
+    let mut options = Options::default();
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+    options
+}
+
+impl Database {
+    pub(super) fn db(&self) -> &DB {
+        &self.db
+    }
+
+    pub(super) fn family(&self, name: &'static str) -> io::Result<&ColumnFamily> {
+        // Opening made or found every family: a missing one means a broken database.
+        let missing = || io::Error::other(format!("column family {name} is missing"));
+        self.db.cf_handle(name).ok_or_else(missing)
+    }
+
+    /// Writes a batch; durable with the next sync of the log.
+    pub(super) fn write(&self, batch: WriteBatch) -> io::Result<()> {
+        self.db.write(batch).map_err(to_io)
+    }
+
+    /// Writes a batch; durable on return.
+    pub(super) fn write_synced(&self, batch: WriteBatch) -> io::Result<()> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(to_io)
+    }
+
+    /// Marks the folder as a member's.
+    pub(super) fn claim(&self, member: MemberId) -> io::Result<()> {
+        self.folder.claim(member)
+    }
+}
+
+pub(super) fn to_io(error: rocksdb::Error) -> io::Error {
+    let kind = match error.kind() {
+        ErrorKind::Corruption => io::ErrorKind::InvalidData,
+        ErrorKind::NotFound
+        | ErrorKind::NotSupported
+        | ErrorKind::InvalidArgument
+        | ErrorKind::IOError
+        | ErrorKind::MergeInProgress
+        | ErrorKind::Incomplete
+        | ErrorKind::ShutdownInProgress
+        | ErrorKind::TimedOut
+        | ErrorKind::Aborted
+        | ErrorKind::Busy
+        | ErrorKind::Expired
+        | ErrorKind::TryAgain
+        | ErrorKind::CompactionTooLarge
+        | ErrorKind::ColumnFamilyDropped
+        | ErrorKind::Unknown => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, error)
+}

@@ -1,0 +1,119 @@
+//! The marker of a registry's folder: what it is, in which format, whose.
+//!
+//! Written first, locked while the store is open, completed with the member id once the database
+//! exists. So an empty folder is told from one that lost its database, and a foreign one from ours.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::OpenError;
+use crate::ids::MemberId;
+
+const MARKER: &str = "STEEPLE";
+const MAGIC: &str = "steeple registry";
+/// The newest format that this build reads, and the one it writes.
+const FORMAT: u32 = 1;
+
+/// A folder that is known to be ours, locked.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    /// Whose it is; `None` until the database was made.
+    pub(super) member: Option<MemberId>,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if it is missing or empty, checks its marker, and locks it.
+    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { folder: path.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        let marker = path.join(MARKER);
+        if !marker.exists() {
+            let mut items = fs::read_dir(path).map_err(failed)?;
+            if let Some(item) = items.next() {
+                let name = item.map_err(failed)?.file_name();
+                let reason = format!("it holds {} but no {MARKER} file", name.display());
+                return Err(OpenError::Foreign { folder: path.to_owned(), reason });
+            }
+            write_marker(path, None).map_err(failed)?;
+        }
+        let lock = lock(path, &path.join("LOCK"))?;
+        let member = read_marker(path, &marker)?;
+        Ok(Self { path: path.to_owned(), member, _lock: lock })
+    }
+
+    /// Completes the marker: from now on the database must exist.
+    pub(super) fn claim(&self, member: MemberId) -> io::Result<()> {
+        write_marker(&self.path, Some(member))
+    }
+}
+
+fn lock(folder: &Path, path: &Path) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Io { folder: folder.to_owned(), source };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked { folder: folder.to_owned() }),
+        Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+fn read_marker(folder: &Path, marker: &Path) -> Result<Option<MemberId>, OpenError> {
+    let text = fs::read_to_string(marker)
+        .map_err(|source| OpenError::Io { folder: folder.to_owned(), source })?;
+    let foreign = |reason: &str| OpenError::Foreign {
+        folder: folder.to_owned(),
+        reason: format!("its {MARKER} file {reason}"),
+    };
+    let mut lines = text.lines();
+    if lines.next() != Some(MAGIC) {
+        return Err(foreign("does not begin with the magic line"));
+    }
+    let format = lines
+        .next()
+        .and_then(|line| line.strip_prefix("format "))
+        .and_then(|number| number.parse::<u32>().ok())
+        .ok_or_else(|| foreign("names no format"))?;
+    if format > FORMAT {
+        return Err(OpenError::NewerFormat {
+            folder: folder.to_owned(),
+            found: format,
+            known: FORMAT,
+        });
+    }
+    match lines.next() {
+        None => Ok(None),
+        Some(line) => line
+            .strip_prefix("member ")
+            .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+            .map(|id| Some(MemberId(id)))
+            .ok_or_else(|| foreign("names no member")),
+    }
+}
+
+fn write_marker(folder: &Path, member: Option<MemberId>) -> io::Result<()> {
+    let mut text = format!("{MAGIC}\nformat {FORMAT}\n");
+    if let Some(member) = member {
+        text.push_str(&format!("member {member}\n"));
+    }
+    let temporary = folder.join("STEEPLE.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&temporary, folder.join(MARKER))?;
+    sync_folder(folder)
+}
+
+/// Makes renames in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

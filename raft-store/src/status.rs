@@ -1,0 +1,81 @@
+//! What a member says of itself and of its cluster.
+
+use std::time::Duration;
+
+use crate::ids::{ClusterId, MemberId};
+
+/// Who leads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The leader, as far as this member knows.
+    pub leader: Option<MemberId>,
+    /// The term that is current here.
+    pub term: u64,
+    /// Whether this member leads.
+    pub is_self: bool,
+}
+
+/// Where a member stands in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    /// No cluster yet; the text says what it waits for.
+    Forming {
+        /// For instance `waiting for founders: 2 of 3`.
+        text: String,
+    },
+    /// Asks a cluster to be taken in.
+    Joining,
+    /// Belongs to a cluster.
+    Member,
+}
+
+/// A member's part in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Counts for the quorum.
+    Voter,
+    /// Follows, does not count.
+    Learner,
+}
+
+/// Another member, or this one, seen from this member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// Its id.
+    pub id: MemberId,
+    /// A name for people; empty if none.
+    pub name: String,
+    /// Where it said it can be reached.
+    pub address: String,
+    /// Its part.
+    pub role: Role,
+    /// Whether it answers this member now.
+    pub reachable: bool,
+    /// On the leader: log entries it still has to receive. `None` on others, or not known.
+    pub lag: Option<u64>,
+}
+
+/// A cheap snapshot of one member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// This member.
+    pub member_id: MemberId,
+    /// Its cluster, once known.
+    pub cluster_id: Option<ClusterId>,
+    /// Where it stands.
+    pub state: MemberState,
+    /// The leader, as far as known.
+    pub leader: Option<MemberId>,
+    /// The current term.
+    pub term: u64,
+    /// Index of the last applied log entry.
+    pub applied_index: u64,
+    /// Index up to which the log is known to be committed.
+    pub commit_index: u64,
+    /// Index of the last log entry.
+    pub last_log_index: u64,
+    /// How long ago this member was in contact with a quorum (leader) or its leader (follower).
+    pub quorum_contact_age: Option<Duration>,
+    /// Everyone, this member included, by id.
+    pub members: Vec<MemberView>,
+}

@@ -1,0 +1,281 @@
+//! A member from start to end: open what the disk has, start consensus, run until told to stop.
+//!
+//! Owns the order of things. Forming, joining and the peer listener are `cluster/`'s; a member without
+//! a peer listener forms its cluster of one here (`one_member`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use steeple_spiffe_core::random::Random;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::apply::TableError;
+use crate::config::Config;
+use crate::core::{Core, CoreParts};
+use crate::error::{OpenError, RunError};
+use crate::forward::{Forwarder, NoPeers};
+use crate::handle::StoreHandle;
+use crate::ids::MemberId;
+use crate::local::Identity;
+use crate::net::{PeerNetwork, PeerNetworkParts};
+use crate::one_member;
+use crate::raft::log_store::LogStore;
+use crate::raft::no_network::NoNetwork;
+use crate::raft::node;
+use crate::raft::state_machine::StateMachine;
+use crate::seams::{Seams, Storage};
+use crate::storage::Engine;
+
+/// How long stopping consensus may take; what is written is durable already.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A member of a cluster, opened but not yet running.
+#[derive(Debug)]
+pub struct Store {
+    core: Arc<Core>,
+    /// `None`: a cluster of one member, without a peer listener.
+    network: Option<Arc<PeerNetwork>>,
+}
+
+impl Store {
+    /// Opens the folder (or makes it) and starts consensus, which stays idle until [`Self::run`] forms
+    /// or joins a cluster, or finds that it belongs to one.
+    ///
+    /// # Errors
+    ///
+    /// If the folder is foreign, corrupt, in use or another cluster's, if the cluster key does not fit,
+    /// or if the disk fails. Nothing is repaired or overwritten.
+    pub async fn open(config: Config, seams: Seams) -> Result<Self, OpenError> {
+        let config = Arc::new(config);
+        let engine = open_engine(&config, &seams.storage)?;
+        let corrupt = |error: TableError| corrupt(&config, &error);
+        let identity = establish_identity(&config, seams.random.as_ref(), &engine)?;
+        let (machine, feed) = StateMachine::open(&engine).map_err(corrupt)?;
+        check_cluster(&config, &engine)?;
+        let log = LogStore::open(Arc::clone(&engine.log)).map_err(|e| corrupt(e.into()))?;
+
+        let network = match config.bind {
+            None => None,
+            Some(_) => Some(PeerNetwork::open(PeerNetworkParts {
+                config: Arc::clone(&config),
+                transport: Arc::clone(&seams.transport),
+                clock: Arc::clone(&seams.clock),
+                random: Arc::clone(&seams.random),
+                member_id: identity.member_id,
+                cluster_id: identity.cluster_id,
+            })?),
+        };
+        let member_id = identity.member_id;
+        let (raft, forwarder): (_, Arc<dyn Forwarder>) = match &network {
+            None => {
+                let raft = node::start(&config, member_id, NoNetwork, log, machine).await?;
+                (raft, Arc::new(NoPeers))
+            }
+            Some(network) => {
+                let factory = network.factory();
+                let raft = node::start(&config, member_id, factory, log, machine).await?;
+                (raft, Arc::clone(network) as Arc<dyn Forwarder>)
+            }
+        };
+        let core = Core::new(CoreParts {
+            config,
+            clock: seams.clock,
+            random: seams.random,
+            member_id,
+            engine,
+            raft,
+            feed,
+            forwarder,
+        });
+        Ok(Self { core: Arc::new(core), network })
+    }
+
+    /// The way to this store for everyone else. Works from now on; waits for [`Self::run`] to make
+    /// progress.
+    pub fn handle(&self) -> StoreHandle {
+        StoreHandle::new(Arc::clone(&self.core))
+    }
+
+    /// Forms, joins or resumes, then serves until `shutdown`, then hands over leadership and stops.
+    ///
+    /// # Errors
+    ///
+    /// If consensus stopped (a write or sync failed, apply found corrupt state), if this member was
+    /// removed from its cluster, or if the listener failed. The process must end: nothing here may be
+    /// used again.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let Self { core, network } = self;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(follow_consensus(Arc::clone(&core)));
+        tasks.spawn(follow_formation(Arc::clone(&core)));
+        tasks.spawn(live(Arc::clone(&core), network, stop.clone()));
+        let result = tokio::select! {
+            // None of these ends before it is told to, unless something failed.
+            ended = tasks.join_next() => outcome_of(ended),
+            () = shutdown.cancelled() => {
+                hand_over(&core).await;
+                Ok(())
+            }
+        };
+        stop.cancel();
+        let stopping = async {
+            if let Err(error) = core.raft.shutdown().await {
+                tracing::warn!(%error, "consensus did not stop cleanly");
+            }
+            tasks.shutdown().await;
+        };
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, stopping).await.is_err() {
+            tracing::warn!("store did not stop in time");
+        }
+        result
+    }
+}
+
+/// Forms or joins a cluster and serves peers, until told to stop.
+async fn live(
+    core: Arc<Core>,
+    network: Option<Arc<PeerNetwork>>,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    match network {
+        Some(network) => crate::cluster::run(core, network, stop).await,
+        None => one_member::run(core, stop).await,
+    }
+}
+
+fn outcome_of(ended: Option<Result<Result<(), RunError>, JoinError>>) -> Result<(), RunError> {
+    match ended {
+        Some(Ok(result)) => result,
+        // A panic in a task of ours is a bug: the process must not go on without it.
+        Some(Err(error)) => Err(RunError::Consensus(error.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// Gives leadership to another voter, if this member leads and there is one.
+async fn hand_over(core: &Arc<Core>) {
+    if !core.leadership_now().is_self {
+        return;
+    }
+    let voters = core.metrics().membership_config.voter_ids().count();
+    if voters < 2 {
+        return;
+    }
+    match core.transfer_leadership(None).await {
+        Ok(took) => tracing::info!(took_ms = took.as_millis(), "leadership handed over"),
+        Err(error) => tracing::warn!(%error, "failed to hand over leadership"),
+    }
+}
+
+fn open_engine(config: &Config, storage: &Storage) -> Result<Engine, OpenError> {
+    match storage {
+        Storage::Memory(disk) => Ok(disk.engine()),
+        #[cfg(feature = "rocks")]
+        Storage::Rocks => crate::rocks::open(&config.data_dir),
+        #[cfg(not(feature = "rocks"))]
+        Storage::Rocks => {
+            tracing::debug!(folder = %config.data_dir.display(), "built without RocksDB");
+            Err(OpenError::NoDiskStorage)
+        }
+    }
+}
+
+fn corrupt(config: &Config, error: &TableError) -> OpenError {
+    OpenError::Corrupt { folder: config.data_dir.clone(), reason: error.to_string() }
+}
+
+/// Finds who this member is, or makes it someone; checks that the configuration fits.
+fn establish_identity(
+    config: &Config,
+    random: &dyn Random,
+    engine: &Engine,
+) -> Result<Identity, OpenError> {
+    let corrupt = |error: TableError| corrupt(config, &error);
+    let Some(mut identity) = engine.local.find_identity().map_err(corrupt)? else {
+        let identity = Identity {
+            // Zero stands for "no member" in messages.
+            member_id: MemberId(random.u64().max(1)),
+            cluster_id: None,
+            cluster_name: config.cluster_name.clone(),
+            trust_domain: config.trust_domain.to_string(),
+            key_checks: config.keys.checks(),
+        };
+        engine.local.found(&identity).map_err(corrupt)?;
+        return Ok(identity);
+    };
+    differs("cluster name", &identity.cluster_name, &config.cluster_name)?;
+    differs("trust domain", &identity.trust_domain, config.trust_domain.as_str())?;
+    if let (Some(found), Some(configured)) = (identity.cluster_id, config.cluster_id) {
+        differs("cluster", &found.to_string(), &configured.to_string())?;
+    }
+    let held = config.keys.checks();
+    if !identity.key_checks.iter().any(|stored| held.contains(stored)) {
+        let key_id = identity.key_checks.first().map_or_else(String::new, |(id, _)| id.clone());
+        return Err(OpenError::WrongClusterKey { key_id });
+    }
+    if identity.key_checks != held {
+        identity.key_checks = held;
+        engine.local.set_identity(&identity).map_err(corrupt)?;
+    }
+    Ok(identity)
+}
+
+/// Checks the replicated state against the configuration.
+fn check_cluster(config: &Config, engine: &Engine) -> Result<(), OpenError> {
+    let cluster = crate::apply::read_cluster(engine.tables.as_ref())
+        .map_err(|error| corrupt(config, &error))?;
+    let Some(cluster) = cluster else { return Ok(()) };
+    differs("cluster name", &cluster.name, &config.cluster_name)?;
+    differs("trust domain", cluster.trust_domain.as_str(), config.trust_domain.as_str())?;
+    match config.cluster_id {
+        Some(id) => differs("cluster", &cluster.cluster_id.to_string(), &id.to_string()),
+        None => Ok(()),
+    }
+}
+
+fn differs(what: &'static str, found: &str, configured: &str) -> Result<(), OpenError> {
+    if found == configured {
+        return Ok(());
+    }
+    Err(OpenError::OtherCluster {
+        what,
+        found: found.to_owned(),
+        configured: configured.to_owned(),
+    })
+}
+
+/// Keeps the leadership watch current; ends when consensus does.
+async fn follow_consensus(core: Arc<Core>) -> Result<(), RunError> {
+    let mut metrics = core.raft.metrics();
+    loop {
+        let fatal = {
+            let now = metrics.borrow_watched();
+            now.running_state.as_ref().err().map(ToString::to_string)
+        };
+        if let Some(fatal) = fatal {
+            return Err(RunError::Consensus(fatal));
+        }
+        let leadership = core.leadership_now();
+        core.leadership.send_if_modified(|known| {
+            let changed = *known != leadership;
+            *known = leadership;
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return Err(RunError::Consensus("it ended".to_owned()));
+        }
+    }
+}
+
+/// Notes that the cluster exists, once its first command is applied.
+async fn follow_formation(core: Arc<Core>) -> Result<(), RunError> {
+    let mut reached = core.feed.reached();
+    let formed = reached.wait_for(|reached| reached.formed).await.is_ok();
+    if formed {
+        core.formed.send_replace(true);
+    }
+    std::future::pending().await
+}

@@ -1,0 +1,138 @@
+//! A store in memory for tests of this and other crates: one member, formed, gone with its value.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_spiffe_core::random::{Random, SystemRandom};
+use steeple_spiffe_core::time::SystemClock;
+use steeple_spiffe_core::{Clock, TrustDomain};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::cluster_key::ClusterKeys;
+use crate::config::Config;
+use crate::error::{OpenError, ProposeError, RunError};
+use crate::handle::StoreHandle;
+use crate::ids::RequestId;
+use crate::mem::MemoryDisk;
+use crate::net::Tcp;
+use crate::outcome::Applied;
+use crate::seams::{Seams, Storage};
+use crate::store::Store;
+
+/// Tests wait so long for anything; it is there in milliseconds.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running member. Stops when dropped.
+#[derive(Debug)]
+pub struct TestStore {
+    /// The way to the store.
+    pub handle: StoreHandle,
+    task: JoinHandle<Result<(), RunError>>,
+    guard: DropGuard,
+}
+
+/// A configuration of one member without a peer listener.
+///
+/// # Panics
+///
+/// Never: its constants are valid.
+pub fn config(data_dir: PathBuf) -> Config {
+    let keys = ClusterKeys::parse("AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+        .expect("the test key is 32 bytes in base64");
+    Config {
+        data_dir,
+        cluster_name: "test".to_owned(),
+        cluster_id: None,
+        trust_domain: TrustDomain::parse("example.org").expect("the test trust domain is valid"),
+        bind: None,
+        advertise: "localhost:0".to_owned(),
+        peers: Vec::new(),
+        keys: Arc::new(keys),
+        voters_max: 1,
+        replace_dead_after: Duration::ZERO,
+        heartbeat_interval: Duration::from_millis(50),
+        version: "test".to_owned(),
+        leave_on_terminate: false,
+    }
+}
+
+/// The machine's clock and randomness, and the given storage.
+pub fn seams(storage: Storage) -> Seams {
+    seams_with(storage, Arc::new(SystemClock), Arc::new(SystemRandom))
+}
+
+/// The given clock, randomness and storage.
+pub fn seams_with(storage: Storage, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Seams {
+    Seams { clock, random, storage, transport: Arc::new(Tcp) }
+}
+
+impl TestStore {
+    /// One member in memory, formed, with trust domain `example.org`.
+    ///
+    /// # Panics
+    ///
+    /// If it does not start within [`DEADLINE`].
+    pub async fn start() -> Self {
+        let seams = seams(Storage::Memory(MemoryDisk::new()));
+        Self::open(config(PathBuf::new()), seams).await.expect("a store in memory opens")
+    }
+
+    /// One member on the given storage, formed.
+    ///
+    /// # Errors
+    ///
+    /// If it does not open.
+    ///
+    /// # Panics
+    ///
+    /// If it does not form within [`DEADLINE`].
+    pub async fn open(config: Config, seams: Seams) -> Result<Self, OpenError> {
+        let store = Store::open(config, seams).await?;
+        let handle = store.handle();
+        let shutdown = CancellationToken::new();
+        let guard = shutdown.clone().drop_guard();
+        let task = tokio::spawn(store.run(shutdown));
+        let ready = async {
+            let mut formed = handle.formed();
+            let mut leadership = handle.leadership();
+            formed.wait_for(|formed| *formed).await.expect("the handle keeps the watch");
+            leadership.wait_for(|l| l.is_self).await.expect("the handle keeps the watch");
+            handle.read_barrier(Instant::now() + DEADLINE).await.expect("one member is a quorum");
+        };
+        tokio::time::timeout(DEADLINE, ready).await.expect("one member forms its cluster");
+        Ok(Self { handle, task, guard })
+    }
+
+    /// Proposes as an ordinary caller, or as the leader's duty if the command is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreHandle::propose`].
+    pub async fn apply(&self, command: crate::Command) -> Result<Applied, ProposeError> {
+        if command.is_duty() {
+            let term = self.handle.leadership().borrow().term;
+            return self.handle.propose_duty(command, term).await;
+        }
+        let mut id = [0; 16];
+        SystemRandom.fill(&mut id);
+        self.handle.propose(command, RequestId(id), Instant::now() + DEADLINE).await
+    }
+
+    /// Stops and waits for the end.
+    ///
+    /// # Errors
+    ///
+    /// What [`Store::run`] ended with.
+    ///
+    /// # Panics
+    ///
+    /// If the store panicked.
+    pub async fn stop(self) -> Result<(), RunError> {
+        drop(self.guard);
+        drop(self.handle);
+        self.task.await.expect("the store does not panic")
+    }
+}

@@ -1,0 +1,436 @@
+//! Clusters of several members in one process: forming, replicating, losing members, joining.
+//!
+//! Members talk through pipes that can be cut, with real TLS, gRPC and consensus on top; one test uses
+//! TCP and RocksDB instead. Waits for conditions, never for time.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_raft_store::command::{Command, CreateJoinToken};
+use steeple_raft_store::testing::{config, seams};
+use steeple_raft_store::{
+    ClusterKeys, Config, Contact, MemberId, MemberState, MemoryDisk, PipeNetwork, ProposeError,
+    RequestId, Role, RunError, Seams, Storage, Store, StoreHandle,
+};
+use steeple_spiffe_core::random::{Random, SystemRandom};
+use steeple_spiffe_core::time::{Clock, SystemClock};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// For what takes an election or two, on a machine that does other things too.
+const SOON: Duration = Duration::from_secs(20);
+
+struct Member {
+    name: String,
+    handle: StoreHandle,
+    disk: Arc<MemoryDisk>,
+    config: Config,
+    shutdown: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+struct Cluster {
+    network: PipeNetwork,
+    members: Vec<Member>,
+}
+
+/// What members log is shown with a test that fails; RUST_LOG chooses.
+fn log_to_test_output() {
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer();
+    // All tests of this binary share one.
+    subscriber.try_init().ok();
+}
+
+fn address(number: u16) -> String {
+    format!("m{number}:{number}")
+}
+
+fn member_config(number: u16, peers: &[u16]) -> Config {
+    Config {
+        bind: Some(SocketAddr::from(([127, 0, 0, 1], number))),
+        advertise: address(number),
+        peers: peers.iter().map(|peer| address(*peer)).collect(),
+        voters_max: 5,
+        ..config(PathBuf::new())
+    }
+}
+
+impl Member {
+    async fn start(network: &PipeNetwork, config: Config, disk: Arc<MemoryDisk>) -> Self {
+        log_to_test_output();
+        let name = config.advertise.clone();
+        let transport = Arc::new(network.endpoint(&name));
+        let seams = Seams { transport, ..seams(Storage::Memory(disk.clone())) };
+        let store = Store::open(config.clone(), seams).await.unwrap();
+        let handle = store.handle();
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(store.run(shutdown.clone()));
+        Self { name, handle, disk, config, shutdown, task }
+    }
+
+    fn id(&self) -> MemberId {
+        self.handle.status().member_id
+    }
+
+    /// Ends as a killed process does: nothing is said to anyone.
+    async fn kill(self, network: &PipeNetwork) -> (Config, Arc<MemoryDisk>) {
+        network.cut(&self.name);
+        self.task.abort();
+        self.task.await.ok();
+        network.heal(&self.name);
+        (self.config, self.disk)
+    }
+
+    async fn stop(self) -> (Config, Arc<MemoryDisk>) {
+        self.shutdown.cancel();
+        timeout(SOON, self.task).await.unwrap().unwrap().unwrap();
+        (self.config, self.disk)
+    }
+
+    async fn forming_text(&self, wanted: &str) -> String {
+        eventually(wanted, || match self.handle.status().state {
+            MemberState::Forming { text } if text.contains(wanted) => Some(text),
+            MemberState::Forming { .. } | MemberState::Joining | MemberState::Member => None,
+        })
+        .await
+    }
+}
+
+impl Cluster {
+    async fn form(numbers: &[u16]) -> Self {
+        let network = PipeNetwork::default();
+        let mut members = Vec::new();
+        for number in numbers {
+            let config = member_config(*number, numbers);
+            members.push(Member::start(&network, config, MemoryDisk::new()).await);
+        }
+        let cluster = Self { network, members };
+        for member in &cluster.members {
+            formed(&member.handle).await;
+        }
+        cluster
+    }
+
+    async fn add(&mut self, config: Config, disk: Arc<MemoryDisk>) {
+        self.members.push(Member::start(&self.network, config, disk).await);
+    }
+
+    async fn leader(&self) -> usize {
+        eventually("a leader", || {
+            self.members.iter().position(|m| m.handle.leadership().borrow().is_self)
+        })
+        .await
+    }
+
+    async fn voters(&self, count: usize) {
+        eventually("voters", || {
+            self.members.iter().all(|m| voters(&m.handle).len() == count).then_some(())
+        })
+        .await;
+    }
+}
+
+fn voters(handle: &StoreHandle) -> Vec<MemberId> {
+    let members = handle.status().members;
+    members.into_iter().filter(|m| m.role == Role::Voter).map(|m| m.id).collect()
+}
+
+async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    within(SOON, what, &mut condition).await
+}
+
+async fn within<T>(limit: Duration, what: &str, condition: &mut impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(met) = condition() {
+            return met;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {limit:?}");
+        let look_again = tokio::time::interval(Duration::from_millis(5));
+        tokio::pin!(look_again);
+        look_again.tick().await;
+        look_again.tick().await;
+    }
+}
+
+async fn formed(handle: &StoreHandle) {
+    let mut formed = handle.formed();
+    let waiting = formed.wait_for(|formed| *formed);
+    if timeout(SOON, waiting).await.is_err() {
+        panic!("not formed: {:?}", handle.status());
+    }
+}
+
+fn token(text: String) -> Command {
+    Command::CreateJoinToken(CreateJoinToken {
+        token: text,
+        expires_at: SystemClock.now().plus(Duration::from_secs(3600)),
+        alias: None,
+    })
+}
+
+async fn propose(handle: &StoreHandle, text: &str) -> Result<(), ProposeError> {
+    let mut id = [0; 16];
+    SystemRandom.fill(&mut id);
+    let deadline = Instant::now() + SOON;
+    let applied = handle.propose(token(text.to_owned()), RequestId(id), deadline).await?;
+    applied.outcome.unwrap();
+    Ok(())
+}
+
+async fn caught_up(handle: &StoreHandle, with: &StoreHandle) {
+    let goal = with.revision();
+    eventually("catching up", || (handle.revision() >= goal).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_form_replicate_forward_and_read_on_every_member() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let ids: Vec<_> = cluster.members.iter().map(|m| m.handle.status().cluster_id).collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    cluster.voters(3).await;
+    for (number, member) in cluster.members.iter().enumerate() {
+        propose(&member.handle, &format!("from {number}")).await.unwrap();
+        let mut last = member.handle.revision();
+        for other in &cluster.members {
+            let read = other.handle.read_barrier(Instant::now() + SOON).await.unwrap();
+            assert!(read.revision >= last, "a read misses what was acknowledged before it");
+            last = last.max(read.revision);
+            assert_eq!(other.handle.contact(), Contact::InContact);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_leader_is_replaced_and_rejoins_with_all_that_was_acknowledged() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    propose(&cluster.members[0].handle, "before").await.unwrap();
+    let leader = cluster.leader().await;
+    let killed = cluster.members.remove(leader);
+    let started = Instant::now();
+    let (config, disk) = killed.kill(&cluster.network).await;
+    cluster.leader().await;
+    let elected = started.elapsed();
+    propose(&cluster.members[0].handle, "after").await.unwrap();
+    println!("new leader after {elected:?}, first write after {:?}", started.elapsed());
+    assert!(elected < Duration::from_secs(3), "{elected:?}");
+
+    cluster.add(config, disk).await;
+    caught_up(&cluster.members[2].handle, &cluster.members[0].handle).await;
+    cluster.members[2].handle.read_barrier(Instant::now() + SOON).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_when_a_leader_stops() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let stopping = cluster.members.remove(leader);
+    stopping.stop().await;
+    cluster.leader().await;
+    propose(&cluster.members[0].handle, "after").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_off_leader_confirms_no_read_and_comes_back_without_an_election() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let cut = &cluster.members[leader];
+    cluster.network.cut(&cut.name);
+    let others: Vec<_> =
+        cluster.members.iter().filter(|m| m.id() != cut.id()).map(|m| &m.handle).collect();
+    let new = eventually("another leader", || {
+        others.iter().find(|handle| handle.leadership().borrow().is_self).copied()
+    })
+    .await;
+    propose(new, "on the other side").await.unwrap();
+    let read = cut.handle.read_barrier(Instant::now() + Duration::from_millis(500)).await;
+    assert!(read.is_err(), "{read:?}");
+    eventually("lost contact", || {
+        matches!(cut.handle.contact(), Contact::Lost { .. }).then_some(())
+    })
+    .await;
+    let term = new.leadership().borrow().term;
+    cluster.network.heal(&cut.name);
+    caught_up(&cut.handle, new).await;
+    eventually("contact", || (cut.handle.contact() == Contact::InContact).then_some(())).await;
+    assert_eq!(new.leadership().borrow().term, term, "pre-vote keeps the term");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_cluster_restarts_with_what_it_had() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    propose(&cluster.members[0].handle, "kept").await.unwrap();
+    let revision = cluster.members[0].handle.revision();
+    let mut kept = Vec::new();
+    for member in cluster.members.drain(..) {
+        kept.push(member.kill(&cluster.network).await);
+    }
+    for (config, disk) in kept {
+        cluster.add(config, disk).await;
+    }
+    for member in &cluster.members {
+        let read = member.handle.read_barrier(Instant::now() + SOON).await.unwrap();
+        assert!(read.revision >= revision);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lags_behind_the_log_is_fed_a_snapshot() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    let (config, disk) = cluster.members.remove(behind).kill(&cluster.network).await;
+    let writer = cluster.members[0].handle.clone();
+    // More than is kept behind a snapshot, and enough for one.
+    let writes = (0..32_u32).map(|lane| {
+        let writer = writer.clone();
+        async move {
+            for number in 0..1_000_u32 {
+                propose(&writer, &format!("{lane}/{number}")).await.unwrap();
+            }
+        }
+    });
+    futures::future::join_all(writes).await;
+    cluster.add(config, disk).await;
+    let late = cluster.members[2].handle.clone();
+    caught_up(&late, &writer).await;
+    let (ours, theirs) = (late.subscribe().unwrap(), writer.subscribe().unwrap());
+    assert_eq!(ours.snapshot.len(), theirs.snapshot.len());
+    propose(&late, "afterwards").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_join_as_learners_and_become_voters_two_at_a_time() {
+    let mut cluster = Cluster::form(&[1]).await;
+    propose(&cluster.members[0].handle, "early").await.unwrap();
+    cluster.add(member_config(2, &[1]), MemoryDisk::new()).await;
+    formed(&cluster.members[1].handle).await;
+    propose(&cluster.members[1].handle, "through a learner").await.unwrap();
+    assert_eq!(voters(&cluster.members[0].handle).len(), 1, "two voters are worse than one");
+    cluster.add(member_config(3, &[2, 3]), MemoryDisk::new()).await;
+    cluster.voters(3).await;
+    propose(&cluster.members[2].handle, "late").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_lost_its_folder_takes_its_old_seat() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let lost = cluster.members.remove(2);
+    let old = lost.id();
+    let (config, _) = lost.kill(&cluster.network).await;
+    cluster.add(config, MemoryDisk::new()).await;
+    let new = cluster.members[2].id();
+    assert_ne!(old, new);
+    let handle = &cluster.members[0].handle;
+    within(Duration::from_secs(60), "seat", &mut || {
+        let voters = voters(handle);
+        (voters.contains(&new) && !voters.contains(&old) && voters.len() == 3).then_some(())
+    })
+    .await;
+    propose(&cluster.members[2].handle, "from the new one").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_members_may_move_at_once() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let mut kept = Vec::new();
+    for member in cluster.members.drain(..) {
+        kept.push(member.kill(&cluster.network).await);
+    }
+    for ((_, disk), number) in kept.into_iter().zip([11, 12, 13]) {
+        cluster.add(member_config(number, &[11, 12, 13]), disk).await;
+    }
+    propose(&cluster.members[0].handle, "moved").await.unwrap();
+    let handle = &cluster.members[0].handle;
+    eventually("committed addresses", || {
+        let members = handle.status().members;
+        let addresses: Vec<_> = members.iter().map(|m| m.address.as_str()).collect();
+        [11, 12, 13].iter().all(|n| addresses.contains(&address(*n).as_str())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_a_cluster_from_forming_is_said_with_the_fix() {
+    let network = PipeNetwork::default();
+    let start = async |config: Config| Member::start(&network, config, MemoryDisk::new()).await;
+    let one = start(member_config(1, &[1, 2, 3])).await;
+    let text = one.forming_text("missing").await;
+    assert_eq!(
+        text,
+        "waiting for founders: 1 of 3, missing m2:2 (connection refused), m3:3 (connection refused)"
+    );
+
+    let other_key = ClusterKeys::parse("AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=").unwrap();
+    let keys = Arc::new(other_key);
+    let two = start(Config { keys, ..member_config(2, &[1, 2, 3]) }).await;
+    let text = one.forming_text("cluster key").await;
+    assert!(text.contains("m2:2 (cluster key differs; give both members the same"), "{text}");
+    two.kill(&network).await;
+
+    let two = start(member_config(2, &[1, 2, 3])).await;
+    let name = Config { cluster_name: "other".to_owned(), ..member_config(3, &[1, 2, 3]) };
+    let three = start(name).await;
+    let text = one.forming_text("cluster.name").await;
+    assert_eq!(text, "m3:3 has cluster.name \"other\", ours is \"test\"; make them the same");
+    three.kill(&network).await;
+
+    let three = start(member_config(3, &[1, 2, 3])).await;
+    for member in [&one, &two, &three] {
+        formed(&member.handle).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_taken_port_ends_the_store_with_the_fix() {
+    let network = PipeNetwork::default();
+    let first = Member::start(&network, member_config(1, &[1]), MemoryDisk::new()).await;
+    formed(&first.handle).await;
+    let second = Member::start(&network, member_config(1, &[1]), MemoryDisk::new()).await;
+    let error = timeout(SOON, second.task).await.unwrap().unwrap().unwrap_err();
+    let text = "peer network: address 127.0.0.1:1 is taken by another process; \
+                stop it or set cluster.bind_port";
+    assert_eq!(error.to_string(), text);
+}
+
+#[cfg(feature = "rocks")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_form_over_tcp_on_disks() {
+    let free_port = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    let binds = [free_port(), free_port(), free_port()];
+    let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let peers: Vec<String> = binds.iter().map(ToString::to_string).collect();
+    let mut handles = Vec::new();
+    let mut tasks = Vec::new();
+    let shutdown = CancellationToken::new();
+    for (bind, folder) in binds.iter().zip(&folders) {
+        let config = Config {
+            bind: Some(*bind),
+            advertise: bind.to_string(),
+            peers: peers.clone(),
+            voters_max: 3,
+            ..config(folder.path().join("raft"))
+        };
+        let store = Store::open(config, seams(Storage::Rocks)).await.unwrap();
+        handles.push(store.handle());
+        tasks.push(tokio::spawn(store.run(shutdown.clone())));
+    }
+    for handle in &handles {
+        formed(handle).await;
+        propose(handle, &handle.status().member_id.to_string()).await.unwrap();
+    }
+    for handle in &handles {
+        handle.read_barrier(Instant::now() + SOON).await.unwrap();
+    }
+    shutdown.cancel();
+    for task in tasks {
+        timeout(SOON, task).await.unwrap().unwrap().unwrap();
+    }
+}
