@@ -108,7 +108,15 @@ impl Parser<'_> {
                     let value = self.object(token.pos)?;
                     return Ok(Item { key, labels, value });
                 }
-                other => {
+                other @ (TokenKind::End
+                | TokenKind::Heredoc(_)
+                | TokenKind::Number(_)
+                | TokenKind::Float(_)
+                | TokenKind::Bool(_)
+                | TokenKind::Comma
+                | TokenKind::RightBrace
+                | TokenKind::LeftBracket
+                | TokenKind::RightBracket) => {
                     let got = other.describe();
                     let message =
                         format!("expected \"=\" or \"{{\" after \"{}\"; got {got}", key.text);
@@ -135,7 +143,11 @@ impl Parser<'_> {
                 let message = format!("text must stand in quotes: \"{name}\"");
                 return Err(ParseError::new(token.pos, message));
             }
-            other => {
+            other @ (TokenKind::End
+            | TokenKind::Assign
+            | TokenKind::Comma
+            | TokenKind::RightBrace
+            | TokenKind::RightBracket) => {
                 let message = format!("expected a value; got {}", other.describe());
                 return Err(ParseError::new(token.pos, message));
             }

@@ -92,3 +92,35 @@ impl AgentRecord {
         self.serials.current.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn serials_take_decimal_digits_and_nothing_else() {
+        assert_eq!(Serial::from_decimal("0123").unwrap().as_str(), "0123");
+        for text in ["", "-1", "+1", "1 ", "0x1", "١"] {
+            assert_eq!(Serial::from_decimal(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn largest_serial_converts_exactly() {
+        let serial = Serial::from_be_bytes(&[0xff; 20]);
+        assert_eq!(serial.as_str(), "1461501637330902918203684832716283019655932542975");
+        assert_eq!(Serial::from_be_bytes(&[]).as_str(), "0");
+        assert_eq!(Serial::from_be_bytes(&[0, 0]).as_str(), "0");
+    }
+
+    proptest! {
+        #[test]
+        fn conversion_agrees_with_integer_printing(bytes: [u8; 16], zeros in 0_usize..5) {
+            let padded = [vec![0; zeros], bytes.to_vec()].concat();
+            let expected = u128::from_be_bytes(bytes).to_string();
+            prop_assert_eq!(Serial::from_be_bytes(&padded).to_string(), expected);
+        }
+    }
+}

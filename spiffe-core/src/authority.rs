@@ -90,3 +90,14 @@ pub struct Authority {
     /// Whether an operator marked it tainted.
     pub tainted: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x509_authorities_are_named_by_lower_case_hex() {
+        let id = AuthorityId::from_subject_key_id(&[0x0a, 0xff, 0x00]);
+        assert_eq!(id.to_string(), "0aff00");
+    }
+}

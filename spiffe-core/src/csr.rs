@@ -111,19 +111,21 @@ impl CertificateRequest {
     }
 
     fn take_names(&mut self, extension: &ParsedExtension<'_>) -> Result<(), CsrError> {
-        let names = match extension {
-            ParsedExtension::SubjectAlternativeName(SubjectAlternativeName { general_names }) => {
-                general_names
-            }
-            ParsedExtension::ParseError { .. } => return Err(CsrError::BadName),
-            _ => return Ok(()),
+        if let ParsedExtension::ParseError { .. } = extension {
+            return Err(CsrError::BadName);
+        }
+        let ParsedExtension::SubjectAlternativeName(SubjectAlternativeName { general_names }) =
+            extension
+        else {
+            return Ok(());
         };
-        for name in names {
-            match name {
-                GeneralName::URI(uri) => self.uris.push((*uri).to_owned()),
-                GeneralName::DNSName(dns_name) => self.dns_names.push((*dns_name).to_owned()),
-                GeneralName::Invalid(..) => return Err(CsrError::BadName),
-                _ => {}
+        for name in general_names {
+            if let GeneralName::URI(uri) = name {
+                self.uris.push((*uri).to_owned());
+            } else if let GeneralName::DNSName(dns_name) = name {
+                self.dns_names.push((*dns_name).to_owned());
+            } else if let GeneralName::Invalid(..) = name {
+                return Err(CsrError::BadName);
             }
         }
         Ok(())

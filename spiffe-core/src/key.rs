@@ -80,3 +80,21 @@ impl Secret {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_types_read_in_any_case_and_print_as_configured() {
+        for name in ["ec-p256", "ec-p384", "rsa-2048", "rsa-4096"] {
+            let read: KeyType = name.to_uppercase().parse().unwrap();
+            assert_eq!(read.to_string(), name);
+        }
+        let error = "ec-p521".parse::<KeyType>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "key type \"ec-p521\" is unknown; must be one of [rsa-2048, rsa-4096, ec-p256, ec-p384]"
+        );
+    }
+}

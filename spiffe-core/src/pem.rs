@@ -50,9 +50,9 @@ pub fn encode_certificates(ders: &[Vec<u8>]) -> String {
 /// Reads a text of one or more certificates; their DER is not parsed.
 pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, PemError> {
     let blocks = decode(text)?;
-    let take = |(kind, der): (SectionKind, Vec<u8>)| match kind {
-        SectionKind::Certificate => Ok(der),
-        other => Err(wrong_kind("CERTIFICATE", &other)),
+    let take = |(kind, der): (SectionKind, Vec<u8>)| {
+        let fits = matches!(kind, SectionKind::Certificate);
+        if fits { Ok(der) } else { Err(wrong_kind("CERTIFICATE", &kind)) }
     };
     blocks.into_iter().map(take).collect()
 }
@@ -72,11 +72,14 @@ pub fn decode_private_key(text: &str) -> Result<Secret, PemError> {
         return Err(PemError::TooMany(count));
     }
     let der = Secret::new(der);
-    let pkcs8 = match kind {
-        SectionKind::PrivateKey => der,
-        SectionKind::EcPrivateKey => sec1_to_pkcs8(der.expose())?,
-        SectionKind::RsaPrivateKey => pkcs1_to_pkcs8(der.expose())?,
-        other => return Err(wrong_kind("PRIVATE KEY", &other)),
+    let pkcs8 = if matches!(kind, SectionKind::PrivateKey) {
+        der
+    } else if matches!(kind, SectionKind::EcPrivateKey) {
+        sec1_to_pkcs8(der.expose())?
+    } else if matches!(kind, SectionKind::RsaPrivateKey) {
+        pkcs1_to_pkcs8(der.expose())?
+    } else {
+        return Err(wrong_kind("PRIVATE KEY", &kind));
     };
     LocalSigner::from_pkcs8(pkcs8.expose()).map_err(|_rejected| PemError::BadPrivateKey)?;
     Ok(pkcs8)

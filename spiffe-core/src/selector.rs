@@ -113,3 +113,41 @@ impl SelectorMatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_match_in_the_four_ways_of_spire() {
+        let set = |items: &str| -> BTreeSet<char> { items.chars().collect() };
+        // stored, given, exact, subset, superset, any
+        let cases = [
+            ("ab", "ab", true, true, true, true),
+            ("a", "ab", false, true, false, true),
+            ("ab", "a", false, false, true, true),
+            ("ac", "ab", false, false, false, true),
+            ("c", "ab", false, false, false, false),
+            ("", "ab", false, false, false, false),
+            ("", "", true, false, true, false),
+            ("a", "", false, false, true, false),
+        ];
+        for (stored, given, exact, subset, superset, any) in cases {
+            let check = |how: SelectorMatch| how.matches(&set(stored), &set(given));
+            let got = [
+                check(SelectorMatch::Exact),
+                check(SelectorMatch::Subset),
+                check(SelectorMatch::Superset),
+                check(SelectorMatch::Any),
+            ];
+            assert_eq!(got, [exact, subset, superset, any], "{stored:?} against {given:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_first_colon_splits() {
+        let selector: Selector = "k8s:pod-label:app:web".parse().unwrap();
+        assert_eq!((selector.kind(), selector.value()), ("k8s", "pod-label:app:web"));
+        assert_eq!(selector.to_string(), "k8s:pod-label:app:web");
+    }
+}

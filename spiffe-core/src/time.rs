@@ -138,3 +138,51 @@ impl Clock for SystemClock {
         Duration::new(secs, nanos)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_round_down_on_both_sides_of_the_epoch() {
+        let cases =
+            [(1_999, 1), (1_000, 1), (999, 0), (0, 0), (-1, -1), (-1_000, -1), (-1_001, -2)];
+        for (unix_ms, unix_s) in cases {
+            let time = Timestamp::from_unix_ms(unix_ms);
+            assert_eq!(time.unix_s(), unix_s, "{unix_ms}");
+            assert_eq!(time.floor_to_second().unix_ms(), unix_s * 1000, "{unix_ms}");
+        }
+        assert_eq!(Timestamp::from_unix_ms(-1).to_string(), "-1.999");
+        assert_eq!(Timestamp::from_unix_ms(1_050).to_string(), "1.050");
+    }
+
+    #[test]
+    fn arithmetic_saturates() {
+        let (first, last) = (Timestamp::from_unix_ms(i64::MIN), Timestamp::from_unix_ms(i64::MAX));
+        assert_eq!(last.plus(Duration::MAX), last);
+        assert_eq!(first.minus(Duration::from_secs(1)), first);
+        assert_eq!(Timestamp::from_unix_s(i64::MAX), last);
+        assert_eq!(first.since(last), Duration::ZERO);
+        assert_eq!(first.to_system_time(), UNIX_EPOCH);
+        let hour = Duration::from_secs(3600);
+        assert_eq!(Timestamp::UNIX_EPOCH.plus(hour).since(Timestamp::UNIX_EPOCH), hour);
+    }
+
+    #[test]
+    fn system_time_converts_both_ways() {
+        let time = Timestamp::from_unix_ms(1_763_769_599_123);
+        assert_eq!(Timestamp::from_system_time(time.to_system_time()), time);
+        let before_1970 = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(Timestamp::from_system_time(before_1970), Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn fixed_clock_moves_when_told_and_the_machines_runs() {
+        let clock = FixedClock::new(Timestamp::from_unix_s(10));
+        clock.advance(Duration::from_millis(1_500));
+        assert_eq!(clock.now(), Timestamp::from_unix_ms(11_500));
+        assert_eq!(clock.boot_time(), Duration::from_millis(11_500));
+        assert!(SystemClock.now() > Timestamp::from_unix_s(1_700_000_000));
+        assert!(SystemClock.boot_time() > Duration::ZERO);
+    }
+}

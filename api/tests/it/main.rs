@@ -4,6 +4,13 @@
 //! compares them, `additions` lists what SPIRE 1.15 has and the published files do not yet,
 //! `mutations` proves that no kind of difference slips through.
 
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "all of this is test code, its helpers too"
+)]
+
 mod additions;
 mod mutations;
 mod reference;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::field_descriptor_proto::Label;
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
     FileDescriptorSet, ServiceDescriptorProto,
@@ -161,11 +161,9 @@ fn field_fact(message: &DescriptorProto, field: &FieldDescriptorProto) -> String
         Label::Optional if field.proto3_optional() => "optional ",
         Label::Optional => "",
     };
-    let kind = match field.r#type() {
-        Type::Message | Type::Enum | Type::Group => {
-            field.type_name().trim_start_matches('.').to_owned()
-        }
-        scalar => scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
+    let kind = match &field.type_name {
+        Some(name) => name.trim_start_matches('.').to_owned(),
+        None => field.r#type().as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
     let oneof = field
         .oneof_index

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rustls::{CertificateError, OtherError};
+
 use crate::svid::x509::X509Error;
 
 /// Why a TLS configuration or identity cannot be made.
@@ -30,27 +32,26 @@ pub(super) enum Refusal {
     NoBundle(String),
 }
 
-/// The alert that fits the reason why a peer's chain is refused.
+/// The refusal as rustls reports it: with the alert that fits where rustls knows one.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki's errors: all others are told as they are"
+)]
 pub(super) fn chain_refused(error: X509Error) -> rustls::Error {
-    use rustls::CertificateError as Reason;
-    let reason = match error {
-        X509Error::Malformed(_) | X509Error::BadPublicKey | X509Error::BadName => {
-            Reason::BadEncoding
+    let X509Error::Untrusted(cause) = error else { return reason(error).into() };
+    let refusal = match cause {
+        webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
+        webpki::Error::CertExpired { time, not_after } => {
+            CertificateError::ExpiredContext { time, not_after }
         }
-        X509Error::Untrusted(webpki::Error::UnknownIssuer) => Reason::UnknownIssuer,
-        X509Error::Untrusted(webpki::Error::CertExpired { time, not_after }) => {
-            Reason::ExpiredContext { time, not_after }
+        webpki::Error::CertNotValidYet { time, not_before } => {
+            CertificateError::NotValidYetContext { time, not_before }
         }
-        X509Error::Untrusted(webpki::Error::CertNotValidYet { time, not_before }) => {
-            Reason::NotValidYetContext { time, not_before }
-        }
-        other => reason(other),
+        other => reason(X509Error::Untrusted(other)),
     };
-    reason.into()
+    refusal.into()
 }
 
-pub(super) fn reason(
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> rustls::CertificateError {
-    rustls::CertificateError::Other(rustls::OtherError(Arc::new(error)))
+pub(super) fn reason(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
+    CertificateError::Other(OtherError(Arc::new(error)))
 }

@@ -120,6 +120,10 @@ impl Parsed {
         Ok(parsed)
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is another crate's, and what we do not read we do not judge"
+    )]
     fn take(&mut self, extension: &ParsedExtension<'_>) -> Result<(), X509Error> {
         match extension {
             ParsedExtension::SubjectKeyIdentifier(id) => {
@@ -130,7 +134,7 @@ impl Parsed {
                 self.facts.authority_key_id = id.map(|id| id.0.to_vec()).unwrap_or_default();
             }
             ParsedExtension::BasicConstraints(constraints) => self.facts.is_ca = constraints.ca,
-            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.clone()),
+            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(*usage),
             ParsedExtension::SubjectAlternativeName(names) => {
                 for name in &names.general_names {
                     self.take_name(name)?;
@@ -144,6 +148,10 @@ impl Parsed {
         Ok(())
     }
 
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the enum is another crate's, and what we do not read we do not judge"
+    )]
     fn take_name(&mut self, name: &GeneralName<'_>) -> Result<(), X509Error> {
         match name {
             GeneralName::URI(uri) => self.facts.uris.push((*uri).to_owned()),

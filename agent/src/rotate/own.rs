@@ -1,0 +1,310 @@
+//! The agent's own certificate: kept, renewed, lost.
+//!
+//! Owns the certificate with its key on disk and in the TLS configuration, and the two ways to a new
+//! one: renewal, or attestation again where the method allows it. A new key is safe on disk before it
+//! is used; the certificate follows; then connections are opened anew. An agent whose certificate
+//! has expired goes on serving from its cache while it keeps trying.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use steeple_spiffe_core::svid::x509::certificate_facts;
+use steeple_spiffe_core::tls::Identity;
+use steeple_spiffe_core::{Clock, KeyType, LocalSigner, Random, Secret, SpiffeId, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::condition::Condition;
+use crate::attest::node::NodeAttestor;
+use crate::backoff::Backoff;
+use crate::disk::{AgentFile, DiskError, KeySlot, KeyStore};
+use crate::limits::{ROTATE_BACKOFF_MAX, ROTATE_CHECK_INTERVAL, SVID_SKEW};
+use crate::store::OwnBundle;
+use crate::upstream::{
+    Admitted, AttestError, CallError, CsrError, Upstream, attest, certificate_request, renew,
+};
+
+/// The own certificate could not be made or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum OwnSvidError {
+    /// No key.
+    #[error("generate key")]
+    Key(#[from] steeple_spiffe_core::signer::SignError),
+    /// No request.
+    #[error(transparent)]
+    Request(#[from] CsrError),
+    /// The files can't be read or written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What the server sent is no certificate for our key.
+    #[error("server sent an unusable certificate")]
+    Unusable(#[from] steeple_spiffe_core::tls::TlsError),
+    /// No evidence, or the server refused it.
+    #[error(transparent)]
+    Attest(#[from] AttestError),
+    /// The server refused the renewal.
+    #[error(transparent)]
+    Server(#[from] CallError),
+}
+
+impl OwnSvidError {
+    /// The server's answer, if it is one.
+    pub fn call_error(&self) -> Option<&CallError> {
+        match self {
+            Self::Server(error) | Self::Attest(AttestError::Server(error)) => Some(error),
+            Self::Key(_)
+            | Self::Request(_)
+            | Self::Disk(_)
+            | Self::Unusable(_)
+            | Self::Attest(AttestError::Evidence(_)) => None,
+        }
+    }
+}
+
+/// The files behind the certificate.
+#[derive(Debug)]
+pub struct Files {
+    /// Certificate and bundle.
+    pub data: AgentFile,
+    /// Private keys.
+    pub keys: KeyStore,
+    /// Where the key in use is.
+    slot: KeySlot,
+}
+
+impl Files {
+    /// Files as they were opened; which key is in use comes out when the certificate is read.
+    pub fn new(data: AgentFile, keys: KeyStore) -> Self {
+        Self { data, keys, slot: KeySlot::B }
+    }
+
+    /// A new key in the free slot, safe on disk, with its request.
+    pub fn new_key(&mut self) -> Result<NewKey, OwnSvidError> {
+        let (_, key) = LocalSigner::generate(KeyType::EcP256)?;
+        let csr = certificate_request(&key, None)?;
+        let slot = self.slot.other();
+        self.keys.store(slot, key.clone())?;
+        Ok(NewKey { slot, key, csr })
+    }
+
+    /// Keeps a certificate; its key is in use from now on.
+    pub fn keep(
+        &mut self,
+        admitted: &Admitted,
+        key: &NewKey,
+    ) -> Result<Arc<Identity>, OwnSvidError> {
+        let identity = Identity::new(admitted.chain_der.clone(), &key.key)?;
+        let mut data = self.data.load()?;
+        data.svid = admitted.chain_der.clone();
+        data.can_reattest = admitted.can_reattest;
+        self.data.store(&data)?;
+        self.slot = key.slot;
+        Ok(identity)
+    }
+
+    /// The kept certificate, if there is one that is not expired and whose key is there.
+    pub fn usable(&mut self, now: Timestamp) -> Result<Option<(Arc<Identity>, bool)>, DiskError> {
+        let data = self.data.load()?;
+        if data.svid.is_empty() {
+            return Ok(None);
+        }
+        for slot in KeySlot::ALL {
+            let Some(key) = self.keys.load(slot) else { continue };
+            // A key of another certificate is the normal state of the free slot.
+            let Ok(identity) = Identity::new(data.svid.clone(), &key) else { continue };
+            self.slot = slot;
+            let expires = identity.svid().not_after;
+            if now.plus(SVID_SKEW) >= expires {
+                warn!(%expires, "Agent SVID on disk has expired");
+                return Ok(None);
+            }
+            return Ok(Some((identity, data.can_reattest)));
+        }
+        warn!("No private key for the agent SVID on disk");
+        Ok(None)
+    }
+}
+
+/// A key that no certificate has been made for yet.
+pub struct NewKey {
+    slot: KeySlot,
+    key: Secret,
+    /// The certificate request for it.
+    pub csr: Vec<u8>,
+}
+
+impl std::fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewKey").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+/// The certificate in use, shared with the TLS configuration.
+#[derive(Debug)]
+pub struct OwnSvid {
+    identity: Arc<ArcSwap<Identity>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    files: Files,
+    can_reattest: bool,
+}
+
+impl OwnSvid {
+    /// The certificate and the files it is kept in.
+    pub fn new(identity: Arc<Identity>, can_reattest: bool, files: Files) -> Self {
+        let identity = Arc::new(ArcSwap::new(identity));
+        Self { identity, state: Mutex::new(State { files, can_reattest }) }
+    }
+
+    /// For the TLS configuration.
+    pub fn identity(&self) -> Arc<ArcSwap<Identity>> {
+        Arc::clone(&self.identity)
+    }
+
+    /// This agent's id.
+    pub fn id(&self) -> SpiffeId {
+        self.identity.load().svid().id.clone()
+    }
+
+    /// Whether it may attest again.
+    pub fn can_reattest(&self) -> bool {
+        self.lock().can_reattest
+    }
+
+    /// Forgets the certificate; the keys and the bundle stay.
+    pub fn delete(&self) -> Result<(), DiskError> {
+        let state = self.lock();
+        let mut data = state.files.data.load()?;
+        data.svid = Vec::new();
+        state.files.data.store(&data)
+    }
+
+    /// Keeps the X.509 authorities for the next start.
+    pub fn keep_bundle(&self, authorities_der: &[Vec<u8>]) -> Result<(), DiskError> {
+        let state = self.lock();
+        let mut data = state.files.data.load()?;
+        if data.bundle == authorities_der {
+            return Ok(());
+        }
+        data.bundle = authorities_der.to_vec();
+        state.files.data.store(&data)
+    }
+
+    fn new_key(&self) -> Result<NewKey, OwnSvidError> {
+        self.lock().files.new_key()
+    }
+
+    fn install(&self, admitted: &Admitted, key: &NewKey) -> Result<(), OwnSvidError> {
+        let mut state = self.lock();
+        let identity = state.files.keep(admitted, key)?;
+        state.can_reattest = admitted.can_reattest;
+        self.identity.store(identity);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps the own certificate fresh.
+#[derive(Debug)]
+pub struct Rotator {
+    /// The certificate.
+    pub own: Arc<OwnSvid>,
+    /// The servers.
+    pub upstream: Arc<Upstream>,
+    /// To see whether our root is tainted.
+    pub bundle: Arc<OwnBundle>,
+    /// How to attest again.
+    pub attestor: Arc<NodeAttestor>,
+    /// When to renew.
+    pub condition: Condition,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub random: Arc<dyn Random>,
+}
+
+impl Rotator {
+    /// Runs until the shutdown. Returns the answer of a server that ends this agent's life.
+    pub async fn run(&self, shutdown: CancellationToken) -> Result<(), CallError> {
+        let mut backoff = Backoff::new(ROTATE_CHECK_INTERVAL, ROTATE_BACKOFF_MAX);
+        let mut pause = ROTATE_CHECK_INTERVAL;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = ROTATE_CHECK_INTERVAL;
+            if !self.is_due() {
+                continue;
+            }
+            match self.rotate(self.upstream.generation()).await {
+                Ok(()) => backoff.reset(),
+                Err(failure) => {
+                    let text = crate::upstream::chain(&failure);
+                    error!(error = %text, "Could not rotate agent SVID");
+                    let OwnSvidError::Server(call) = failure else {
+                        pause = backoff.pause(self.random.unit_f64());
+                        continue;
+                    };
+                    if super::verdict(&call, self.upstream.generation()) != super::Verdict::Retry {
+                        return Err(call);
+                    }
+                    pause = backoff.pause(self.random.unit_f64());
+                }
+            }
+        }
+    }
+
+    /// Gets a new certificate in whichever way this agent may. Nothing happens if it was replaced
+    /// since `generation`.
+    pub async fn rotate(&self, generation: u64) -> Result<(), OwnSvidError> {
+        let pause = self.upstream.pause().await;
+        if self.upstream.generation() != generation {
+            return Ok(());
+        }
+        let key = self.new_key().await?;
+        if self.own.can_reattest() {
+            let attestor = &*self.attestor;
+            let payload = attestor.payload().map_err(AttestError::from)?;
+            let call = |channel| attest(channel, attestor, payload.clone(), key.csr.clone());
+            let admitted = self.upstream.call_during(&pause, call).await;
+            self.own.install(&admitted.map_err(AttestError::from)?, &key)?;
+            pause.finish_with_new_identity();
+            info!("Successfully reattested node");
+        } else {
+            let call = |channel| renew(channel, key.csr.clone());
+            let admitted = self.upstream.call_during(&pause, call).await?;
+            self.own.install(&admitted, &key)?;
+            pause.finish_with_new_identity();
+            info!("Successfully rotated agent SVID");
+        }
+        Ok(())
+    }
+
+    /// Makes and syncs a key off the reactor.
+    async fn new_key(&self) -> Result<NewKey, OwnSvidError> {
+        let own = Arc::clone(&self.own);
+        let made = tokio::task::spawn_blocking(move || own.new_key()).await;
+        made.unwrap_or(Err(OwnSvidError::Key(steeple_spiffe_core::signer::SignError::Generate)))
+    }
+
+    fn is_due(&self) -> bool {
+        let identity = self.own.identity.load();
+        let svid = identity.svid();
+        let root = svid.chain_der.last().and_then(|last| certificate_facts(last).ok());
+        let is_tainted =
+            root.is_some_and(|last| self.bundle.is_tainted_root(&last.authority_key_id));
+        if is_tainted {
+            warn!("Agent SVID is tainted by a root authority, forcing rotation");
+            return true;
+        }
+        let (now, unit) = (self.clock.now(), self.random.unit_f64());
+        self.condition.is_due(svid.not_before, svid.not_after, now, unit)
+    }
+}

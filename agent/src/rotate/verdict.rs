@@ -1,0 +1,94 @@
+//! What a server's answer means for this agent's life. Pure.
+//!
+//! The table of `spire-semantics` 8.5. Only answers of a server that verified count, and only those
+//! to the certificate now in use: a call that was under way while the certificate was replaced says
+//! nothing about the new one.
+
+use steeple_api::pb::types::permission_denied_details::Reason;
+use steeple_api::status::reason_of;
+
+use crate::upstream::CallError;
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// An ordinary failure: try again later.
+    Retry,
+    /// The servers no longer accept this agent's certificate: attest again, or give up where that is
+    /// not possible.
+    Reattest,
+    /// An operator banned this agent: forget the certificate and end.
+    Banned,
+    /// Every server shows a certificate of an authority we don't know: end, keeping everything.
+    Distrusted,
+}
+
+/// Judges a failed call; `generation` counts the certificate in use.
+pub fn verdict(error: &CallError, generation: u64) -> Verdict {
+    if error.is_unknown_authority {
+        return Verdict::Distrusted;
+    }
+    if error.status.code() != tonic::Code::PermissionDenied {
+        return Verdict::Retry;
+    }
+    match reason_of(&error.status) {
+        Some(_) if error.generation != generation => Verdict::Retry,
+        Some(
+            Reason::AgentExpired
+            | Reason::AgentNotActive
+            | Reason::AgentNotAttested
+            | Reason::AgentMustReattest,
+        ) => Verdict::Reattest,
+        Some(Reason::AgentBanned) => Verdict::Banned,
+        Some(Reason::Unknown) | None => Verdict::Retry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_api::status::permission_denied;
+    use tonic::Status;
+
+    use super::*;
+
+    fn judge(status: Status, generation: u64) -> Verdict {
+        verdict(&CallError { status, is_unknown_authority: false, generation }, 7)
+    }
+
+    #[test]
+    fn reasons_decide_and_only_for_the_certificate_in_use() {
+        let cases = [
+            (Reason::AgentExpired, Verdict::Reattest),
+            (Reason::AgentNotActive, Verdict::Reattest),
+            (Reason::AgentNotAttested, Verdict::Reattest),
+            (Reason::AgentMustReattest, Verdict::Reattest),
+            (Reason::AgentBanned, Verdict::Banned),
+            (Reason::Unknown, Verdict::Retry),
+        ];
+        for (reason, want) in cases {
+            let status = || permission_denied("no", reason);
+            assert_eq!(judge(status(), 7), want, "{reason:?}");
+            assert_eq!(judge(status(), 6), Verdict::Retry, "{reason:?} of an older certificate");
+        }
+    }
+
+    #[test]
+    fn answers_without_a_reason_are_ordinary_failures() {
+        for status in [
+            Status::permission_denied("authorization denied for method /x"),
+            Status::unavailable("no leader: 1 of 3 voters reachable"),
+            Status::internal("x"),
+            Status::not_found("x"),
+            Status::unauthenticated("x"),
+        ] {
+            assert_eq!(judge(status.clone(), 7), Verdict::Retry, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn unknown_authorities_everywhere_end_the_agent() {
+        let status = Status::unavailable("x509: certificate signed by unknown authority");
+        let error = CallError { status, is_unknown_authority: true, generation: 7 };
+        assert_eq!(verdict(&error, 7), Verdict::Distrusted);
+    }
+}

@@ -1,0 +1,376 @@
+//! The agent's state behind one lock: entries, SVIDs, bundles, tokens, subscribers.
+//!
+//! Owns what happens when a sync or a signing brings something new: which subscribers hear of it,
+//! what is logged, when the signing task is woken. Decisions about SVIDs are `plan`'s, those about
+//! matching `entries`'. Every method is short and none waits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::{EntryId, Random, SelectorSet, Timestamp, TrustDomain};
+use tokio::sync::Notify;
+use tracing::{debug, info};
+
+use super::bundles::{Bundles, OwnBundle, tainted_keys, tainted_roots};
+use super::entries::{Entry, EntryTable, drop_repeated_hints};
+use super::jwt::JwtCache;
+use super::plan::{Candidate, SvidState, plan};
+use super::subscribe::{ServedIdentity, Subscribers, WorkloadView};
+use super::svids::WorkloadSvid;
+use crate::rotate::Condition;
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreLimits {
+    /// X.509-SVIDs without a live subscriber, together with those that have one.
+    pub x509_svids: usize,
+    /// JWT-SVIDs.
+    pub jwt_svids: usize,
+}
+
+/// What a sync brought: the complete lists.
+#[derive(Debug)]
+pub struct Synced {
+    /// All entries of this agent.
+    pub entries: BTreeMap<EntryId, Arc<Entry>>,
+    /// The own trust domain's bundle.
+    pub bundle: Bundle,
+    /// Bundles of the trust domains that some entry federates with.
+    pub federated: Bundles,
+}
+
+/// One SVID to sign.
+#[derive(Clone, Debug)]
+pub struct WorkOrder {
+    /// For which entry.
+    pub entry: Arc<Entry>,
+    /// Whether it replaces one.
+    pub is_renewal: bool,
+}
+
+/// Numbers for health and debugging.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Entries known.
+    pub entries: usize,
+    /// X.509-SVIDs kept.
+    pub x509_svids: usize,
+    /// JWT-SVIDs kept.
+    pub jwt_svids: usize,
+    /// Live workload streams.
+    pub subscribers: usize,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    own: Arc<OwnBundle>,
+    limits: StoreLimits,
+    /// Tells the signing task that an SVID is missing or outdated.
+    work: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    entries: EntryTable,
+    svids: BTreeMap<EntryId, Arc<WorkloadSvid>>,
+    last_access: BTreeMap<EntryId, u64>,
+    accesses: u64,
+    federated: Bundles,
+    tainted_roots: BTreeSet<Vec<u8>>,
+    tainted_keys: BTreeSet<String>,
+    subscribers: Subscribers,
+    jwt: JwtCache,
+}
+
+impl Store {
+    /// An empty store that trusts `own`.
+    pub fn new(own: Arc<OwnBundle>, limits: StoreLimits) -> Arc<Self> {
+        let state = State {
+            entries: EntryTable::default(),
+            svids: BTreeMap::new(),
+            last_access: BTreeMap::new(),
+            accesses: 0,
+            federated: Bundles::new(),
+            tainted_roots: BTreeSet::new(),
+            tainted_keys: BTreeSet::new(),
+            subscribers: Subscribers::default(),
+            jwt: JwtCache::new(limits.jwt_svids),
+        };
+        Arc::new(Self { own, limits, work: Notify::new(), state: Mutex::new(state) })
+    }
+
+    /// The own bundle.
+    pub fn own_bundle(&self) -> Arc<Bundle> {
+        self.own.load()
+    }
+
+    /// The entries as last synced, to ask a server only for what differs.
+    pub fn entries(&self) -> BTreeMap<EntryId, Arc<Entry>> {
+        self.lock().entries.all().clone()
+    }
+
+    /// Takes the result of a sync and tells whoever it concerns. Order as in SPIRE: bundles, taints,
+    /// entries.
+    pub fn apply(&self, synced: Synced) {
+        let mut state = self.lock();
+        let own_changed = self.own.replace(synced.bundle);
+        let own = self.own.load();
+        state.take_taints(&own);
+        let changed_domains = state.take_federated(synced.federated);
+        let changes = state.entries.replace(synced.entries);
+        for entry in &changes.created {
+            debug!(entry = %entry.id, spiffe_id = %entry.spiffe_id, "Entry created");
+        }
+        for entry in &changes.updated {
+            debug!(entry = %entry.id, spiffe_id = %entry.spiffe_id, "Entry updated");
+        }
+        for entry in &changes.removed {
+            debug!(entry = %entry.id, spiffe_id = %entry.spiffe_id, "Entry removed");
+            state.svids.remove(&entry.id);
+            state.last_access.remove(&entry.id);
+        }
+        if own_changed {
+            debug!("Bundle updated");
+        }
+        state.notify_after_sync(own_changed, &changed_domains, &changes.updated);
+        drop(state);
+        self.work.notify_one();
+    }
+
+    /// What to sign now, most urgent first, at most `batch`. Drops what the limit asks for.
+    pub fn next_work(
+        &self,
+        condition: Condition,
+        now: Timestamp,
+        random: &dyn Random,
+        batch: usize,
+    ) -> Vec<WorkOrder> {
+        let mut state = self.lock();
+        let plan = state.plan(condition, now, random, self.limits.x509_svids);
+        for id in &plan.evict {
+            state.svids.remove(id);
+        }
+        let orders = plan.sign.iter().take(batch).filter_map(|id| {
+            let entry = Arc::clone(state.entries.get(id)?);
+            Some(WorkOrder { is_renewal: state.svids.contains_key(id), entry })
+        });
+        orders.collect()
+    }
+
+    /// Takes signed SVIDs. One whose entry has meanwhile gone is dropped.
+    pub fn put_svids(&self, svids: Vec<(EntryId, WorkloadSvid)>) {
+        let mut state = self.lock();
+        let mut arrived = BTreeSet::new();
+        for (id, svid) in svids {
+            if state.entries.get(&id).is_none() {
+                continue;
+            }
+            debug!(entry = %id, spiffe_id = %svid.spiffe_id, "SVID updated");
+            state.svids.insert(id.clone(), Arc::new(svid));
+            arrived.insert(id);
+        }
+        state.subscribers.notify_where(|matched| !matched.is_disjoint(&arrived));
+    }
+
+    /// Waits until there may be something to sign.
+    pub async fn work_arrived(&self) {
+        self.work.notified().await;
+    }
+
+    /// What a workload with these selectors is entitled to, now.
+    pub fn view(&self, selectors: &SelectorSet) -> WorkloadView {
+        self.lock().view(selectors, self.own.load())
+    }
+
+    /// Counts for health and debugging.
+    pub fn counts(&self) -> CacheCounts {
+        let state = self.lock();
+        CacheCounts {
+            entries: state.entries.all().len(),
+            x509_svids: state.svids.len(),
+            jwt_svids: state.jwt.len(),
+            subscribers: state.subscribers.len(),
+        }
+    }
+
+    /// Works on the token cache.
+    pub fn with_tokens<T>(&self, work: impl FnOnce(&mut JwtCache) -> T) -> T {
+        work(&mut self.lock().jwt)
+    }
+
+    pub(super) fn add_subscriber(
+        &self,
+        selectors: &SelectorSet,
+    ) -> (u64, tokio::sync::watch::Receiver<u64>) {
+        let mut state = self.lock();
+        let matched = state.matched_ids(selectors);
+        state.accesses += 1;
+        let access = state.accesses;
+        let mut is_missing = false;
+        for id in &matched {
+            state.last_access.insert(id.clone(), access);
+            is_missing |= !state.svids.contains_key(id);
+        }
+        let added = state.subscribers.add(selectors.clone(), matched);
+        drop(state);
+        if is_missing {
+            self.work.notify_one();
+        }
+        added
+    }
+
+    pub(super) fn remove_subscriber(&self, id: u64) {
+        self.lock().subscribers.remove(id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held ends the process anyway (a task that panics does).
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Entries that are served to a workload: store entries and repeated hints are not.
+    fn served(&self, selectors: &SelectorSet) -> Vec<Arc<Entry>> {
+        let mut entries = self.entries.matching(selectors);
+        entries.retain(|entry| !entry.store_svid);
+        drop_repeated_hints(entries)
+    }
+
+    fn matched_ids(&self, selectors: &SelectorSet) -> BTreeSet<EntryId> {
+        self.served(selectors).iter().map(|entry| entry.id.clone()).collect()
+    }
+
+    fn view(&self, selectors: &SelectorSet, bundle: Arc<Bundle>) -> WorkloadView {
+        let identities: Vec<ServedIdentity> = self
+            .served(selectors)
+            .into_iter()
+            .map(|entry| ServedIdentity { svid: self.svids.get(&entry.id).cloned(), entry })
+            .collect();
+        let domains = identities.iter().flat_map(|identity| &identity.entry.federates_with);
+        let federated = domains
+            .filter_map(|td| Some((td.clone(), Arc::clone(self.federated.get(td)?))))
+            .collect();
+        WorkloadView { identities, bundle, federated }
+    }
+
+    fn plan(
+        &self,
+        condition: Condition,
+        now: Timestamp,
+        random: &dyn Random,
+        limit: usize,
+    ) -> super::plan::Plan {
+        let wanted = self.subscribers.matched();
+        let entries = self.entries.all().values().filter(|entry| !entry.store_svid);
+        let candidates: Vec<Candidate<'_>> = entries
+            .map(|entry| Candidate {
+                entry: &entry.id,
+                is_wanted: wanted.contains(&entry.id),
+                prefetch: entry.prefetch,
+                last_access: self.last_access.get(&entry.id).copied().unwrap_or(0),
+                svid: self.svid_state(entry, condition, now, random),
+            })
+            .collect();
+        plan(&candidates, limit)
+    }
+
+    fn svid_state(
+        &self,
+        entry: &Entry,
+        condition: Condition,
+        now: Timestamp,
+        random: &dyn Random,
+    ) -> SvidState {
+        let Some(svid) = self.svids.get(&entry.id) else { return SvidState::Missing };
+        if svid.is_expired(now) {
+            return SvidState::Missing;
+        }
+        let is_same = entry.is_version(svid.entry_revision, svid.entry_created_at_unix_s);
+        if !is_same || self.tainted_roots.contains(&svid.root_key_id) {
+            return SvidState::Outdated;
+        }
+        let is_due = condition.is_due(svid.not_before, svid.not_after, now, random.unit_f64());
+        if is_due { SvidState::Due } else { SvidState::Fresh }
+    }
+
+    fn take_taints(&mut self, own: &Bundle) {
+        let roots = tainted_roots(own);
+        let new_roots: Vec<String> =
+            roots.difference(&self.tainted_roots).map(|id| hex(id)).collect();
+        self.tainted_roots = roots;
+        if !new_roots.is_empty() {
+            let subject_key_ids = new_roots.join(",");
+            info!(%subject_key_ids, "New tainted X.509 authorities found");
+            let is_tainted =
+                |svid: &&Arc<WorkloadSvid>| self.tainted_roots.contains(&svid.root_key_id);
+            let count = self.svids.values().filter(is_tainted).count();
+            info!(count, "Scheduled rotation for SVID entries due to tainted X.509 authorities");
+        }
+        let keys = tainted_keys(own);
+        let new_keys: Vec<String> = keys.difference(&self.tainted_keys).cloned().collect();
+        self.tainted_keys = keys;
+        if !new_keys.is_empty() {
+            let dropped = self.jwt.drop_where(|token| new_keys.contains(&token.key_id));
+            info!(
+                jwt_authority_key_ids = new_keys.join(","),
+                tainted_jwt_svids = dropped,
+                "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority",
+            );
+        }
+    }
+
+    fn take_federated(&mut self, new: Bundles) -> BTreeSet<TrustDomain> {
+        let differs = |td: &&TrustDomain| self.federated.get(*td) != new.get(*td);
+        let all = self.federated.keys().chain(new.keys());
+        let changed = all.filter(differs).cloned().collect();
+        self.federated = new;
+        changed
+    }
+
+    /// Recomputes what each subscriber matches and tells those for whom something visible changed.
+    /// An entry that is new and has no SVID yet isn't visible: its arrival will tell.
+    fn notify_after_sync(
+        &mut self,
+        own_changed: bool,
+        changed_domains: &BTreeSet<TrustDomain>,
+        updated: &[Arc<Entry>],
+    ) {
+        let updated: BTreeSet<&EntryId> = updated.iter().map(|entry| &entry.id).collect();
+        let mut told = Vec::new();
+        let mut rematched = Vec::new();
+        for (id, subscriber) in self.subscribers.iter() {
+            let entries = self.served(&subscriber.selectors);
+            let now: BTreeSet<EntryId> = entries.iter().map(|entry| entry.id.clone()).collect();
+            let lost = !subscriber.matched.is_subset(&now);
+            let visible = entries.iter().any(|entry| {
+                let is_new = !subscriber.matched.contains(&entry.id);
+                let bundle_changed = !entry.federates_with.is_disjoint(changed_domains);
+                (is_new && self.svids.contains_key(&entry.id))
+                    || (!is_new && updated.contains(&entry.id))
+                    || bundle_changed
+            });
+            if own_changed || lost || visible {
+                told.push(id);
+            }
+            rematched.push((id, now));
+        }
+        for (id, matched) in rematched {
+            self.subscribers.set_matched(id, matched);
+        }
+        for id in told {
+            self.subscribers.notify(id);
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+#[path = "cache_tests.rs"]
+mod tests;

@@ -1,0 +1,190 @@
+//! Tests of the store: who hears of what, what is signed, what is kept.
+
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use steeple_spiffe_core::bundle::X509Authority;
+use steeple_spiffe_core::random::SeededRandom;
+use steeple_spiffe_core::{Secret, SpiffeId};
+
+use super::super::entries::tests::{entry, selectors};
+use super::super::subscribe::Subscription;
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_unix_s(1_000_000);
+
+fn domain(name: &str) -> TrustDomain {
+    TrustDomain::parse(name).expect("trust domain")
+}
+
+fn bundle(name: &str, root: u8) -> Bundle {
+    let mut bundle = Bundle::empty(domain(name));
+    let certificate_der = vec![root];
+    bundle.x509_authorities = vec![X509Authority { certificate_der, tainted: false }];
+    bundle
+}
+
+fn store() -> Arc<Store> {
+    let own = Arc::new(OwnBundle::new(bundle("example.org", 1)));
+    Store::new(own, StoreLimits { x509_svids: 10, jwt_svids: 10 })
+}
+
+fn synced(entries: Vec<Entry>) -> Synced {
+    Synced {
+        entries: entries.into_iter().map(|e| (e.id.clone(), Arc::new(e))).collect(),
+        bundle: bundle("example.org", 1),
+        federated: Bundles::new(),
+    }
+}
+
+fn svid(id: &str, revision: i64) -> (EntryId, WorkloadSvid) {
+    let svid = WorkloadSvid {
+        spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/{id}")).expect("id"),
+        chain_der: vec![vec![0]],
+        key_pkcs8: Secret::new(vec![0]),
+        not_before: NOW,
+        not_after: NOW.plus(Duration::from_secs(3600)),
+        entry_revision: revision,
+        entry_created_at_unix_s: 0,
+        root_key_id: vec![7],
+    };
+    (EntryId::parse(id).expect("id"), svid)
+}
+
+fn work(store: &Store, now: Timestamp) -> Vec<String> {
+    let orders = store.next_work(Condition::default(), now, &SeededRandom::new(1), 500);
+    orders.iter().map(|order| order.entry.id.to_string()).collect()
+}
+
+/// Whether the subscription has a new view right now, and which ids are in it.
+fn ready(subscription: &mut Subscription) -> Option<Vec<String>> {
+    let view = subscription.next_x509().now_or_never()?;
+    let served = view.identities.iter().filter(|identity| identity.svid.is_some());
+    Some(served.map(|identity| identity.entry.id.to_string()).collect())
+}
+
+#[test]
+fn the_first_answer_waits_until_every_matching_entry_has_an_svid() {
+    let store = store();
+    store.apply(synced(vec![entry("a", &["t:1"]), entry("b", &["t:1"]), entry("c", &["t:2"])]));
+    let mut subscription = Subscription::new(&store, selectors(&["t:1"]));
+    assert_eq!(ready(&mut subscription), None);
+    store.put_svids(vec![svid("a", 0)]);
+    assert_eq!(ready(&mut subscription), None, "b is still missing");
+    store.put_svids(vec![svid("b", 0)]);
+    assert_eq!(ready(&mut subscription), Some(vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(ready(&mut subscription), None, "nothing new");
+}
+
+#[test]
+fn nobody_waits_for_an_entry_that_is_not_theirs() {
+    let store = store();
+    store.apply(synced(vec![entry("a", &["t:1"]), entry("c", &["t:2"])]));
+    store.put_svids(vec![svid("a", 0)]);
+    let mut subscription = Subscription::new(&store, selectors(&["t:1"]));
+    assert!(ready(&mut subscription).is_some());
+    store.put_svids(vec![svid("c", 0)]);
+    assert_eq!(ready(&mut subscription), None);
+}
+
+#[test]
+fn a_new_entry_is_heard_of_when_its_svid_arrives_and_a_removed_one_at_once() {
+    let store = store();
+    store.apply(synced(vec![entry("a", &["t:1"])]));
+    store.put_svids(vec![svid("a", 0)]);
+    let mut subscription = Subscription::new(&store, selectors(&["t:1"]));
+    assert!(ready(&mut subscription).is_some());
+    store.apply(synced(vec![entry("a", &["t:1"]), entry("b", &["t:1"])]));
+    assert_eq!(ready(&mut subscription), None, "b has no SVID yet");
+    store.put_svids(vec![svid("b", 0)]);
+    assert_eq!(ready(&mut subscription), Some(vec!["a".to_owned(), "b".to_owned()]));
+    store.apply(synced(vec![entry("b", &["t:1"])]));
+    assert_eq!(ready(&mut subscription), Some(vec!["b".to_owned()]));
+    store.apply(synced(vec![]));
+    assert_eq!(ready(&mut subscription), Some(vec![]));
+    assert_eq!(store.counts().x509_svids, 0);
+}
+
+#[test]
+fn a_changed_own_bundle_concerns_everybody_and_a_federated_one_its_users() {
+    let store = store();
+    let mut federated = entry("a", &["t:1"]);
+    federated.federates_with.insert(domain("partner.test"));
+    let entries = vec![federated, entry("b", &["t:2"])];
+    let with = |own: u8, partner: Option<u8>| {
+        let mut synced = synced(entries.clone());
+        synced.bundle = bundle("example.org", own);
+        let partner =
+            partner.map(|root| (domain("partner.test"), Arc::new(bundle("partner.test", root))));
+        synced.federated = partner.into_iter().collect();
+        synced
+    };
+    store.apply(with(1, None));
+    store.put_svids(vec![svid("a", 0), svid("b", 0)]);
+    let mut user = Subscription::new(&store, selectors(&["t:1"]));
+    let mut other = Subscription::new(&store, selectors(&["t:2"]));
+    let mut heard = || (ready(&mut user).is_some(), ready(&mut other).is_some());
+    assert_eq!(heard(), (true, true));
+    for (synced, want) in [
+        (with(1, None), (false, false)),
+        (with(1, Some(5)), (true, false)),
+        (with(1, Some(5)), (false, false)),
+        (with(1, Some(6)), (true, false)),
+        (with(2, Some(6)), (true, true)),
+        (with(2, None), (true, false)),
+    ] {
+        store.apply(synced);
+        assert_eq!(heard(), want);
+    }
+}
+
+#[test]
+fn work_is_what_is_missing_outdated_or_due_and_nothing_else() {
+    let store = store();
+    store.apply(synced(vec![entry("a", &["t:1"]), entry("b", &["t:2"])]));
+    assert_eq!(work(&store, NOW), ["a", "b"]);
+    store.put_svids(vec![svid("a", 0), svid("b", 0)]);
+    assert!(work(&store, NOW).is_empty());
+    let mut changed = entry("a", &["t:1"]);
+    changed.revision = 1;
+    store.apply(synced(vec![changed, entry("b", &["t:2"])]));
+    assert_eq!(work(&store, NOW), ["a"]);
+    store.put_svids(vec![svid("a", 1)]);
+    assert!(work(&store, NOW).is_empty());
+    assert_eq!(work(&store, NOW.plus(Duration::from_secs(2400))), ["a", "b"]);
+}
+
+#[test]
+fn entries_of_svid_stores_are_neither_signed_nor_served() {
+    let store = store();
+    let mut stored = entry("a", &["t:1"]);
+    stored.store_svid = true;
+    store.apply(synced(vec![stored]));
+    assert!(work(&store, NOW).is_empty());
+    assert!(store.view(&selectors(&["t:1"])).is_empty());
+}
+
+#[test]
+fn an_svid_for_an_entry_that_has_gone_is_dropped() {
+    let store = store();
+    store.put_svids(vec![svid("a", 0)]);
+    assert_eq!(store.counts().x509_svids, 0);
+}
+
+#[test]
+fn an_ended_subscription_is_forgotten() {
+    let store = store();
+    let subscription = Subscription::new(&store, selectors(&["t:1"]));
+    assert_eq!(store.counts().subscribers, 1);
+    drop(subscription);
+    assert_eq!(store.counts().subscribers, 0);
+}
+
+#[test]
+fn a_bundle_of_another_domain_or_without_roots_is_not_taken() {
+    let own = OwnBundle::new(bundle("example.org", 1));
+    assert!(!own.replace(bundle("other.org", 2)));
+    assert!(!own.replace(Bundle::empty(domain("example.org"))));
+    assert!(!own.replace(bundle("example.org", 1)), "no change");
+    assert!(own.replace(bundle("example.org", 2)));
+}

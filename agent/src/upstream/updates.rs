@@ -1,0 +1,43 @@
+//! The push stream: a server tells when something changed for this agent.
+//!
+//! Our own extension (`cluster` 6). What changed is not taken from the stream: it only wakes a sync,
+//! so there is one way state enters the store. A stock server answers `Unimplemented`; the agent then
+//! polls, as it does anyway.
+
+use steeple_api::pb;
+use tokio::sync::watch;
+use tonic::{Status, Streaming};
+
+use super::conn::{CallError, Upstream};
+use crate::limits::SERVER_MESSAGE_BYTES_MAX;
+
+/// An open stream.
+#[derive(Debug)]
+pub struct Watch {
+    responses: Streaming<pb::agent_ext::v1::WatchResponse>,
+    renewed: watch::Receiver<u64>,
+}
+
+impl Watch {
+    /// Opens a stream that tells of changes after `revision` (0 = the server sends everything once).
+    pub async fn open(upstream: &Upstream, revision: u64) -> Result<Self, CallError> {
+        let generation = upstream.generation();
+        let (channel, renewed) = upstream.open_stream().await?;
+        let mut client = pb::agent_ext::v1::updates_client::UpdatesClient::new(channel)
+            .max_decoding_message_size(SERVER_MESSAGE_BYTES_MAX);
+        let request = pb::agent_ext::v1::WatchRequest { resume_revision: revision };
+        let opened = client.watch(request).await;
+        let failed = |status| CallError { status, is_unknown_authority: false, generation };
+        let responses = opened.map_err(failed)?.into_inner();
+        Ok(Self { responses, renewed })
+    }
+
+    /// Waits for the next change and returns the revision it reflects; `None` when the stream is over
+    /// because the server ended it or the agent's certificate was replaced.
+    pub async fn changed(&mut self) -> Result<Option<u64>, Status> {
+        tokio::select! {
+            message = self.responses.message() => Ok(message?.map(|step| step.revision)),
+            _ = self.renewed.changed() => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How an agent joins, stays and ends.
+
+use std::fs;
+use std::time::Duration;
+
+use steeple_api::pb::types::permission_denied_details::Reason;
+
+use crate::fake_server::{FakeServer, Listening};
+use crate::scene::{Scene, Settings, eventually};
+
+fn has_svid(scene: &Scene) -> bool {
+    let text = fs::read_to_string(scene.path("data/agent-data.json")).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    json["svid"].as_array().is_some_and(|svid| !svid.is_empty())
+}
+
+async fn scene() -> (Scene, Listening, Settings) {
+    let scene = Scene::new();
+    scene.server.add_entry(scene.server.entry("web"));
+    let listening = scene.server.listen(None);
+    let settings =
+        Settings { servers: vec![listening.address], polls: true, ..Settings::default() };
+    (scene, listening, settings)
+}
+
+#[tokio::test]
+async fn a_restarted_agent_uses_its_certificate_and_not_its_token() {
+    let (scene, _listening, settings) = scene().await;
+    let agent = scene.serving(&settings).await;
+    assert!(agent.stop().await.success());
+    fs::remove_file(scene.path("agent.log")).expect("remove");
+    let agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
+    assert_eq!(scene.server.calls("AttestAgent"), 1);
+    assert!(scene.log().contains("SVID loaded"));
+}
+
+#[tokio::test]
+async fn without_its_key_a_certificate_is_of_no_use() {
+    let (scene, _listening, mut settings) = scene().await;
+    settings.memory_keys = true;
+    let agent = scene.serving(&settings).await;
+    assert!(agent.stop().await.success());
+    let mut agent = scene.start(&settings, &[]);
+    assert_eq!(agent.exit().await.code(), Some(1));
+    assert!(scene.log().contains("join token was not provided"), "{}", scene.log());
+}
+
+#[tokio::test]
+async fn a_banned_agent_forgets_its_certificate_and_exits() {
+    let (scene, _listening, settings) = scene().await;
+    let mut agent = scene.serving(&settings).await;
+    assert!(has_svid(&scene));
+    scene.server.state().refuse = Some(Reason::AgentBanned);
+    assert_eq!(agent.exit().await.code(), Some(1));
+    assert!(!has_svid(&scene));
+    assert!(scene.log().contains("Agent is banned: removing SVID and shutting down"));
+}
+
+#[tokio::test]
+async fn an_evicted_agent_ends_if_it_cannot_attest_again() {
+    let (scene, _listening, settings) = scene().await;
+    let mut agent = scene.serving(&settings).await;
+    scene.server.state().refuse = Some(Reason::AgentNotAttested);
+    assert_eq!(agent.exit().await.code(), Some(1));
+    assert!(!has_svid(&scene));
+}
+
+#[tokio::test]
+async fn an_evicted_agent_that_may_attests_again_and_serves_on() {
+    let (scene, _listening, settings) = scene().await;
+    scene.server.state().can_reattest = true;
+    let agent = scene.serving(&settings).await;
+    scene.server.state().refuse = Some(Reason::AgentNotAttested);
+    eventually("a second attestation", || scene.server.calls("AttestAgent") >= 2).await;
+    scene.server.state().refuse = None;
+    scene.server.add_entry(scene.server.entry("api"));
+    eventually("the new entry is known", || scene.log().contains("spiffe://example.org/api")).await;
+    assert!(has_svid(&scene));
+    assert_eq!(agent.x509().await.expect("svids").svids.len(), 2);
+}
+
+#[tokio::test]
+async fn a_plain_refusal_is_an_ordinary_failure() {
+    let (scene, _listening, settings) = scene().await;
+    let agent = scene.serving(&settings).await;
+    scene.server.state().refuse = Some(Reason::Unknown);
+    eventually("a failed sync", || scene.log().contains("Synchronize failed")).await;
+    assert!(has_svid(&scene));
+    assert!(agent.x509().await.is_ok());
+}
+
+#[tokio::test]
+async fn an_unknown_token_is_tried_again_and_a_missing_one_ends_the_start() {
+    let (scene, _listening, settings) = scene().await;
+    let agent = scene.start(&settings, &["-joinToken", "wrong"]);
+    let text = "failed to attest: join token does not exist or has already been used";
+    eventually("the server's text", || scene.log().contains(text)).await;
+    drop(agent);
+    let mut agent = scene.start(&settings, &[]);
+    assert_eq!(agent.exit().await.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_at_half_of_its_life_with_a_new_key() {
+    let (scene, _listening, settings) = scene().await;
+    scene.server.state().agent_ttl = Duration::from_secs(6);
+    let agent = scene.serving(&settings).await;
+    let keys = || fs::read_to_string(scene.path("data/keys.json")).expect("keys");
+    assert_eq!(keys().matches("agent-svid-").count(), 1);
+    scene.server.state().agent_ttl = Duration::from_secs(3600);
+    eventually("a renewal", || scene.log().contains("Successfully rotated agent SVID")).await;
+    assert_eq!(keys().matches("agent-svid-").count(), 2);
+    scene.server.add_entry(scene.server.entry("api"));
+    eventually("syncs go on", || scene.log().contains("spiffe://example.org/api")).await;
+    drop(agent);
+}
+
+#[tokio::test]
+async fn servers_of_an_unknown_authority_end_the_agent_and_keep_its_certificate() {
+    let (scene, listening, settings) = scene().await;
+    let mut agent = scene.serving(&settings).await;
+    let address = listening.address;
+    drop(listening);
+    let stranger = FakeServer::new();
+    eventually("the old server is gone", || scene.log().contains("Synchronize failed")).await;
+    let _listening = stranger.listen(Some(address));
+    assert_eq!(agent.exit().await.code(), Some(1));
+    assert!(scene.log().contains("x509: certificate signed by unknown authority"));
+    assert!(has_svid(&scene));
+}

@@ -1,0 +1,15 @@
+//! `spire-server cluster …`: the replicas and their leader. SPIRE has no such commands.
+//!
+//! `table` holds what the others print with. Any member answers; `status` and `members` never wait
+//! for a quorum.
+
+mod keygen;
+mod members;
+mod status;
+mod table;
+mod transfer;
+
+pub(crate) use keygen::Keygen;
+pub(crate) use members::Members;
+pub(crate) use status::Status;
+pub(crate) use transfer::Transfer;

@@ -1,0 +1,63 @@
+//! Tables for people.
+//!
+//! Owns the columns: each as wide as its widest cell, two blanks between, none at a line's end.
+
+use std::io::{Result, Write};
+
+use steeple_api::pb::cluster::v1::Member;
+use steeple_api::pb::cluster::v1::member::{Reachability, Role};
+
+/// Writes rows; the first is the heading.
+pub(crate) fn write_table(out: &mut (dyn Write + Send), rows: &[Vec<String>]) -> Result<()> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    for row in rows {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// The members, a row each. `*` marks the member that answered.
+pub(crate) fn members(members: &[Member]) -> Vec<Vec<String>> {
+    let heading = ["", "ID", "NAME", "ADDRESS", "ROLE", "REACHABLE", "LAG", "VERSION"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(members.iter().map(|member| {
+        vec![
+            if member.this_member { "*" } else { "" }.to_owned(),
+            member.id.clone(),
+            or_dash(&member.name),
+            or_dash(&member.address),
+            role(member).to_owned(),
+            reachability(member).to_owned(),
+            member.applied_lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string()),
+            or_dash(&member.version),
+        ]
+    }));
+    rows
+}
+
+pub(crate) fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+fn role(member: &Member) -> &'static str {
+    match Role::try_from(member.role).unwrap_or(Role::Unspecified) {
+        Role::Voter if member.leader => "leader",
+        Role::Voter => "voter",
+        Role::Learner => "learner",
+        Role::Unspecified => "-",
+    }
+}
+
+fn reachability(member: &Member) -> &'static str {
+    match Reachability::try_from(member.reachability).unwrap_or(Reachability::Unknown) {
+        Reachability::Reachable => "yes",
+        Reachability::Unreachable => "no",
+        Reachability::Unknown => "-",
+    }
+}

@@ -1,0 +1,183 @@
+//! The commands of both binaries: two tables.
+//!
+//! Owns names, one-line explanations and which old names still work. Commands themselves are in
+//! their groups' folders.
+
+use crate::command::Command;
+use crate::{agent, bundle, cluster, entry, healthcheck, mint, token, workload};
+
+/// A binary as its user sees it.
+#[derive(Debug)]
+pub(crate) struct Program {
+    /// Its name, for the usage line.
+    pub(crate) name: &'static str,
+    /// Groups of commands and what they are about.
+    pub(crate) groups: &'static [(&'static str, &'static str)],
+    /// Its commands in alphabetical order.
+    pub(crate) mounts: &'static [Mount],
+}
+
+/// One command of a binary.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    /// One to three words.
+    pub(crate) words: &'static str,
+    /// One line of explanation; empty for an old spelling, which help does not list.
+    pub(crate) synopsis: &'static str,
+    /// What runs.
+    pub(crate) action: Action,
+    /// How errors are shown.
+    pub(crate) errors: ErrorStyle,
+}
+
+/// What a command line leads to.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// A command of this crate.
+    Ours(fn() -> Box<dyn Command>),
+    /// The binary's `run`.
+    Run,
+    /// The binary's `validate`.
+    Validate,
+}
+
+/// How a command shows its errors; SPIRE has three ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ErrorStyle {
+    /// After `Error: `.
+    Prefixed,
+    /// Bare.
+    Plain,
+    /// Bare, and errors of flags once more after the usage text.
+    Bare,
+}
+
+const fn ours(
+    words: &'static str,
+    synopsis: &'static str,
+    make: fn() -> Box<dyn Command>,
+) -> Mount {
+    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Prefixed }
+}
+
+const fn bare(
+    words: &'static str,
+    synopsis: &'static str,
+    make: fn() -> Box<dyn Command>,
+) -> Mount {
+    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Bare }
+}
+
+const fn mounted(words: &'static str, synopsis: &'static str, action: Action) -> Mount {
+    Mount { words, synopsis, action, errors: ErrorStyle::Prefixed }
+}
+
+fn boxed<C: Command + Default + 'static>() -> Box<dyn Command> {
+    Box::new(C::default())
+}
+
+/// `spire-server`.
+pub(crate) static SERVER: Program = Program {
+    name: "spire-server",
+    groups: &[
+        ("agent", "Attested agents"),
+        ("bundle", "Trust bundles"),
+        ("cluster", "The replicas and their leader"),
+        ("entry", "Registration entries"),
+        ("jwt", "JWT-SVIDs"),
+        ("token", "Join tokens"),
+        ("x509", "X509-SVIDs"),
+    ],
+    mounts: &[
+        ours("agent ban", "Ban an attested agent given its SPIFFE ID", boxed::<agent::Ban>),
+        ours("agent count", "Count attested agents", boxed::<agent::Count>),
+        ours("agent evict", "Evicts an attested agent given its SPIFFE ID", boxed::<agent::Evict>),
+        ours("agent list", "Lists attested agents and their SPIFFE IDs", boxed::<agent::List>),
+        ours(
+            "agent purge",
+            "Purges agents that can re-attest and whose SVID expired long ago",
+            boxed::<agent::Purge>,
+        ),
+        ours(
+            "agent show",
+            "Shows the details of an attested agent given its SPIFFE ID",
+            boxed::<agent::Show>,
+        ),
+        ours("bundle count", "Count bundles", boxed::<bundle::Count>),
+        ours("bundle delete", "Deletes bundle data", boxed::<bundle::Delete>),
+        ours("bundle list", "Lists federated bundle data", boxed::<bundle::List>),
+        ours("bundle set", "Creates or updates bundle data", boxed::<bundle::Set>),
+        ours("bundle show", "Prints server CA bundle to stdout", boxed::<bundle::Show>),
+        ours("cluster keygen", "Prints a new cluster key", boxed::<cluster::Keygen>),
+        ours("cluster members", "Lists the members of the cluster", boxed::<cluster::Members>),
+        ours("cluster status", "Shows the state of the cluster", boxed::<cluster::Status>),
+        ours("cluster transfer", "Hands leadership to another member", boxed::<cluster::Transfer>),
+        ours("entry count", "Count registration entries", boxed::<entry::Count>),
+        ours("entry create", "Creates registration entries", boxed::<entry::Create>),
+        ours("entry delete", "Deletes registration entries", boxed::<entry::Delete>),
+        ours("entry list", "", boxed::<entry::Show>),
+        ours("entry show", "Displays configured registration entries", boxed::<entry::Show>),
+        ours("entry update", "Updates registration entries", boxed::<entry::Update>),
+        ours("experimental bundle delete", "", boxed::<bundle::Delete>),
+        ours("experimental bundle list", "", || Box::new(bundle::List::old())),
+        ours("experimental bundle set", "", || Box::new(bundle::Set::old())),
+        ours("experimental bundle show", "", || Box::new(bundle::Show::old())),
+        ours("healthcheck", "Determines server health status", boxed::<healthcheck::Server>),
+        ours("jwt mint", "Mints a JWT-SVID", boxed::<mint::Jwt>),
+        mounted("run", "Runs the server", Action::Run),
+        ours("token generate", "Generates a join token", boxed::<token::Generate>),
+        mounted("validate", "Validates a SPIRE server configuration file", Action::Validate),
+        ours("x509 mint", "Mints an X509-SVID", boxed::<mint::X509>),
+    ],
+};
+
+/// `spire-agent`.
+pub(crate) static AGENT: Program = Program {
+    name: "spire-agent",
+    groups: &[("api", "The Workload API"), ("api validate", "Validation by the Workload API")],
+    mounts: &[
+        bare("api fetch", "Fetches X509 SVIDs from the Workload API", boxed::<workload::FetchX509>),
+        bare(
+            "api fetch jwt",
+            "Fetches a JWT SVID from the Workload API",
+            boxed::<workload::FetchJwt>,
+        ),
+        bare(
+            "api fetch x509",
+            "Fetches X509 SVIDs from the Workload API",
+            boxed::<workload::FetchX509>,
+        ),
+        bare("api validate jwt", "Validates a JWT SVID", boxed::<workload::ValidateJwt>),
+        bare(
+            "api watch",
+            "Attaches to the Workload API and prints updates as they're received",
+            boxed::<workload::Watch>,
+        ),
+        Mount {
+            words: "healthcheck",
+            synopsis: "Determines agent health status",
+            action: Action::Ours(boxed::<healthcheck::Agent>),
+            errors: ErrorStyle::Plain,
+        },
+        mounted("run", "Runs the agent", Action::Run),
+        mounted("validate", "Validates a SPIRE agent configuration file", Action::Validate),
+    ],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_are_in_alphabetical_order_and_their_groups_are_explained() {
+        for program in [&SERVER, &AGENT] {
+            let words: Vec<_> = program.mounts.iter().map(|mount| mount.words).collect();
+            assert!(words.is_sorted(), "{words:?}");
+            for mount in program.mounts.iter().filter(|mount| !mount.synopsis.is_empty()) {
+                let group = mount.words.split(' ').next().expect("split yields one part");
+                let explained = program.groups.iter().any(|(name, _)| *name == group);
+                assert!(explained || group == mount.words, "{}", mount.words);
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `cluster status`, `members`, `transfer`, `keygen`.
+//!
+//! Owns what each sends and prints, and when `status` fails.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use steeple_api::pb::cluster::v1::*;
+use tonic::Status;
+
+use crate::driver::{NOW, line};
+use crate::fake::Fake;
+
+fn members() -> Vec<Member> {
+    use member::{Reachability, Role};
+    let member = |n: u8, role: Role| Member {
+        id: format!("{:016x}", 0xa0 + u64::from(n)),
+        name: format!("server-{}", n - 1),
+        address: format!("server-{}.peers:8082", n - 1),
+        role: role.into(),
+        leader: n == 2,
+        this_member: n == 1,
+        reachability: Reachability::Reachable.into(),
+        applied_lag: Some(u64::from(2 - n.min(2))),
+        version: "0.1.0".to_owned(),
+    };
+    let silent = Member {
+        name: String::new(),
+        reachability: Reachability::Unknown.into(),
+        applied_lag: None,
+        version: String::new(),
+        ..member(3, Role::Learner)
+    };
+    vec![member(1, Role::Voter), member(2, Role::Voter), silent]
+}
+
+fn this_member() -> ThisMember {
+    ThisMember {
+        id: "00000000000000a1".to_owned(),
+        state: this_member::State::Member.into(),
+        state_text: String::new(),
+        commit_index: 42,
+        applied_index: 41,
+        revision: 41,
+        staleness_s: Some(0.3),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn healthy() -> StatusResponse {
+    use authority::{Kind, Status};
+    let authority = |kind: Kind, status: Status, id: &str, tainted| Authority {
+        kind: kind.into(),
+        id: id.to_owned(),
+        status: status.into(),
+        issued_at: NOW,
+        not_after: NOW + 24 * 3600,
+        tainted,
+    };
+    StatusResponse {
+        cluster_id: "000102030405060708090a0b0c0d0e0f".to_owned(),
+        cluster_name: "prod".to_owned(),
+        trust_domain: "example.org".to_owned(),
+        epoch: 0,
+        feature_level: 1,
+        this_member: Some(this_member()),
+        quorum: Some(Quorum {
+            leader_id: "00000000000000a2".to_owned(),
+            term: 7,
+            voters: 3,
+            voters_reachable: 3,
+            needed: 2,
+            in_contact: true,
+            lost_for_s: 0.0,
+            text: String::new(),
+        }),
+        members: members(),
+        authorities: vec![
+            authority(Kind::X509, Status::Active, "0a0b", false),
+            authority(Kind::Jwt, Status::Old, "kid-1", true),
+        ],
+        warnings: vec![],
+    }
+}
+
+fn forming() -> StatusResponse {
+    StatusResponse {
+        cluster_id: String::new(),
+        feature_level: 0,
+        this_member: Some(ThisMember {
+            state: this_member::State::Forming.into(),
+            state_text: "waiting for founders: 2 of 3, missing server-2.peers:8082 (no such host)"
+                .to_owned(),
+            commit_index: 0,
+            applied_index: 0,
+            revision: 0,
+            staleness_s: None,
+            ..this_member()
+        }),
+        quorum: Some(Quorum {
+            voters: 3,
+            voters_reachable: 1,
+            needed: 2,
+            lost_for_s: 12.5,
+            text: "no leader: 1 of 3 voters reachable".to_owned(),
+            ..Default::default()
+        }),
+        members: vec![],
+        authorities: vec![],
+        warnings: vec![Warning {
+            code: "no_leader".to_owned(),
+            message: "no leader is known".to_owned(),
+            fix: "check that the members reach each other on their peer addresses".to_owned(),
+        }],
+        ..healthy()
+    }
+}
+
+#[tokio::test]
+async fn status_is_one_screen_and_fails_on_warnings() {
+    for (response, golden) in
+        [(healthy(), "cluster-status"), (forming(), "cluster-status-unhealthy")]
+    {
+        let fake = Fake::start();
+        fake.answer("status", response);
+        line("spire-server cluster status").on(&fake).await.matches(golden);
+    }
+}
+
+#[tokio::test]
+async fn status_as_json_is_the_reply_and_fails_alike() {
+    for (response, code) in [(healthy(), 0), (forming(), 1)] {
+        let fake = Fake::start();
+        fake.answer("status", response);
+        let outcome = line("spire-server cluster status -output json").on(&fake).await;
+        assert_eq!(outcome.code, code);
+        let value: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+        assert_eq!(value["this_member"]["id"], "00000000000000a1");
+        assert_eq!(value["quorum"]["in_contact"], code == 0);
+    }
+}
+
+#[tokio::test]
+async fn members_are_a_table_or_json() {
+    let fake = Fake::start();
+    fake.answer("members", MembersResponse { members: members() });
+    let stdout = line("spire-server cluster members").on(&fake).await.success();
+    let lines: Vec<_> = stdout.lines().collect();
+    assert_eq!(lines.len(), 4);
+    assert!(lines[1].starts_with("*  00000000000000a1  server-0  "), "{stdout}");
+    fake.answer("members", MembersResponse { members: members() });
+    let command = line("spire-server cluster members -output json");
+    command.on(&fake).await.matches("cluster-members-json");
+}
+
+#[tokio::test]
+async fn transfer_tells_who_leads_and_how_long_nobody_did() {
+    let fake = Fake::start();
+    let response =
+        || TransferLeadershipResponse { leader_id: "00000000000000a2".to_owned(), took_s: 0.0125 };
+    for (words, to, expected) in [
+        ("", "", "Leadership handed to 00000000000000a2 in 12.5ms.\n"),
+        (
+            "-to 00000000000000a2",
+            "00000000000000a2",
+            "Leadership handed to 00000000000000a2 in 12.5ms.\n",
+        ),
+        ("-output json", "", "{\"leader_id\":\"00000000000000a2\",\"took_s\":0.0125}\n"),
+    ] {
+        fake.answer("transfer_leadership", response());
+        let command = line(&format!("spire-server cluster transfer {words}"));
+        assert_eq!(command.on(&fake).await.success(), expected);
+        let call = fake.only_call();
+        assert_eq!(call.message::<TransferLeadershipRequest>().to, to);
+        assert!(call.metadata.contains_key("steeple-request-id"));
+    }
+    fake.refuse("transfer_leadership", Status::unavailable("no leader: 1 of 3 voters reachable"));
+    let stderr = line("spire-server cluster transfer").on(&fake).await.failure();
+    assert_eq!(
+        stderr,
+        "Error: rpc error: code = Unavailable desc = no leader: 1 of 3 voters reachable\n"
+    );
+}
+
+#[tokio::test]
+async fn keygen_prints_a_new_key_of_32_bytes_each_time() {
+    let mut keys = Vec::new();
+    for _ in 0..2 {
+        let stdout = line("spire-server cluster keygen").run().await.success();
+        let key = stdout.strip_suffix('\n').expect("one line").to_owned();
+        assert_eq!(STANDARD.decode(&key).expect("base64").len(), 32);
+        keys.push(key);
+    }
+    assert_ne!(keys[0], keys[1]);
+    let stdout = line("spire-server cluster keygen -output json").run().await.success();
+    let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(value["key"].as_str().expect("a text").len(), 44);
+}

@@ -1,0 +1,17 @@
+//! The command lines of both binaries against a fake server on a Unix socket.
+//!
+//! What must be printed stands in `tests/golden`, written from the specification line by line
+//! (`SOURCES.md` there says which); nothing in it was copied from our own output.
+
+mod agent;
+mod bundle;
+mod certificates;
+mod cluster;
+mod driver;
+mod entry;
+mod fake;
+mod framework;
+mod mint;
+mod seeds;
+mod token;
+mod workload;

@@ -1,0 +1,785 @@
+//! Signs X509-SVIDs and JWT-SVIDs, locally, on any replica.
+//!
+//! Owns the pointer to the active authorities and the checks around a signature: nothing signs
+//! before its authority is in the committed bundle that this replica publishes, with a clock that is
+//! behind the cluster's, or past its authority's end; and what comes out is parsed again before it
+//! is handed on. Who may have what signed is the caller's decision.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use steeple_raft_store::change::Journal;
+use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::random::Random;
+use steeple_spiffe_core::signer::Signer;
+use steeple_spiffe_core::svid::jwt::{JwtClaims, JwtSvid, sign_jwt_svid};
+use steeple_spiffe_core::svid::x509::{
+    IssuerIdentity, LeafSubject, LeafTemplate, X509Svid, sign_leaf,
+};
+use steeple_spiffe_core::{
+    AuthorityId, AuthorityStatus, Clock, Serial, SpiffeId, Timestamp, TrustDomain,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::mint::random_serial;
+use super::planner::kind_name;
+use super::policy::{AuthorityPolicy, BACKDATE};
+use crate::keys::KeyRing;
+use crate::view::Views;
+
+/// What an X509-SVID is to contain.
+#[derive(Clone, Debug)]
+pub struct X509Params {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// DNS names, in order; the first is also the common name.
+    pub dns_names: Vec<String>,
+    /// The subject (a `Name` in DER) of a request that has its own; `None` is SPIRE's default.
+    pub subject: Option<Vec<u8>>,
+    /// The key to certify, as SubjectPublicKeyInfo in DER.
+    pub public_key_spki: Vec<u8>,
+    /// The lifetime; zero is the configured default. Cut to the authority's own end.
+    pub ttl: Duration,
+}
+
+/// A signed X509-SVID.
+#[derive(Clone, Debug)]
+pub struct IssuedX509 {
+    /// The certificate, and below an upstream authority the chain above it. In DER, leaf first.
+    pub chain_der: Vec<Vec<u8>>,
+    /// The certificate's serial.
+    pub serial: Serial,
+    /// When it begins.
+    pub not_before: Timestamp,
+    /// When it ends.
+    pub not_after: Timestamp,
+    /// Which authority signed it.
+    pub authority_id: AuthorityId,
+}
+
+/// What a JWT-SVID is to contain.
+#[derive(Clone, Debug)]
+pub struct JwtParams {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// For whom it is; empty names are dropped, one must remain.
+    pub audience: Vec<String>,
+    /// The lifetime; zero is the configured default. Cut to the authority's own end.
+    pub ttl: Duration,
+    /// The `jti` claim, for entries that ask for one.
+    pub jwt_id: Option<String>,
+}
+
+/// A signed JWT-SVID.
+#[derive(Clone, Debug)]
+pub struct IssuedJwt {
+    /// The compact token.
+    pub token: String,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// Which authority signed it.
+    pub authority_id: AuthorityId,
+}
+
+/// Why nothing was signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    /// There is no authority to sign with, or this replica does not publish it yet.
+    #[error("{text}")]
+    NoAuthority {
+        /// What is missing.
+        text: String,
+    },
+    /// The authority's key does not open here.
+    #[error("sealed: cluster key does not open {kek_id}")]
+    Sealed {
+        /// Which cluster key is needed.
+        kek_id: String,
+    },
+    /// The active authority has ended.
+    #[error("active {kind} authority has expired")]
+    Expired {
+        /// Which kind.
+        kind: &'static str,
+    },
+    /// This replica's clock is too far behind the cluster's.
+    #[error("clock is behind cluster time by more than {limit_ms} ms")]
+    Skew {
+        /// The limit, in milliseconds.
+        limit_ms: u128,
+    },
+    /// The request cannot be signed as it is, or what was signed failed its checks.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Signs with the active authorities.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    trust_domain: TrustDomain,
+    policy: Arc<AuthorityPolicy>,
+    views: Views,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    active: ArcSwap<Active>,
+    changed: watch::Sender<()>,
+}
+
+/// The two slots that sign.
+#[derive(Debug)]
+struct Active {
+    x509: Result<X509Slot, IssueError>,
+    jwt: Result<JwtSlot, IssueError>,
+}
+
+#[derive(Debug)]
+struct X509Slot {
+    id: AuthorityId,
+    not_after: Timestamp,
+    identity: IssuerIdentity,
+    signer: Arc<dyn Signer>,
+    /// What follows the leaf: nothing below a self-signed authority, whose certificate is in the
+    /// bundle.
+    chain_above: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct JwtSlot {
+    id: AuthorityId,
+    not_after: Timestamp,
+    signer: Arc<dyn Signer>,
+}
+
+impl Issuer {
+    /// An issuer without authorities, and the task that gives it those of the journal.
+    pub fn start(
+        keys: Arc<ClusterKeys>,
+        views: Views,
+        trust_domain: TrustDomain,
+        policy: Arc<AuthorityPolicy>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> (Self, IssuerTask) {
+        let missing = || IssueError::NoAuthority { text: "authorities are not known yet".into() };
+        let active = Active { x509: Err(missing()), jwt: Err(missing()) };
+        let (changed, _) = watch::channel(());
+        let inner = Inner {
+            trust_domain,
+            policy,
+            views,
+            clock,
+            random,
+            active: ArcSwap::from_pointee(active),
+            changed,
+        };
+        let issuer = Self { inner: Arc::new(inner) };
+        let task = IssuerTask { issuer: issuer.clone(), ring: KeyRing::new(keys), seen: None };
+        (issuer, task)
+    }
+
+    /// The policy it signs by.
+    pub fn policy(&self) -> &AuthorityPolicy {
+        &self.inner.policy
+    }
+
+    /// Whether both kinds of SVIDs can be signed now.
+    pub fn ready(&self) -> bool {
+        let active = self.inner.active.load();
+        let now = self.inner.clock.now();
+        self.check_clock(now).is_ok()
+            && active.x509.as_ref().is_ok_and(|slot| slot.not_after > now)
+            && active.jwt.as_ref().is_ok_and(|slot| slot.not_after > now)
+    }
+
+    /// Why nothing can be signed, if so: the first reason found, X.509 before JWT.
+    pub fn not_ready_reason(&self) -> Option<IssueError> {
+        let active = self.inner.active.load();
+        let now = self.inner.clock.now();
+        self.check_clock(now)
+            .and_then(|()| usable(&active.x509, "X.509", |slot| slot.not_after, now).map(drop))
+            .and_then(|()| usable(&active.jwt, "JWT", |slot| slot.not_after, now).map(drop))
+            .err()
+    }
+
+    /// The authority that signs X509-SVIDs now.
+    pub fn active_x509_authority(&self) -> Option<AuthorityId> {
+        self.inner.active.load().x509.as_ref().ok().map(|slot| slot.id.clone())
+    }
+
+    /// Waits until both kinds of SVIDs can be signed.
+    pub async fn wait_ready(&self) {
+        let mut changed = self.inner.changed.subscribe();
+        while !self.ready() {
+            if changed.changed().await.is_err() {
+                return; // Not reached: the sender lives as long as this handle.
+            }
+        }
+    }
+
+    /// Signs an X509-SVID.
+    pub fn sign_x509(&self, params: X509Params) -> Result<IssuedX509, IssueError> {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        self.check_clock(now)?;
+        let active = inner.active.load();
+        let slot = usable(&active.x509, "X.509", |slot| slot.not_after, now)?;
+
+        let ttl = or_default(params.ttl, inner.policy.default_x509_svid_ttl);
+        let not_after = now.plus(ttl).min(slot.not_after).floor_to_second();
+        let serial = random_serial(inner.random.as_ref());
+        let subject = match &params.subject {
+            Some(name) => LeafSubject::Given(name),
+            None => LeafSubject::Default,
+        };
+        let template = LeafTemplate {
+            spiffe_id: &params.spiffe_id,
+            dns_names: &params.dns_names,
+            subject,
+            public_key_spki: &params.public_key_spki,
+            serial,
+            not_before: now.minus(BACKDATE).floor_to_second(),
+            not_after,
+        };
+        let leaf = sign_leaf(&slot.identity, slot.signer.as_ref(), &template)
+            .map_err(|error| IssueError::Invalid(format!("failed to sign X509-SVID: {error}")))?;
+        check_x509(&leaf, &params.spiffe_id, now)?;
+        let not_before = template.not_before;
+        let mut chain_der = vec![leaf];
+        chain_der.extend(slot.chain_above.iter().cloned());
+        Ok(IssuedX509 {
+            chain_der,
+            serial: Serial::from_be_bytes(&serial),
+            not_before,
+            not_after,
+            authority_id: slot.id.clone(),
+        })
+    }
+
+    /// Signs a JWT-SVID.
+    pub fn sign_jwt(&self, params: JwtParams) -> Result<IssuedJwt, IssueError> {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        self.check_clock(now)?;
+        let active = inner.active.load();
+        let slot = usable(&active.jwt, "JWT", |slot| slot.not_after, now)?;
+
+        let audience: Vec<String> =
+            params.audience.into_iter().filter(|name| !name.is_empty()).collect();
+        if audience.is_empty() {
+            return Err(IssueError::Invalid("at least one audience is required".into()));
+        }
+        let ttl = or_default(params.ttl, inner.policy.default_jwt_svid_ttl);
+        let issued_at = now.floor_to_second();
+        let expires_at = now.plus(ttl).min(slot.not_after).floor_to_second();
+        let claims = JwtClaims {
+            subject: &params.spiffe_id,
+            audience: &audience,
+            issued_at,
+            expires_at,
+            issuer: inner.policy.jwt_issuer.as_deref(),
+            jwt_id: params.jwt_id.as_deref(),
+        };
+        let token = sign_jwt_svid(slot.signer.as_ref(), slot.id.as_str(), &claims)
+            .map_err(|error| IssueError::Invalid(format!("failed to sign JWT-SVID: {error}")))?;
+        check_jwt(&token, &params.spiffe_id, &audience, now)?;
+        Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
+    }
+
+    /// Refuses to sign with a clock that is behind: what it signs would end too early, and what has
+    /// ended would seem good. How far a clock is ahead cannot be told from committed times alone.
+    fn check_clock(&self, now: Timestamp) -> Result<(), IssueError> {
+        let limit = self.inner.policy.skew_limit();
+        if self.inner.views.cluster_time().since(now) > limit {
+            return Err(IssueError::Skew { limit_ms: limit.as_millis() });
+        }
+        Ok(())
+    }
+}
+
+/// Gives the issuer the active authorities whenever journal, bundle or cluster row move.
+#[derive(Debug)]
+pub struct IssuerTask {
+    issuer: Issuer,
+    ring: KeyRing,
+    seen: Option<(Arc<Journal>, Option<Arc<Bundle>>)>,
+}
+
+impl IssuerTask {
+    /// Follows the views until shutdown.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut revision = self.issuer.inner.views.subscribe_revision();
+        loop {
+            self.refresh();
+            let moved = shutdown.run_until_cancelled(revision.changed()).await;
+            if !matches!(moved, Some(Ok(()))) {
+                return;
+            }
+        }
+    }
+
+    /// Looks at the views once.
+    pub(super) fn refresh(&mut self) {
+        let inner = &*self.issuer.inner;
+        let (journal, bundle) = (inner.views.journal(), inner.views.bundle(&inner.trust_domain));
+        let Some(cluster) = inner.views.cluster() else { return };
+        let same = self.seen.as_ref().is_some_and(|(seen_journal, seen_bundle)| {
+            *seen_journal == journal && *seen_bundle == bundle
+        });
+        if same {
+            return;
+        }
+        let active = self.load(cluster.cluster_id, &journal, bundle.as_deref());
+        self.seen = Some((journal, bundle));
+        let inner = &*self.issuer.inner;
+        log_activated(&inner.active.load(), &active);
+        inner.active.store(Arc::new(active));
+        inner.changed.send_replace(());
+    }
+
+    fn load(
+        &mut self,
+        cluster_id: ClusterId,
+        journal: &Journal,
+        bundle: Option<&Bundle>,
+    ) -> Active {
+        if let Err(error) = self.ring.follow(cluster_id, journal) {
+            tracing::error!(%error, "Authority key does not open");
+        }
+        Active {
+            x509: self.slot(journal, AuthorityKind::X509, bundle).and_then(x509_slot),
+            jwt: self.slot(journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| {
+                JwtSlot { id: authority.id.clone(), not_after: authority.not_after, signer }
+            }),
+        }
+    }
+
+    fn slot<'a>(
+        &self,
+        journal: &'a Journal,
+        kind: AuthorityKind,
+        bundle: Option<&Bundle>,
+    ) -> Result<(&'a Authority, Arc<dyn Signer>), IssueError> {
+        let is_active =
+            |one: &&Authority| one.kind == kind && one.status == AuthorityStatus::Active;
+        let authority = journal.authorities.iter().rfind(is_active).ok_or_else(|| {
+            IssueError::NoAuthority { text: format!("no active {} authority", kind_name(kind)) }
+        })?;
+        if !bundle.is_some_and(|bundle| is_published(authority, bundle)) {
+            let text = format!("active {} authority is not in the bundle", kind_name(kind));
+            return Err(IssueError::NoAuthority { text });
+        }
+        match self.ring.signer(authority) {
+            Some(signer) => Ok((authority, signer)),
+            None => Err(IssueError::Sealed { kek_id: authority.sealed_key.kek_id.clone() }),
+        }
+    }
+}
+
+fn x509_slot((authority, signer): (&Authority, Arc<dyn Signer>)) -> Result<X509Slot, IssueError> {
+    let identity = IssuerIdentity::from_certificate(&authority.public_der)
+        .map_err(|error| IssueError::Invalid(format!("authority certificate: {error}")))?;
+    let mut chain_above = Vec::new();
+    if !authority.upstream_chain.is_empty() {
+        chain_above.push(authority.public_der.clone());
+        chain_above.extend(authority.upstream_chain.iter().cloned());
+    }
+    Ok(X509Slot {
+        id: authority.id.clone(),
+        not_after: authority.not_after,
+        identity,
+        signer,
+        chain_above,
+    })
+}
+
+/// Whether verifiers that use this bundle accept what the authority signs.
+fn is_published(authority: &Authority, bundle: &Bundle) -> bool {
+    match authority.kind {
+        // Below an upstream authority the bundle holds the upstream root instead.
+        AuthorityKind::X509 if !authority.upstream_chain.is_empty() => {
+            !bundle.x509_authorities.is_empty()
+        }
+        AuthorityKind::X509 => {
+            bundle.x509_authorities.iter().any(|one| one.certificate_der == authority.public_der)
+        }
+        AuthorityKind::Jwt => {
+            bundle.jwt_authorities.iter().any(|one| one.key_id == authority.id.as_str())
+        }
+    }
+}
+
+fn usable<'a, T>(
+    slot: &'a Result<T, IssueError>,
+    kind: &'static str,
+    not_after: impl Fn(&T) -> Timestamp,
+    now: Timestamp,
+) -> Result<&'a T, IssueError> {
+    let slot = slot.as_ref().map_err(Clone::clone)?;
+    if not_after(slot) <= now {
+        return Err(IssueError::Expired { kind });
+    }
+    Ok(slot)
+}
+
+/// Checks a fresh certificate as a verifier would: an invalid one is an error, never handed out.
+fn check_x509(leaf: &[u8], expected: &SpiffeId, now: Timestamp) -> Result<(), IssueError> {
+    let invalid = |reason: &str| IssueError::Invalid(format!("invalid X509-SVID: {reason}"));
+    let chain = [leaf.to_vec()];
+    let svid = X509Svid::parse_chain(&chain).map_err(|error| invalid(&error.to_string()))?;
+    if svid.id != *expected {
+        return Err(invalid("wrong SPIFFE ID"));
+    }
+    if now < svid.not_before || now >= svid.not_after {
+        return Err(invalid("not valid now"));
+    }
+    Ok(())
+}
+
+/// Checks a fresh token as a validator would.
+fn check_jwt(
+    token: &str,
+    subject: &SpiffeId,
+    audience: &[String],
+    now: Timestamp,
+) -> Result<(), IssueError> {
+    let invalid = |reason: &str| IssueError::Invalid(format!("invalid JWT-SVID: {reason}"));
+    let svid = JwtSvid::parse_insecure(token).map_err(|error| invalid(&error.to_string()))?;
+    if svid.id != *subject {
+        return Err(invalid("wrong subject"));
+    }
+    if svid.expires_at <= now {
+        return Err(invalid("already expired"));
+    }
+    if svid.audience != audience {
+        return Err(invalid("wrong audience"));
+    }
+    Ok(())
+}
+
+fn or_default(ttl: Duration, default: Duration) -> Duration {
+    if ttl.is_zero() { default } else { ttl }
+}
+
+/// Writes the lines that scripts of SPIRE wait for.
+fn log_activated(before: &Active, after: &Active) {
+    let old = before.x509.as_ref().ok().map(|slot| &slot.id);
+    if let Some(slot) = after.x509.as_ref().ok().filter(|slot| Some(&slot.id) != old) {
+        let (authority_id, expiration) = (&slot.id, slot.not_after.unix_s());
+        tracing::info!(%authority_id, expiration, "X509 CA activated");
+    }
+    let old = before.jwt.as_ref().ok().map(|slot| &slot.id);
+    if let Some(slot) = after.jwt.as_ref().ok().filter(|slot| Some(&slot.id) != old) {
+        let (authority_id, expiration) = (&slot.id, slot.not_after.unix_s());
+        tracing::info!(%authority_id, expiration, "JWT key activated");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_raft_store::change::ClusterState;
+    use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber};
+    use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
+    use steeple_spiffe_core::random::SeededRandom;
+    use steeple_spiffe_core::svid::x509::verify_chain;
+    use steeple_spiffe_core::time::FixedClock;
+    use steeple_spiffe_core::{KeyType, LocalSigner};
+
+    use super::super::mint::Minter;
+    use super::*;
+
+    const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
+    const CLUSTER: ClusterId = ClusterId(5);
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// An issuer with its clock, fed from a journal and a bundle that tests change.
+    struct Bench {
+        issuer: Issuer,
+        task: IssuerTask,
+        views: Views,
+        clock: Arc<FixedClock>,
+        minter: Minter,
+        journal: Journal,
+        bundle: Bundle,
+        revision: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let random: Arc<dyn Random> = Arc::new(SeededRandom::new(1));
+            let keys = Arc::new(ClusterKeys::generate(random.as_ref()).unwrap().0);
+            Self::with_keys(Arc::clone(&keys), keys)
+        }
+
+        /// `seals` is what new authorities are sealed with, `opens` what the issuer holds.
+        fn with_keys(seals: Arc<ClusterKeys>, opens: Arc<ClusterKeys>) -> Self {
+            let trust_domain = TrustDomain::parse("example.org").unwrap();
+            let policy = Arc::new(AuthorityPolicy {
+                jwt_issuer: Some("https://issuer".to_owned()),
+                ..AuthorityPolicy::default()
+            });
+            let clock = Arc::new(FixedClock::new(START));
+            let random: Arc<dyn Random> = Arc::new(SeededRandom::new(2));
+            let cluster = ClusterState {
+                cluster_id: CLUSTER,
+                name: "c".to_owned(),
+                trust_domain: trust_domain.clone(),
+                epoch: 0,
+                feature_level: 1,
+                formed_at: START,
+            };
+            let cluster = Change::ClusterWritten(Arc::new(cluster));
+            let views = Views::of_changes(Revision::new(0, 1), START, vec![cluster]);
+            let (issuer, task) = Issuer::start(
+                opens,
+                views.clone(),
+                trust_domain.clone(),
+                Arc::clone(&policy),
+                Arc::<FixedClock>::clone(&clock),
+                Arc::clone(&random),
+            );
+            let bundle = Bundle::empty(trust_domain.clone());
+            let minter = Minter { trust_domain, policy, keys: seals, random };
+            let journal = Journal::default();
+            Self { issuer, task, views, clock, minter, journal, bundle, revision: 1 }
+        }
+
+        /// Adds an authority to the journal; returns its place there.
+        fn add(&mut self, kind: AuthorityKind, status: AuthorityStatus) -> usize {
+            let mut authority = self.minter.mint(kind, CLUSTER, self.clock.now()).unwrap();
+            authority.status = status;
+            self.journal.authorities.push(authority);
+            self.journal.authorities.len() - 1
+        }
+
+        fn publish(&mut self, at: usize) {
+            let authority = &self.journal.authorities[at];
+            match authority.kind {
+                AuthorityKind::X509 => self.bundle.x509_authorities.push(X509Authority {
+                    certificate_der: authority.public_der.clone(),
+                    tainted: false,
+                }),
+                AuthorityKind::Jwt => self.bundle.jwt_authorities.push(JwtAuthority {
+                    key_id: authority.id.to_string(),
+                    public_key_der: authority.public_der.clone(),
+                    expires_at: Some(authority.not_after),
+                    tainted: false,
+                }),
+            }
+        }
+
+        /// Shows journal and bundle to the issuer.
+        fn commit(&mut self) {
+            self.revision += 1;
+            self.journal.revision += 1;
+            self.views.apply(&ChangeBatch {
+                revision: Revision::new(0, self.revision),
+                time: self.clock.now(),
+                changes: vec![
+                    Change::JournalWritten(Arc::new(self.journal.clone())),
+                    Change::BundleWritten {
+                        row: RowNumber(1),
+                        bundle: Arc::new(self.bundle.clone()),
+                    },
+                ],
+            });
+            self.task.refresh();
+        }
+
+        /// A bench whose both authorities are active and published.
+        fn ready() -> Self {
+            let mut bench = Self::new();
+            for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+                let at = bench.add(kind, AuthorityStatus::Active);
+                bench.publish(at);
+            }
+            bench.commit();
+            assert!(bench.issuer.ready());
+            bench
+        }
+
+        fn sign_x509(&self, ttl: Duration) -> Result<IssuedX509, IssueError> {
+            let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+            self.issuer.sign_x509(X509Params {
+                spiffe_id: workload(),
+                dns_names: vec!["b.test".to_owned(), "a.test".to_owned()],
+                subject: None,
+                public_key_spki: signer.public_key_spki().to_vec(),
+                ttl,
+            })
+        }
+
+        fn sign_jwt(&self, audience: &[&str], ttl: Duration) -> Result<IssuedJwt, IssueError> {
+            self.issuer.sign_jwt(JwtParams {
+                spiffe_id: workload(),
+                audience: audience.iter().map(|name| (*name).to_owned()).collect(),
+                ttl,
+                jwt_id: None,
+            })
+        }
+    }
+
+    fn workload() -> SpiffeId {
+        SpiffeId::parse("spiffe://example.org/web").unwrap()
+    }
+
+    #[test]
+    fn an_x509_svid_chains_to_the_published_bundle_and_carries_what_was_asked() {
+        let bench = Bench::ready();
+        let issued = bench.sign_x509(HOUR).unwrap();
+        assert_eq!(issued.chain_der.len(), 1, "a self-signed authority is not in the chain");
+        assert_eq!(issued.not_before, START.minus(BACKDATE));
+        assert_eq!(issued.not_after, START.plus(HOUR));
+        let id = verify_chain(&issued.chain_der, &bench.bundle, START).unwrap();
+        assert_eq!(id, workload());
+        let svid = X509Svid::parse_chain(&issued.chain_der).unwrap();
+        assert_eq!(svid.serial, issued.serial);
+        assert_eq!(svid.dns_names, ["b.test", "a.test"]);
+        assert_eq!(AuthorityId::from_subject_key_id(&svid.authority_key_id), issued.authority_id);
+        assert_ne!(bench.sign_x509(HOUR).unwrap().serial, issued.serial);
+    }
+
+    #[test]
+    fn lifetimes_default_when_zero_and_end_with_the_authority() {
+        let bench = Bench::ready();
+        let policy = AuthorityPolicy::default();
+        let authority_end = START.plus(policy.ca_ttl);
+        assert_eq!(
+            bench.sign_x509(Duration::ZERO).unwrap().not_after,
+            START.plus(policy.default_x509_svid_ttl)
+        );
+        assert_eq!(bench.sign_x509(HOUR * 100).unwrap().not_after, authority_end);
+        let jwt = bench.sign_jwt(&["a"], Duration::ZERO).unwrap();
+        assert_eq!(jwt.expires_at, START.plus(policy.default_jwt_svid_ttl));
+        assert_eq!(bench.sign_jwt(&["a"], HOUR * 100).unwrap().expires_at, authority_end);
+    }
+
+    #[test]
+    fn a_jwt_svid_validates_against_the_bundle_and_drops_empty_audiences() {
+        let bench = Bench::ready();
+        let issued = bench.sign_jwt(&["", "a", "b"], HOUR).unwrap();
+        let bundle = Arc::new(bench.bundle.clone());
+        let bundles = |_: &TrustDomain| Some(Arc::clone(&bundle));
+        let svid = JwtSvid::validate(&issued.token, &["b".to_owned()], &bundles, START).unwrap();
+        assert_eq!(svid.id, workload());
+        assert_eq!(svid.audience, ["a", "b"]);
+        assert!(svid.claims_json.contains("https://issuer"), "{}", svid.claims_json);
+        assert!(!svid.claims_json.contains("jti"), "{}", svid.claims_json);
+
+        for audience in [&[][..], &["", ""]] {
+            let error = bench.sign_jwt(audience, HOUR).unwrap_err();
+            assert_eq!(error, IssueError::Invalid("at least one audience is required".into()));
+        }
+    }
+
+    #[test]
+    fn nothing_is_signed_before_an_authority_is_active_and_published() {
+        let mut bench = Bench::new();
+        bench.commit();
+        let no_authority = |text: &str| IssueError::NoAuthority { text: text.to_owned() };
+        let error = bench.sign_x509(HOUR).unwrap_err();
+        assert_eq!(error, no_authority("no active X.509 authority"));
+
+        let at = bench.add(AuthorityKind::X509, AuthorityStatus::Prepared);
+        bench.publish(at);
+        bench.commit();
+        assert_eq!(bench.sign_x509(HOUR).unwrap_err(), error, "a prepared one does not sign");
+
+        bench.journal.authorities[at].status = AuthorityStatus::Active;
+        let published = bench.bundle.clone();
+        bench.bundle = Bundle::empty(published.trust_domain.clone());
+        bench.commit();
+        let unpublished = no_authority("active X.509 authority is not in the bundle");
+        assert_eq!(bench.sign_x509(HOUR).unwrap_err(), unpublished);
+
+        bench.bundle = published;
+        bench.commit();
+        assert!(bench.sign_x509(HOUR).is_ok());
+        assert!(!bench.issuer.ready(), "JWT is still missing");
+        let reason = bench.issuer.not_ready_reason();
+        assert_eq!(reason, Some(no_authority("no active JWT authority")));
+    }
+
+    #[test]
+    fn the_successor_signs_as_soon_as_it_is_active() {
+        let mut bench = Bench::ready();
+        let first = bench.sign_x509(HOUR).unwrap().authority_id;
+        let at = bench.add(AuthorityKind::X509, AuthorityStatus::Prepared);
+        bench.publish(at);
+        bench.commit();
+        assert_eq!(bench.sign_x509(HOUR).unwrap().authority_id, first);
+
+        bench.journal.authorities[0].status = AuthorityStatus::Old;
+        bench.journal.authorities[at].status = AuthorityStatus::Active;
+        bench.commit();
+        let issued = bench.sign_x509(HOUR).unwrap();
+        assert_eq!(issued.authority_id, bench.journal.authorities[at].id);
+        verify_chain(&issued.chain_der, &bench.bundle, START).unwrap();
+    }
+
+    #[test]
+    fn an_ended_authority_and_a_clock_that_is_behind_sign_nothing() {
+        let bench = Bench::ready();
+        bench.clock.advance(AuthorityPolicy::default().ca_ttl);
+        assert_eq!(bench.sign_x509(HOUR).unwrap_err(), IssueError::Expired { kind: "X.509" });
+        assert_eq!(bench.sign_jwt(&["a"], HOUR).unwrap_err(), IssueError::Expired { kind: "JWT" });
+
+        let bench = Bench::ready();
+        let limit = AuthorityPolicy::default().skew_limit();
+        let mut revision = 10;
+        let mut move_cluster_time = |by: Duration| {
+            revision += 1;
+            let time = START.plus(by);
+            let revision = Revision::new(0, revision);
+            bench.views.apply(&ChangeBatch { revision, time, changes: Vec::new() });
+        };
+        move_cluster_time(limit);
+        assert!(bench.sign_x509(HOUR).is_ok());
+        move_cluster_time(limit + Duration::from_millis(1));
+        let skew = IssueError::Skew { limit_ms: limit.as_millis() };
+        assert_eq!(bench.sign_x509(HOUR).unwrap_err(), skew);
+        assert!(!bench.issuer.ready());
+    }
+
+    #[test]
+    fn without_the_cluster_key_the_issuer_is_sealed() {
+        let random = SeededRandom::new(3);
+        let keys = || Arc::new(ClusterKeys::generate(&random).unwrap().0);
+        let mut bench = Bench::with_keys(keys(), keys());
+        let at = bench.add(AuthorityKind::X509, AuthorityStatus::Active);
+        bench.publish(at);
+        bench.commit();
+        let kek_id = bench.journal.authorities[at].sealed_key.kek_id.clone();
+        assert_eq!(bench.sign_x509(HOUR).unwrap_err(), IssueError::Sealed { kek_id });
+    }
+
+    #[test]
+    fn every_key_type_makes_authorities_that_sign() {
+        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+            let mut bench = Bench::new();
+            bench.minter.policy = Arc::new(AuthorityPolicy {
+                ca_key_type: key_type,
+                jwt_key_type: key_type,
+                ..AuthorityPolicy::default()
+            });
+            for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+                let at = bench.add(kind, AuthorityStatus::Active);
+                bench.publish(at);
+            }
+            bench.commit();
+            let issued = bench.sign_x509(HOUR).unwrap();
+            verify_chain(&issued.chain_der, &bench.bundle, START).unwrap();
+            bench.sign_jwt(&["a"], HOUR).unwrap();
+        }
+    }
+}

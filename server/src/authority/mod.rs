@@ -1,0 +1,20 @@
+//! Signing authorities: when they are made and retired, and what is signed with them.
+//!
+//! Owns rotation (a pure planner and the leader's rotator around it), the issuer that every replica
+//! signs with, and the server's own SVID. Where authorities are kept is raft-store's business, how
+//! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
+//! services.
+
+mod issuer;
+mod mint;
+mod planner;
+mod policy;
+mod rotator;
+mod server_svid;
+
+pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
+pub use mint::{MintError, Minter};
+pub use planner::{Evidence, Step, plan};
+pub use policy::AuthorityPolicy;
+pub use rotator::{RotateError, Rotator};
+pub use server_svid::{ServerSvid, ServerSvidError};

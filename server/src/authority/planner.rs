@@ -1,0 +1,340 @@
+//! The plan of rotation: given the journal, the policy and the time, the next step.
+//!
+//! Pure: reads no clock and changes nothing. The rotator acts on one step, lets it be applied and
+//! asks again. X.509 comes before JWT, as in SPIRE. Invariant: under scheduled rotation at most
+//! [`PUBLISHED_MAX`] authorities of a kind are published, and the active one is never pruned.
+
+use std::fmt;
+use std::time::Duration;
+
+use steeple_raft_store::change::Journal;
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Timestamp};
+
+use super::policy::{AuthorityPolicy, activate_before, activate_regardless_before, prepare_before};
+
+/// Authorities of one kind that are published at the same time: old, active, prepared. Forced
+/// rotations may publish more; scheduled preparation then waits for a free place while it can.
+pub(super) const PUBLISHED_MAX: usize = 3;
+
+/// The kinds, in the order they are looked after.
+const KINDS: [AuthorityKind; 2] = [AuthorityKind::X509, AuthorityKind::Jwt];
+
+/// A kind as logs and errors spell it.
+pub(super) fn kind_name(kind: AuthorityKind) -> &'static str {
+    match kind {
+        AuthorityKind::X509 => "X.509",
+        AuthorityKind::Jwt => "JWT",
+    }
+}
+
+/// One change of the journal that is due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make a new authority and publish it.
+    Prepare(AuthorityKind),
+    /// Let a published authority sign from now on.
+    Activate(AuthorityKind, AuthorityId),
+    /// Remove authorities that ended long enough ago.
+    Prune(Vec<(AuthorityKind, AuthorityId)>),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prepare(kind) => write!(f, "prepare {} authority", kind_name(*kind)),
+            Self::Activate(kind, id) => write!(f, "activate {} authority {id}", kind_name(*kind)),
+            Self::Prune(ids) => write!(f, "prune {} ended authorities", ids.len()),
+        }
+    }
+}
+
+/// Whether those who must know a prepared authority before it signs are known to have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// Every replica in contact has applied it.
+    Complete,
+    /// Some may lag behind: activation waits, but not for ever.
+    Incomplete,
+}
+
+/// The next step, if one is due. `evidence` is asked about authorities that are due for activation.
+pub fn plan(
+    journal: &Journal,
+    policy: &AuthorityPolicy,
+    now: Timestamp,
+    evidence: &dyn Fn(&Authority) -> Evidence,
+) -> Option<Step> {
+    KINDS
+        .into_iter()
+        .find_map(|kind| plan_kind(journal, kind, now, evidence))
+        .or_else(|| plan_prune(journal, policy, now))
+}
+
+fn plan_kind(
+    journal: &Journal,
+    kind: AuthorityKind,
+    now: Timestamp,
+    evidence: &dyn Fn(&Authority) -> Evidence,
+) -> Option<Step> {
+    let active = newest(journal, kind, AuthorityStatus::Active);
+    let prepared = newest(journal, kind, AuthorityStatus::Prepared)
+        .filter(|prepared| !prepared.tainted && prepared.not_after > now);
+
+    let Some(active) = active else {
+        // Nothing signs: at formation, the two steps go back to back.
+        return Some(match prepared {
+            Some(prepared) => Step::Activate(kind, prepared.id.clone()),
+            None => Step::Prepare(kind),
+        });
+    };
+    match prepared {
+        None => prepare_is_due(journal, active, now).then_some(Step::Prepare(kind)),
+        Some(prepared) => activate_is_due(active, prepared, now, evidence)
+            .then(|| Step::Activate(kind, prepared.id.clone())),
+    }
+}
+
+fn prepare_is_due(journal: &Journal, active: &Authority, now: Timestamp) -> bool {
+    let lifetime = lifetime(active);
+    if !is_within(active, prepare_before(lifetime), now) {
+        return false;
+    }
+    let published = journal.authorities.iter().filter(|one| one.kind == active.kind).count();
+    published < PUBLISHED_MAX || is_within(active, activate_before(lifetime), now)
+}
+
+fn activate_is_due(
+    active: &Authority,
+    prepared: &Authority,
+    now: Timestamp,
+    evidence: &dyn Fn(&Authority) -> Evidence,
+) -> bool {
+    let lifetime = lifetime(active);
+    if !is_within(active, activate_before(lifetime), now) {
+        return false;
+    }
+    is_within(active, activate_regardless_before(lifetime), now)
+        || evidence(prepared) == Evidence::Complete
+}
+
+fn plan_prune(journal: &Journal, policy: &AuthorityPolicy, now: Timestamp) -> Option<Step> {
+    let margin = policy.prune_margin();
+    let ended: Vec<_> = journal
+        .authorities
+        .iter()
+        .filter(|one| one.status != AuthorityStatus::Active)
+        .filter(|one| now > one.not_after.plus(margin))
+        .map(|one| (one.kind, one.id.clone()))
+        .collect();
+    (!ended.is_empty()).then_some(Step::Prune(ended))
+}
+
+/// The authority of a kind and status that was made last.
+fn newest(journal: &Journal, kind: AuthorityKind, status: AuthorityStatus) -> Option<&Authority> {
+    journal.authorities.iter().rfind(|one| one.kind == kind && one.status == status)
+}
+
+/// Thresholds count from when it was prepared, not from the backdated start of a certificate.
+fn lifetime(authority: &Authority) -> Duration {
+    authority.not_after.since(authority.issued_at)
+}
+
+/// Whether the authority's end is nearer than `before`; strictly, as in SPIRE.
+fn is_within(authority: &Authority, before: Duration, now: Timestamp) -> bool {
+    now > authority.not_after.minus(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_spiffe_core::authority::SealedKey;
+
+    use super::*;
+
+    const HOUR: u64 = 3600;
+
+    fn authority(
+        kind: AuthorityKind,
+        name: &str,
+        status: AuthorityStatus,
+        issued_h: u64,
+        ends_h: u64,
+    ) -> Authority {
+        Authority {
+            id: AuthorityId::new(name),
+            kind,
+            status,
+            public_der: Vec::new(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey {
+                kek_id: String::new(),
+                version: 1,
+                nonce: Vec::new(),
+                ciphertext: Vec::new(),
+            },
+            issued_at: hours(issued_h),
+            not_after: hours(ends_h),
+            tainted: false,
+        }
+    }
+
+    fn hours(count: u64) -> Timestamp {
+        Timestamp::UNIX_EPOCH.plus(Duration::from_secs(count * HOUR))
+    }
+
+    fn x509(name: &str, status: AuthorityStatus, issued_h: u64, ends_h: u64) -> Authority {
+        authority(AuthorityKind::X509, name, status, issued_h, ends_h)
+    }
+
+    /// A journal with the given X.509 authorities and a JWT authority that needs nothing.
+    fn journal(x509: Vec<Authority>) -> Journal {
+        let jwt = authority(AuthorityKind::Jwt, "jwt", AuthorityStatus::Active, 0, 1_000_000);
+        Journal { revision: 1, authorities: x509.into_iter().chain([jwt]).collect() }
+    }
+
+    #[test]
+    fn each_state_of_the_journal_has_its_next_step() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let prepare = Some(Step::Prepare(AuthorityKind::X509));
+        let activate = |name| Some(Step::Activate(AuthorityKind::X509, AuthorityId::new(name)));
+        let prune = |name| Some(Step::Prune(vec![(AuthorityKind::X509, AuthorityId::new(name))]));
+        let second = Duration::from_secs(1);
+        let a = || x509("a", Active, 0, 24);
+        let b = || x509("b", Prepared, 12, 36);
+
+        let cases = [
+            ("nothing yet", vec![], hours(0), prepare.clone()),
+            ("prepared at formation", vec![x509("a", Prepared, 0, 24)], hours(0), activate("a")),
+            ("young", vec![a()], hours(1), None),
+            ("exactly half of its life", vec![a()], hours(12), None),
+            ("past half of its life", vec![a()], hours(12).plus(second), prepare.clone()),
+            ("prepared and not due", vec![a(), b()], hours(13), None),
+            ("exactly five sixths", vec![a(), b()], hours(20), None),
+            ("past five sixths", vec![a(), b()], hours(20).plus(second), activate("b")),
+            ("successor missing past five sixths", vec![a()], hours(21), prepare.clone()),
+            ("active ended", vec![a()], hours(100), prepare.clone()),
+            ("active and successor ended", vec![a(), b()], hours(100), prepare.clone()),
+            (
+                "old one within the margin",
+                vec![x509("a", Old, 0, 24), x509("b", Active, 20, 44)],
+                hours(24).plus(second),
+                None,
+            ),
+            (
+                "old one past the margin",
+                vec![x509("a", Old, 0, 24), x509("b", Active, 20, 44)],
+                hours(25).plus(second),
+                prune("a"),
+            ),
+            (
+                "no free place, and time left",
+                vec![x509("x", Old, 0, 90), x509("y", Old, 0, 90), a()],
+                hours(13),
+                None,
+            ),
+            (
+                "no free place, and no time left",
+                vec![x509("x", Old, 0, 90), x509("y", Old, 0, 90), a()],
+                hours(21),
+                prepare.clone(),
+            ),
+        ];
+        for (name, authorities, now, expected) in cases {
+            let policy = AuthorityPolicy::default();
+            let step = plan(&journal(authorities), &policy, now, &|_| Evidence::Complete);
+            assert_eq!(step, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_tainted_successor_is_replaced_rather_than_activated() {
+        let mut tainted = x509("b", AuthorityStatus::Prepared, 12, 36);
+        tainted.tainted = true;
+        let journal = journal(vec![x509("a", AuthorityStatus::Active, 0, 24), tainted]);
+        let policy = AuthorityPolicy::default();
+        let step = plan(&journal, &policy, hours(21), &|_| Evidence::Complete);
+        assert_eq!(step, Some(Step::Prepare(AuthorityKind::X509)));
+    }
+
+    #[test]
+    fn missing_evidence_delays_activation_and_never_prevents_it() {
+        let journal = journal(vec![
+            x509("a", AuthorityStatus::Active, 0, 24),
+            x509("b", AuthorityStatus::Prepared, 12, 36),
+        ]);
+        let policy = AuthorityPolicy::default();
+        let at = |now| plan(&journal, &policy, now, &|_| Evidence::Incomplete);
+        assert_eq!(at(hours(21)), None);
+        assert_eq!(at(hours(22)), None);
+        let activate = Step::Activate(AuthorityKind::X509, AuthorityId::new("b"));
+        assert_eq!(at(hours(22).plus(Duration::from_secs(1))), Some(activate));
+    }
+
+    #[test]
+    fn x509_comes_before_jwt() {
+        let policy = AuthorityPolicy::default();
+        let step = plan(&Journal::default(), &policy, hours(0), &|_| Evidence::Complete);
+        assert_eq!(step, Some(Step::Prepare(AuthorityKind::X509)));
+    }
+
+    /// Applies a step to a journal as raft-store does.
+    fn apply(journal: &mut Journal, step: Step, now: Timestamp, ttl: Duration, made: &mut u64) {
+        journal.revision += 1;
+        match step {
+            Step::Prepare(kind) => {
+                *made += 1;
+                let mut new = authority(kind, &made.to_string(), AuthorityStatus::Prepared, 0, 0);
+                new.issued_at = now;
+                new.not_after = now.plus(ttl).floor_to_second();
+                journal.authorities.push(new);
+            }
+            Step::Activate(kind, id) => {
+                for one in journal.authorities.iter_mut().filter(|one| one.kind == kind) {
+                    if one.status == AuthorityStatus::Active {
+                        one.status = AuthorityStatus::Old;
+                    }
+                    if one.id == id {
+                        one.status = AuthorityStatus::Active;
+                    }
+                }
+            }
+            Step::Prune(ids) => {
+                journal.authorities.retain(|one| !ids.contains(&(one.kind, one.id.clone())));
+            }
+        }
+    }
+
+    #[test]
+    fn a_month_of_scheduled_rotation_keeps_three_of_a_kind_and_never_loses_the_signer() {
+        let cases: [(u64, u64, u64); 4] = [
+            // ca_ttl, tick, length of the run; in seconds
+            (24 * HOUR, 10, 31 * 24 * HOUR),
+            (HOUR, 10, 4 * 24 * HOUR),
+            (60, 1, 2 * HOUR),
+            (365 * 24 * HOUR, 600, 3 * 365 * 24 * HOUR),
+        ];
+        for (ttl, tick, length) in cases {
+            let ttl = Duration::from_secs(ttl);
+            let policy = AuthorityPolicy { ca_ttl: ttl, ..AuthorityPolicy::default() };
+            let mut journal = Journal::default();
+            let (mut made, mut activations) = (0, 0u64);
+            for second in (0..length).step_by(usize::try_from(tick).unwrap()) {
+                let now = Timestamp::UNIX_EPOCH.plus(Duration::from_secs(second));
+                while let Some(step) = plan(&journal, &policy, now, &|_| Evidence::Complete) {
+                    activations += u64::from(matches!(step, Step::Activate(..)));
+                    apply(&mut journal, step, now, ttl, &mut made);
+                }
+                for kind in KINDS {
+                    let of_kind = || journal.authorities.iter().filter(|one| one.kind == kind);
+                    assert!(of_kind().count() <= PUBLISHED_MAX, "{ttl:?} at {second}");
+                    let active: Vec<_> =
+                        of_kind().filter(|one| one.status == AuthorityStatus::Active).collect();
+                    assert_eq!(active.len(), 1, "{ttl:?} at {second}");
+                    assert!(active[0].not_after > now, "{ttl:?} at {second}");
+                }
+            }
+            let turns = length / ttl.as_secs();
+            assert!(activations >= 2 * turns, "{ttl:?}: {activations} activations");
+        }
+    }
+}

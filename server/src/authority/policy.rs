@@ -1,0 +1,96 @@
+//! What the configuration says about authorities and lifetimes, and the times derived from it.
+//!
+//! Owns the formulas that SPIRE and `docs/reference/cluster.md` give for thresholds and margins, so
+//! that planner, issuer and tests use the same ones. Reads no clock.
+
+use std::time::Duration;
+
+use steeple_spiffe_core::KeyType;
+use steeple_spiffe_core::svid::x509::CaSubject;
+
+/// Certificates begin this long before they are signed (SPIRE: 10 s), for verifiers whose clocks
+/// are behind.
+pub(super) const BACKDATE: Duration = Duration::from_secs(10);
+
+/// An authority is prepared at most this long before its predecessor ends (SPIRE: 30 days).
+const PREPARE_BEFORE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// An authority is activated at most this long before its predecessor ends (SPIRE: 7 days).
+const ACTIVATE_BEFORE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// An ended authority stays in the bundle at most this long, unless clocks may differ by more.
+const PRUNE_MARGIN_MAX: Duration = Duration::from_secs(3600);
+
+/// A replica whose clock is off by more than this never signs.
+const SKEW_LIMIT_MAX: Duration = Duration::from_secs(30);
+
+/// What an operator decides about authorities and the lifetimes of what they sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityPolicy {
+    /// Lifetime of X.509 and JWT authorities (`ca_ttl`).
+    pub ca_ttl: Duration,
+    /// Key type of X.509 authorities and of the server's own SVID (`ca_key_type`).
+    pub ca_key_type: KeyType,
+    /// Key type of JWT authorities (`jwt_key_type`).
+    pub jwt_key_type: KeyType,
+    /// Lifetime of X.509-SVIDs unless the entry or the request says otherwise.
+    pub default_x509_svid_ttl: Duration,
+    /// Lifetime of JWT-SVIDs unless the entry or the request says otherwise.
+    pub default_jwt_svid_ttl: Duration,
+    /// Lifetime of agents' SVIDs (`agent_ttl`, else the X.509-SVID default).
+    pub agent_ttl: Duration,
+    /// The `iss` claim of JWT-SVIDs, if any.
+    pub jwt_issuer: Option<String>,
+    /// Subject of X.509 authorities; `None` is SPIRE's default.
+    pub ca_subject: Option<CaSubject>,
+}
+
+impl Default for AuthorityPolicy {
+    /// SPIRE's defaults.
+    fn default() -> Self {
+        Self {
+            ca_ttl: Duration::from_secs(24 * 3600),
+            ca_key_type: KeyType::EcP256,
+            jwt_key_type: KeyType::EcP256,
+            default_x509_svid_ttl: Duration::from_secs(3600),
+            default_jwt_svid_ttl: Duration::from_secs(5 * 60),
+            agent_ttl: Duration::from_secs(3600),
+            jwt_issuer: None,
+            ca_subject: None,
+        }
+    }
+}
+
+impl AuthorityPolicy {
+    /// How far a replica's clock may be off before it refuses to sign: min(30 s, `ca_ttl` / 8).
+    pub fn skew_limit(&self) -> Duration {
+        SKEW_LIMIT_MAX.min(self.ca_ttl / 8)
+    }
+
+    /// How long an ended authority stays in the bundle: max(min(1 h, `ca_ttl` / 24), 2 × skew
+    /// limit), so that no verifier loses it while its clock says that it is still good.
+    pub fn prune_margin(&self) -> Duration {
+        PRUNE_MARGIN_MAX.min(self.ca_ttl / 24).max(self.skew_limit() * 2)
+    }
+
+    /// The longest SVID lifetime that rotation never cuts short.
+    pub fn uncut_svid_ttl(&self) -> Duration {
+        activate_before(self.ca_ttl)
+    }
+}
+
+/// How long before its end an authority of this lifetime gets a prepared successor.
+pub(super) fn prepare_before(lifetime: Duration) -> Duration {
+    PREPARE_BEFORE_MAX.min(lifetime / 2)
+}
+
+/// How long before its end an authority of this lifetime hands over to its successor.
+pub(super) fn activate_before(lifetime: Duration) -> Duration {
+    ACTIVATE_BEFORE_MAX.min(lifetime / 6)
+}
+
+/// How long before its end an authority hands over even if some may not know the successor yet: a
+/// late hand-over hurts those, none at all hurts everyone.
+pub(super) fn activate_regardless_before(lifetime: Duration) -> Duration {
+    activate_before(lifetime).min(lifetime / 12)
+}

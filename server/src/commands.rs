@@ -1,0 +1,157 @@
+//! The two commands of the binary that the command line library does not have: `run` and
+//! `validate`.
+//!
+//! Owns their output and exit codes, and what must happen before any thread is started: the file
+//! mode mask and core dumps. What a server is made of is [`crate::wiring`]'s business.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use steeple_cli::Mounted;
+use steeple_spiffe_core::time::SystemClock;
+
+use crate::config::{self, Config, FlagError, Notice, RunFlags};
+use crate::logging::Logging;
+use crate::wiring;
+
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+
+/// Files are never made writable for the group or readable for others.
+const UMASK: u32 = 0o027;
+
+/// Runs the command that the process' arguments name.
+pub fn main() -> ExitCode {
+    let arguments = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let code = match runtime {
+        Ok(runtime) => {
+            let mounted = Mounted { run: Box::new(run), validate: Box::new(validate) };
+            runtime.block_on(steeple_cli::server_main(arguments, mounted))
+        }
+        Err(error) => fail(&format!("start runtime: {error}")),
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// `spire-server run`: serves until a signal. Returns the exit code.
+fn run(words: Vec<String>) -> i32 {
+    let flags = match RunFlags::parse(&words) {
+        Ok(flags) => flags,
+        Err(error) => return refuse("run", &error),
+    };
+    let config = match config::load(&flags) {
+        Ok(config) => config,
+        Err(error) => return fail(&text_of(&error)),
+    };
+    restrict_process();
+    let clock = Arc::new(SystemClock);
+    let logging = match Logging::install(&config.server.log, clock) {
+        Ok(logging) => logging,
+        Err(error) => return fail(&text_of(&error)),
+    };
+    config.notices.iter().for_each(log_notice);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("start runtime: {error}")),
+    };
+    let result = runtime.block_on(wiring::run(config, logging));
+    // Tasks that ignored every signal to end are not waited for.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => {
+            tracing::info!("Server stopped gracefully");
+            DONE
+        }
+        Err(error) => {
+            let text = format!("{error:#}");
+            tracing::error!(error = text, "Server crashed");
+            fail(&text)
+        }
+    }
+}
+
+/// `spire-server validate`: checks the configuration. Returns the exit code.
+fn validate(words: Vec<String>) -> i32 {
+    let flags = match RunFlags::parse(&words) {
+        Ok(flags) => flags,
+        Err(error) => return refuse("validate", &error),
+    };
+    let config = match config::load(&flags) {
+        Ok(config) => config,
+        Err(error) => {
+            let text = text_of(&error);
+            return fail(&format!("SPIRE server configuration file is invalid: {text}"));
+        }
+    };
+    let notes = plugin_notes(&config);
+    if notes.is_empty() {
+        return say(io::stdout(), "SPIRE server configuration file is valid.", DONE);
+    }
+    let mut text = "SPIRE server configuration file is invalid.\nValidation errors:".to_owned();
+    for (plugin, note) in notes {
+        text.push_str(&format!("\n\t{plugin}:\n\t\t{note}"));
+    }
+    fail(&text)
+}
+
+/// What the plugins say of their configuration.
+fn plugin_notes(config: &Config) -> Vec<(String, String)> {
+    match wiring::attestors_for_validation(config) {
+        Ok(_) => Vec::new(),
+        Err(error) => vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))],
+    }
+}
+
+/// The private keys of this process are for no core file, its files for no stranger.
+fn restrict_process() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        // The log is not there yet, and a process that cannot lower its own limit is sandboxed.
+        say(io::stderr(), &format!("could not switch core dumps off: {error}"), DONE);
+    }
+    let mask = rustix::fs::Mode::from_raw_mode(UMASK);
+    let before = rustix::process::umask(mask);
+    rustix::process::umask(mask | before);
+}
+
+fn log_notice(notice: &Notice) {
+    let text = notice.text.as_str();
+    match (notice.warning, notice.deprecated) {
+        (_, true) => tracing::warn!(alert = true, alert_type = "deprecated_config", "{text}"),
+        (true, false) => tracing::warn!("{text}"),
+        (false, false) => tracing::info!("{text}"),
+    }
+}
+
+fn refuse(command: &str, error: &FlagError) -> i32 {
+    let usage = RunFlags::usage(command);
+    if *error == FlagError::Help {
+        return say(io::stderr(), usage.trim_end(), DONE);
+    }
+    fail(&format!("{error}\n{}", usage.trim_end()))
+}
+
+fn fail(text: &str) -> i32 {
+    say(io::stderr(), text, FAILED)
+}
+
+/// Writes a line; a stream that takes none leaves nowhere to say so.
+fn say(mut to: impl io::Write, text: &str, code: i32) -> i32 {
+    writeln!(to, "{text}").ok();
+    code
+}
+
+/// An error and its causes in one line.
+fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,150 @@
+//! From a file and flags to a checked [`Config`]: expansion, parsing, sections, cross-checks.
+//!
+//! The order is SPIRE's: values are checked before unknown keys are reported, so that the first
+//! message is about what the operator most likely meant.
+
+use std::path::Path;
+use std::time::Duration;
+
+use steeple_hcl1::decode::Block;
+
+use super::cluster::{self, ClusterConfig};
+use super::error::ConfigError;
+use super::flags::RunFlags;
+use super::plugins::{self, PluginsConfig};
+use super::section::Section;
+use super::server::{self, ServerConfig};
+use super::telemetry::{self, HealthConfig, TelemetryConfig};
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `server { }`.
+    pub server: ServerConfig,
+    /// `cluster { }`, or what stands for it in a one-member cluster.
+    pub cluster: ClusterConfig,
+    /// `plugins { }`.
+    pub plugins: PluginsConfig,
+    /// `health_checks { }`, if its listener is enabled.
+    pub health: Option<HealthConfig>,
+    /// `telemetry { }`.
+    pub telemetry: TelemetryConfig,
+    /// `-hold`: only the admin socket is opened.
+    pub hold: bool,
+    /// What was accepted and is worth a line in the log.
+    pub notices: Vec<Notice>,
+}
+
+/// Something in the configuration that the operator should know about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Whether a person may have to act.
+    pub warning: bool,
+    /// An old spelling: the log line carries SPIRE's alert fields.
+    pub deprecated: bool,
+    /// What to know.
+    pub text: String,
+}
+
+impl Notice {
+    /// For information.
+    pub fn info(text: impl Into<String>) -> Self {
+        Self { warning: false, deprecated: false, text: text.into() }
+    }
+
+    /// Something that a person may have to change.
+    pub fn warning(text: impl Into<String>) -> Self {
+        Self { warning: true, deprecated: false, text: text.into() }
+    }
+
+    /// An old spelling.
+    pub fn deprecated(text: impl Into<String>) -> Self {
+        Self { warning: true, deprecated: true, text: text.into() }
+    }
+}
+
+/// Reads the file that the flags name.
+///
+/// # Errors
+///
+/// [`ConfigError`].
+pub fn load(flags: &RunFlags) -> Result<Config, ConfigError> {
+    let text = match std::fs::read_to_string(&flags.config) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let path = std::path::absolute(&flags.config).unwrap_or_else(|_| flags.config.clone());
+            return Err(ConfigError::NoFile(path));
+        }
+        Err(source) => return Err(ConfigError::Read { path: flags.config.clone(), source }),
+    };
+    let text = if flags.expand_env {
+        steeple_hcl1::expand_env(&text, &|name| std::env::var(name).ok())
+    } else {
+        text
+    };
+    load_text(&text, flags)
+}
+
+/// As [`load`], with the file's text given.
+///
+/// # Errors
+///
+/// [`ConfigError`].
+pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
+    let body = steeple_hcl1::parse(text)?;
+    let file = Section::new("top-level", Block::of_file(&body));
+    let mut unknown = Vec::new();
+    let mut notices = Vec::new();
+
+    let section = file.section("server")?;
+    let section =
+        section.ok_or_else(|| ConfigError::Missing("server section must be configured".into()))?;
+    let server = server::read(&section, flags, &mut notices, &mut unknown)?;
+    let plugins = file.section("plugins")?;
+    let plugins =
+        plugins.ok_or_else(|| ConfigError::Missing("plugins section must be configured".into()))?;
+    let plugins = plugins::read(&plugins, &mut notices)?;
+    let cluster = cluster::read(file.section("cluster")?, &server, flags, &mut notices, &mut unknown)?;
+    let health = telemetry::read_health(file.section("health_checks")?, &mut unknown)?;
+    let telemetry = telemetry::read(file.section("telemetry")?, &mut notices, &mut unknown)?;
+    section.collect_unknown(&mut unknown);
+    file.collect_unknown(&mut unknown);
+    if !unknown.is_empty() {
+        return Err(ConfigError::Unknown(unknown));
+    }
+    check_lifetimes(&server, &mut notices);
+    let hold = flags.hold || held_by_file(&server.data_dir);
+    Ok(Config { server, cluster, plugins, health, telemetry, hold, notices })
+}
+
+/// A file `DATA_DIR/hold` does what `-hold` does, for StatefulSets whose arguments are hard to
+/// change.
+fn held_by_file(data_dir: &Path) -> bool {
+    data_dir.join("hold").exists()
+}
+
+/// Lifetimes above what rotation guarantees are warned of, with SPIRE's three texts.
+fn check_lifetimes(server: &ServerConfig, notices: &mut Vec<Notice>) {
+    const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+    let policy = &server.authority;
+    let guaranteed = policy.uncut_svid_ttl();
+    let lifetimes = [
+        ("default_x509_svid_ttl", policy.default_x509_svid_ttl),
+        ("default_jwt_svid_ttl", policy.default_jwt_svid_ttl),
+        ("agent_ttl", policy.agent_ttl),
+    ];
+    for (key, ttl) in lifetimes.into_iter().filter(|(_, ttl)| *ttl > guaranteed) {
+        let text = if ttl > LONGEST && guaranteed >= LONGEST {
+            format!("{key} is too high; SVIDs with shorter lifetimes are cut to {guaranteed:?}: lower it to {LONGEST:?} or less")
+        } else if ttl <= LONGEST {
+            format!("{key} is too high for the configured ca_ttl; SVIDs may live {guaranteed:?} only: lower it, or raise ca_ttl to {:?}", ttl * 6)
+        } else {
+            format!("{key} is too high and ca_ttl is too low for it; SVIDs may live {guaranteed:?} only: lower it to {LONGEST:?} or less and raise ca_ttl")
+        };
+        notices.push(Notice::warning(text));
+    }
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,0 +1,24 @@
+//! What the operator said: command line and `server.conf`, checked once.
+//!
+//! Owns the syntax of SPIRE's server configuration (HCL 1 and JSON) with the old spellings that
+//! walkthroughs still use, the `cluster { }` block, and the rule that nothing is ignored in silence:
+//! what is unknown is an error with its place, what is known and unused is a notice. Opens no file
+//! but the configuration itself.
+
+mod error;
+mod flags;
+mod section;
+mod load;
+mod server;
+mod cluster;
+mod plugins;
+mod telemetry;
+
+pub(crate) use cluster::hostname;
+pub use cluster::{ClusterConfig, KeySource};
+pub use error::ConfigError;
+pub use flags::{FlagError, RunFlags};
+pub use load::{Config, Notice, load, load_text};
+pub use plugins::{AttestorConfig, PluginsConfig};
+pub use server::{LogConfig, LogFormat, LogLevel, ServerConfig};
+pub use telemetry::{HealthConfig, PrometheusConfig, TelemetryConfig};

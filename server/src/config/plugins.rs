@@ -1,0 +1,232 @@
+//! `plugins { }`: which node attestors there are, and what is said of plugins that this server does
+//! not need or have.
+//!
+//! Owns the one decision per type and name (`cluster.md` 1): used, accepted with a notice because
+//! the registry takes its place, or refused with the reason.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use steeple_hcl1::Pos;
+use steeple_hcl1::decode::Block;
+
+use super::error::ConfigError;
+use super::load::Notice;
+use super::section::Section;
+use crate::attest::X509PopSettings;
+
+/// What `plugins { }` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PluginsConfig {
+    /// The node attestors, in the order of the file.
+    pub attestors: Vec<AttestorConfig>,
+}
+
+/// One node attestor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttestorConfig {
+    /// `NodeAttestor "join_token"`.
+    JoinToken,
+    /// `NodeAttestor "x509pop"`.
+    X509Pop(Box<X509PopSettings>),
+}
+
+/// SPIRE's built-in plugins that this version lacks.
+const MISSING_ATTESTORS: &[&str] = &[
+    "aws_iid",
+    "azure_imds",
+    "azure_msi",
+    "gcp_iit",
+    "http_challenge",
+    "k8s_psat",
+    "k8s_sat",
+    "sshpop",
+    "tpm_devid",
+];
+const CLOUD_KEY_MANAGERS: &[&str] = &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"];
+
+/// One declared plugin.
+struct Plugin<'a> {
+    kind: String,
+    name: String,
+    pos: Pos,
+    section: Section<'a>,
+}
+
+/// Reads the section.
+pub(super) fn read(
+    section: &Section<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<PluginsConfig, ConfigError> {
+    let mut config = PluginsConfig::default();
+    let mut seen = BTreeSet::new();
+    for plugin in declared(section)? {
+        if !seen.insert((plugin.kind.clone(), plugin.name.clone())) {
+            let text = format!("plugin {:?}/{:?} declared more than once", plugin.kind, plugin.name);
+            return Err(plugin.refuse(text));
+        }
+        let enabled = plugin.section.bool("enabled")?.unwrap_or(true);
+        if !enabled && is_type(&plugin.kind) {
+            continue;
+        }
+        match plugin.kind.as_str() {
+            "DataStore" => data_store(&plugin, notices)?,
+            "KeyManager" => key_manager(&plugin, notices)?,
+            "NodeAttestor" => config.attestors.push(node_attestor(&plugin)?),
+            "UpstreamAuthority" | "UpstreamCA" | "CredentialComposer" => {
+                return Err(plugin.refuse(
+                    "not supported by this version, and certificates would differ without it; drop the block to let the cluster be its own root",
+                ));
+            }
+            "Notifier" | "BundlePublisher" => notices.push(Notice::warning(format!(
+                "{} {:?} is not supported by this version: the bundle is published nowhere",
+                plugin.kind, plugin.name
+            ))),
+            "NodeResolver" if plugin.name == "noop" => {
+                notices.push(Notice::deprecated("NodeResolver \"noop\" does nothing: drop the block"));
+            }
+            _ => return Err(plugin.refuse(format!("unsupported plugin type {:?}", plugin.kind))),
+        }
+    }
+    Ok(config)
+}
+
+fn is_type(kind: &str) -> bool {
+    matches!(
+        kind,
+        "DataStore"
+            | "KeyManager"
+            | "NodeAttestor"
+            | "UpstreamAuthority"
+            | "Notifier"
+            | "BundlePublisher"
+            | "CredentialComposer"
+    )
+}
+
+fn declared<'a>(section: &Section<'a>) -> Result<Vec<Plugin<'a>>, ConfigError> {
+    let paths = section.block().paths(2).map_err(|error| ConfigError::decode("plugins", error))?;
+    let plugin = |(path, block): (Vec<steeple_hcl1::decode::Label>, Block<'a>)| {
+        let mut names = path.into_iter();
+        let (kind, name) = (names.next()?, names.next()?);
+        let title = format!("plugins.{}.{}", kind.text, name.text);
+        Some(Plugin {
+            pos: kind.pos,
+            kind: kind.text,
+            name: name.text,
+            section: Section::new(title, block),
+        })
+    };
+    Ok(paths.into_iter().filter_map(plugin).collect())
+}
+
+impl<'a> Plugin<'a> {
+    fn refuse(&self, message: impl Into<String>) -> ConfigError {
+        let key = format!("plugins.{} {:?}", self.kind, self.name);
+        ConfigError::value(self.pos, key, message)
+    }
+
+    /// The plugin's own configuration.
+    fn data(&self) -> Result<Section<'a>, ConfigError> {
+        if self.section.string("plugin_cmd")?.is_some() {
+            return Err(self.refuse("external plugins are not supported by this version"));
+        }
+        if self.section.has("plugin_data_file") {
+            let text = if self.section.has("plugin_data") {
+                "only one of [plugin_data, plugin_data_file] can be used"
+            } else {
+                "plugin_data_file is not supported by this version; use plugin_data"
+            };
+            return Err(self.refuse(text));
+        }
+        let title = format!("plugins.{}.{}.plugin_data", self.kind, self.name);
+        // JSON writes `"plugin_data": null` for none, which is no section.
+        let data = self.section.block().block("plugin_data").unwrap_or(None);
+        match data {
+            Some(block) => Ok(Section::new(title, block)),
+            None => Ok(Section::new(title, Block::of_file(&EMPTY))),
+        }
+    }
+
+    fn no_such(&self) -> ConfigError {
+        self.refuse(format!(
+            "failed to load plugin {0:?}: no built-in plugin {0:?} for type {1:?}",
+            self.name, self.kind
+        ))
+    }
+}
+
+static EMPTY: steeple_hcl1::Body = steeple_hcl1::Body { items: Vec::new() };
+
+fn data_store(plugin: &Plugin<'_>, notices: &mut Vec<Notice>) -> Result<(), ConfigError> {
+    if plugin.name != "sql" {
+        return Err(plugin.refuse(
+            "pluggability for the DataStore is deprecated; only the built-in \"sql\" plugin is supported",
+        ));
+    }
+    let data = plugin.data()?;
+    // `database_type "aws_mysql" { … }` is a block with a label.
+    let kind = match data.block().string("database_type") {
+        Ok(kind) => kind.unwrap_or_default(),
+        Err(_not_a_string) => {
+            let labelled = data.block().labelled("database_type");
+            let labelled = labelled.map_err(|error| ConfigError::decode("plugin_data", error))?;
+            labelled.into_iter().next().map(|(label, _)| label.text).unwrap_or_default()
+        }
+    };
+    match kind.as_str() {
+        "sqlite3" => {
+            notices.push(Notice::info(
+                "DataStore \"sql\": state is kept in DATA_DIR/raft; connection_string is not used",
+            ));
+            Ok(())
+        }
+        "" => Err(plugin.refuse("database_type must be set; or drop the block, state is kept in DATA_DIR/raft")),
+        other => Err(data.refuse(
+            "database_type",
+            format!("{other:?} is not supported: the registry is replicated by the servers themselves, without a database; drop the block, start with an empty data_dir and create the entries anew"),
+        )),
+    }
+}
+
+fn key_manager(plugin: &Plugin<'_>, notices: &mut Vec<Notice>) -> Result<(), ConfigError> {
+    match plugin.name.as_str() {
+        "sealed" => Ok(()),
+        "memory" | "disk" => {
+            plugin.data()?;
+            notices.push(Notice::info(format!(
+                "KeyManager {:?} is not used: keys are sealed in the replicated registry",
+                plugin.name
+            )));
+            Ok(())
+        }
+        name if CLOUD_KEY_MANAGERS.contains(&name) => Err(plugin.refuse(
+            "external signers are not supported yet; drop the block: keys are then sealed in the replicated registry",
+        )),
+        _ => Err(plugin.no_such()),
+    }
+}
+
+fn node_attestor(plugin: &Plugin<'_>) -> Result<AttestorConfig, ConfigError> {
+    let data = plugin.data()?;
+    match plugin.name.as_str() {
+        "join_token" => Ok(AttestorConfig::JoinToken),
+        "x509pop" => Ok(AttestorConfig::X509Pop(Box::new(X509PopSettings {
+            mode: data.string("mode")?,
+            spiffe_prefix: data
+                .block()
+                .string("spiffe_prefix")
+                .map_err(|error| ConfigError::decode("plugin_data", error))?,
+            ca_bundle_path: data.string("ca_bundle_path")?.map(PathBuf::from),
+            ca_bundle_paths: data.strings("ca_bundle_paths")?.into_iter().map(PathBuf::from).collect(),
+            agent_path_template: data.string("agent_path_template")?,
+            max_intermediates: data.int("max_intermediates")?,
+            max_rsa_key_size: data.int("max_rsa_key_size")?,
+            verify_client_ip: data.bool("verify_client_ip")?.unwrap_or(false),
+        }))),
+        name if MISSING_ATTESTORS.contains(&name) => Err(plugin.refuse(
+            "not supported by this version, which has join_token and x509pop",
+        )),
+        _ => Err(plugin.no_such()),
+    }
+}

@@ -1,0 +1,394 @@
+//! Duties of the leader: tasks that run on one replica at a time and move with leadership.
+//!
+//! Owns when they start and stop; what they do is `authority`'s (rotation, the first authorities
+//! included) and raft-store's (what a prune removes, decided in apply by cluster time). Each command
+//! carries the term in which this replica leads, so a replica that has not yet noticed its loss of
+//! leadership changes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_raft_store::change::Journal;
+use steeple_raft_store::command::PruneExpired;
+use steeple_raft_store::{Applied, Command, Leadership, Outcome, ProposeError, StoreHandle};
+use steeple_spiffe_core::AuthorityStatus;
+use steeple_spiffe_core::authority::AuthorityKind;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::{RotateError, Rotator};
+use crate::view::Views;
+
+/// How often rotation is considered (SPIRE: 10 s). A change of the journal is looked at once.
+const ROTATE_EVERY: Duration = Duration::from_secs(10);
+
+/// Pause before the next attempt while nothing signs yet: a new cluster is not to wait for a tick.
+const ROTATE_RETRY: Duration = Duration::from_millis(500);
+
+/// How often expired entries, tokens and agents are removed (SPIRE's entry task: 5 min).
+const PRUNE_EVERY: Duration = Duration::from_secs(5 * 60);
+
+/// Rows that one prune command removes at most, so that apply is never held up for long.
+const PRUNE_ROWS_MAX: u32 = 1_000;
+
+/// Commands of one prune at most: more rows than this wait for the next one.
+const PRUNE_COMMANDS_MAX: usize = 1_000;
+
+/// Which agents are removed some time after their certificate ended. Off unless configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentPruning {
+    /// How long after the end; `None`: agents are kept.
+    pub expired_for: Option<Duration>,
+    /// Whether agents that cannot attest again go too (`prune_tofu_nodes`).
+    pub include_non_reattestable: bool,
+}
+
+/// The leader's duties.
+#[derive(Clone, Debug)]
+pub struct Duties {
+    /// The registry.
+    pub handle: StoreHandle,
+    /// What this replica has applied.
+    pub views: Views,
+    /// Rotation.
+    pub rotator: Rotator,
+    /// Removal of agents.
+    pub agent_pruning: AgentPruning,
+}
+
+impl Duties {
+    /// Runs the duties whenever and as long as this replica leads, until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let duties = Arc::new(self);
+        let mut leadership = duties.handle.leadership();
+        while !shutdown.is_cancelled() {
+            let now = *leadership.borrow_and_update();
+            let next = next_leadership(&mut leadership, now);
+            let ended = if now.is_self {
+                tracing::info!(term = now.term, "Duties of the leader begin");
+                let lead = duties.lead(now.term);
+                // Dropping `lead` between two of its steps leaves nothing half done: each is one
+                // command, and what was proposed is decided by the log.
+                shutdown
+                    .run_until_cancelled(async {
+                        tokio::select! { ended = next => ended, () = lead => true }
+                    })
+                    .await
+            } else {
+                shutdown.run_until_cancelled(next).await
+            };
+            if ended != Some(true) {
+                return;
+            }
+        }
+    }
+
+    /// The duties of one term; ends only by being dropped.
+    async fn lead(&self, term: u64) {
+        tokio::join!(self.rotate(term), self.prune(term));
+    }
+
+    async fn rotate(&self, term: u64) {
+        let mut revision = self.views.subscribe_revision();
+        loop {
+            if let Err(error) = self.rotator.round(term).await {
+                report(&error);
+            }
+            let journal = self.views.journal();
+            let pause = if signs_everything(&journal) { ROTATE_EVERY } else { ROTATE_RETRY };
+            // Forced rotations move the journal too, and may make a step due.
+            let moved = revision.wait_for(|_| self.views.journal().revision != journal.revision);
+            // An error would say that the views are gone; the pause then paces the loop.
+            tokio::time::timeout(pause, moved).await.ok();
+        }
+    }
+
+    async fn prune(&self, term: u64) {
+        let mut tick = tokio::time::interval(PRUNE_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match self.prune_once(term).await {
+                Ok(0) => {}
+                Ok(rows) => tracing::info!(rows, "Expired rows pruned"),
+                Err(error) => tracing::debug!(%error, "Could not prune expired rows"),
+            }
+        }
+    }
+
+    /// Removes what has expired, command by command, and returns how many rows that were.
+    async fn prune_once(&self, term: u64) -> Result<u64, ProposeError> {
+        let pruning = self.agent_pruning;
+        let command = PruneExpired {
+            agents_expired_for_s: pruning.expired_for.map(|time| time.as_secs()),
+            include_non_reattestable: pruning.include_non_reattestable,
+            limit: PRUNE_ROWS_MAX,
+        };
+        let mut removed = 0;
+        for _ in 0..PRUNE_COMMANDS_MAX {
+            let command = Command::PruneExpired(command.clone());
+            let rows = pruned_rows(&self.handle.propose_duty(command, term).await?);
+            removed += u64::from(rows);
+            if rows < PRUNE_ROWS_MAX {
+                break;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+/// Waits until leadership is no longer what it was; false when the store has ended.
+async fn next_leadership(leadership: &mut watch::Receiver<Leadership>, was: Leadership) -> bool {
+    let differs = |now: &Leadership| (now.is_self, now.term) != (was.is_self, was.term);
+    leadership.wait_for(differs).await.is_ok()
+}
+
+/// Every cause is tried again; only those that do not mend themselves deserve a person's eye.
+fn report(error: &RotateError) {
+    let is_defect = match error {
+        RotateError::Unavailable(_)
+        | RotateError::ViewsBehind(_)
+        | RotateError::NotFormed
+        | RotateError::ShuttingDown
+        | RotateError::Propose(_)
+        | RotateError::Rejected(_) => false,
+        RotateError::Mint(_) => true,
+    };
+    let error: &dyn std::error::Error = error;
+    if is_defect {
+        tracing::error!(error, "Could not make authority");
+    } else {
+        tracing::debug!(error, "Rotation round ended early");
+    }
+}
+
+/// Whether every kind of SVID has an authority that signs it.
+fn signs_everything(journal: &Journal) -> bool {
+    [AuthorityKind::X509, AuthorityKind::Jwt].into_iter().all(|kind| {
+        let mut authorities = journal.authorities.iter();
+        authorities.any(|one| one.kind == kind && one.status == AuthorityStatus::Active)
+    })
+}
+
+fn pruned_rows(applied: &Applied) -> u32 {
+    match &applied.outcome {
+        Ok(Outcome::Pruned(rows)) => *rows,
+        Ok(Outcome::Done | Outcome::Entries(_)) | Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use steeple_raft_store::testing::{self, DEADLINE, TestStore};
+    use steeple_raft_store::{Change, MemoryDisk, RequestId, Storage};
+    use steeple_spiffe_core::random::SystemRandom;
+    use steeple_spiffe_core::time::FixedClock;
+    use steeple_spiffe_core::{Clock, EntryId, RegistrationEntry, Selector, SpiffeId, Timestamp};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::authority::{AuthorityPolicy, Issuer, Minter, X509Params};
+    use crate::view::EntryFilter;
+
+    const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
+
+    /// One member in memory with everything that signs, on a clock that stands still.
+    struct Bench {
+        clock: Arc<FixedClock>,
+        store: TestStore,
+        views: Views,
+        issuer: Issuer,
+        rotator: Rotator,
+        stop: CancellationToken,
+    }
+
+    impl Bench {
+        async fn start() -> Self {
+            let clock = Arc::new(FixedClock::new(START));
+            let config = testing::config(std::path::PathBuf::new());
+            let (keys, trust_domain) = (Arc::clone(&config.keys), config.trust_domain.clone());
+            let random = Arc::new(SystemRandom);
+            let storage = Storage::Memory(MemoryDisk::new());
+            let seams =
+                testing::seams_with(storage, Arc::<FixedClock>::clone(&clock), random.clone());
+            let store = TestStore::open(config, seams).await.unwrap();
+            let stop = CancellationToken::new();
+            let (views, view_task) = Views::start(store.handle.clone());
+            tokio::spawn(view_task.run(stop.clone()));
+            let policy = Arc::new(AuthorityPolicy::default());
+            let (issuer, issuer_task) = Issuer::start(
+                Arc::clone(&keys),
+                views.clone(),
+                trust_domain.clone(),
+                Arc::clone(&policy),
+                Arc::<FixedClock>::clone(&clock),
+                random.clone(),
+            );
+            tokio::spawn(issuer_task.run(stop.clone()));
+            let rotator = Rotator {
+                handle: store.handle.clone(),
+                views: views.clone(),
+                minter: Minter { trust_domain, policy, keys, random },
+                clock: Arc::<FixedClock>::clone(&clock),
+                max_staleness: Duration::from_secs(600),
+            };
+            Self { clock, store, views, issuer, rotator, stop }
+        }
+
+        fn duties(&self) -> Duties {
+            Duties {
+                handle: self.store.handle.clone(),
+                views: self.views.clone(),
+                rotator: self.rotator.clone(),
+                agent_pruning: AgentPruning::default(),
+            }
+        }
+
+        fn term(&self) -> u64 {
+            self.store.handle.leadership().borrow().term
+        }
+
+        fn names(&self, kind: AuthorityKind) -> Vec<(String, AuthorityStatus)> {
+            let journal = self.views.journal();
+            let of_kind = journal.authorities.iter().filter(|one| one.kind == kind);
+            of_kind.map(|one| (one.id.to_string(), one.status)).collect()
+        }
+
+        fn statuses(&self) -> Vec<AuthorityStatus> {
+            self.names(AuthorityKind::X509).into_iter().map(|(_, status)| status).collect()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            self.stop.cancel();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_new_cluster_gets_its_first_authorities_and_signs() {
+        let bench = Bench::start().await;
+        assert!(!bench.issuer.ready());
+        tokio::spawn(bench.duties().run(bench.stop.clone()));
+        tokio::time::timeout(DEADLINE, bench.issuer.wait_ready()).await.unwrap();
+        for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+            let statuses: Vec<_> =
+                bench.names(kind).into_iter().map(|(_, status)| status).collect();
+            assert_eq!(statuses, [AuthorityStatus::Active], "{kind:?}");
+        }
+        let trust_domain = bench.rotator.minter.trust_domain.clone();
+        let bundle = bench.views.bundle(&trust_domain).unwrap();
+        assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (1, 1));
+
+        let clock: Arc<dyn Clock> = Arc::<FixedClock>::clone(&bench.clock);
+        let svid = crate::authority::ServerSvid::start(
+            bench.issuer.clone(),
+            bench.views.clone(),
+            trust_domain,
+            clock,
+        );
+        svid.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rotation_goes_through_the_log_step_by_step() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let bench = Bench::start().await;
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        let second = Duration::from_secs(1);
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active]);
+
+        bench.clock.advance(hours(12) + second);
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active, Prepared]);
+
+        bench.clock.advance(hours(8));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Old, Active]);
+        let active = bench.names(AuthorityKind::X509)[1].0.clone();
+        let signed = bench.issuer.sign_x509(X509Params {
+            spiffe_id: SpiffeId::parse("spiffe://example.org/w").unwrap(),
+            dns_names: Vec::new(),
+            subject: None,
+            public_key_spki: steeple_spiffe_core::Signer::public_key_spki(
+                &steeple_spiffe_core::LocalSigner::generate(Default::default()).unwrap().0,
+            )
+            .to_vec(),
+            ttl: Duration::ZERO,
+        });
+        // The issuer follows the views by itself; whichever it has by now is published.
+        assert!(signed.is_ok(), "{signed:?}");
+        assert_eq!(active.len(), 40);
+
+        bench.clock.advance(hours(5));
+        bench.rotator.round(bench.term()).await.unwrap();
+        let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
+        assert_eq!(bench.statuses(), [Active, Prepared], "the old one has left");
+        assert_eq!(bundle.x509_authorities.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_leader_of_an_older_term_changes_nothing() {
+        let bench = Bench::start().await;
+        let error = bench.rotator.round(bench.term() + 1).await.unwrap_err();
+        assert!(matches!(error, RotateError::Propose(ProposeError::NotLeader)), "{error:?}");
+        assert!(bench.views.journal().authorities.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn expired_entries_are_pruned_by_cluster_time() {
+        let bench = Bench::start().await;
+        let entry = |name: &str, expires_at_unix_s| RegistrationEntry {
+            id: EntryId::parse(name).unwrap(),
+            spiffe_id: SpiffeId::parse("spiffe://example.org/w").unwrap(),
+            parent_id: SpiffeId::parse("spiffe://example.org/p").unwrap(),
+            selectors: BTreeSet::from([Selector::new("unix", name).unwrap()]),
+            x509_svid_ttl_s: 0,
+            jwt_svid_ttl_s: 0,
+            federates_with: BTreeSet::new(),
+            admin: false,
+            downstream: false,
+            expires_at_unix_s,
+            dns_names: Vec::new(),
+            revision: 0,
+            created_at: START,
+            store_svid: false,
+            hint: String::new(),
+            additional_attributes: None,
+        };
+        let entries = vec![entry("kept", 0), entry("expired", START.unix_s() - 60)];
+        let created = bench.store.handle.propose(
+            Command::CreateEntries(entries),
+            RequestId([1; 16]),
+            Instant::now() + DEADLINE,
+        );
+        created.await.unwrap().outcome.unwrap();
+        let duties = bench.duties();
+        assert_eq!(duties.prune_once(bench.term()).await.unwrap(), 1);
+        assert_eq!(duties.prune_once(bench.term()).await.unwrap(), 0);
+        let reached = bench.store.handle.revision();
+        assert!(bench.views.wait_for(reached, Instant::now() + DEADLINE).await);
+        let left = bench.views.entries_page(None, None, &EntryFilter::default());
+        let names: Vec<&str> = left.iter().map(|(_, entry)| entry.id.as_str()).collect();
+        assert_eq!(names, ["kept"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn views_follow_the_store_and_start_from_its_rows() {
+        let bench = Bench::start().await;
+        bench.rotator.round(bench.term()).await.unwrap();
+        // A second set of views subscribes to what is there already.
+        let (late, task) = Views::start(bench.store.handle.clone());
+        tokio::spawn(task.run(bench.stop.clone()));
+        let reached = bench.store.handle.revision();
+        assert!(late.wait_for(reached, Instant::now() + DEADLINE).await);
+        assert_eq!(*late.journal(), *bench.views.journal());
+        assert_eq!(late.cluster(), bench.views.cluster());
+        let snapshot = bench.store.handle.subscribe().unwrap().snapshot;
+        assert!(snapshot.iter().any(|change| matches!(change, Change::ClusterWritten(_))));
+    }
+}

@@ -1,0 +1,341 @@
+//! Who calls, and whether the policy lets them in.
+//!
+//! Owns the order in which SPIRE looks (everyone, local, administrator by configuration, entries,
+//! agent) and the rule that a refusal needs a confirmed read: what the local view allows goes
+//! through, what it would refuse is looked at again after a read barrier. Promotes a renewed agent
+//! certificate at its first use.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_api::pb::types::permission_denied_details::Reason as Detail;
+use steeple_raft_store::command::{Command, PromoteSerial};
+use steeple_raft_store::{RequestId, StoreHandle};
+use steeple_spiffe_core::agent::Serials;
+use steeple_spiffe_core::random::Random;
+use steeple_spiffe_core::{Clock, Serial, SpiffeId, Timestamp, TrustDomain};
+use tokio::time::Instant;
+
+use super::agent_check::{self, Reason, Verdict};
+use super::call::Call;
+use super::policy::{Grant, Rule};
+use super::reads::Reads;
+use crate::listen::{Peer, PeerCertificate};
+use crate::status::Failure;
+use crate::view::Views;
+
+/// Looks at an agent's record before giving up: the local view, a confirmed read, and again when
+/// its serials moved between two looks.
+const LOOKS_MAX: usize = 4;
+
+/// Retry hint when the looks are used up or clocks disagree.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// An admitted caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// Not authenticated; only methods that are open to everyone.
+    Nobody,
+    /// A process on the admin socket.
+    Local,
+    /// An administrator.
+    Admin(SpiffeId),
+    /// A downstream server.
+    Downstream(SpiffeId),
+    /// An agent.
+    Agent(AgentCaller),
+}
+
+/// A caller's part, for log lines and audit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Not authenticated.
+    Nobody,
+    /// On the admin socket.
+    Local,
+    /// An administrator.
+    Admin,
+    /// A downstream server.
+    Downstream,
+    /// An agent.
+    Agent,
+}
+
+/// An agent whose certificate the registry knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentCaller {
+    /// Which agent.
+    pub id: SpiffeId,
+    /// The serial it presented.
+    pub serial: Serial,
+    /// The pair of serials that the authorising read saw; what the call writes about serials
+    /// compares and sets on it.
+    pub seen: Serials,
+}
+
+impl Caller {
+    /// The caller's part.
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Nobody => Role::Nobody,
+            Self::Local => Role::Local,
+            Self::Admin(_) => Role::Admin,
+            Self::Downstream(_) => Role::Downstream,
+            Self::Agent(_) => Role::Agent,
+        }
+    }
+
+    /// The caller's SPIFFE id, if it showed one.
+    pub fn id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Nobody | Self::Local => None,
+            Self::Admin(id) | Self::Downstream(id) => Some(id),
+            Self::Agent(agent) => Some(&agent.id),
+        }
+    }
+
+    /// What tells callers apart where requests are remembered.
+    pub fn key(&self) -> String {
+        match self.id() {
+            Some(id) => id.to_string(),
+            None => self.role().to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nobody => "nobody",
+            Self::Local => "local",
+            Self::Admin => "admin",
+            Self::Downstream => "downstream",
+            Self::Agent => "agent",
+        })
+    }
+}
+
+/// Lets callers in.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// The server's trust domain.
+    pub trust_domain: TrustDomain,
+    /// Administrators by configuration.
+    pub admin_ids: Arc<BTreeSet<SpiffeId>>,
+    /// Where promotions go.
+    pub store: StoreHandle,
+    /// What is known here.
+    pub views: Views,
+    /// Confirmed reads.
+    pub reads: Reads,
+    /// The local clock.
+    pub clock: Arc<dyn Clock>,
+    /// Request ids of promotions.
+    pub random: Arc<dyn Random>,
+}
+
+/// What the local view says about a caller.
+enum Look {
+    Admitted(Caller),
+    /// Only certificates can be in doubt; a detail tells an agent what to do.
+    Doubted(Doubt),
+}
+
+#[derive(Clone, Copy)]
+enum Doubt {
+    NotGranted,
+    Agent(Reason),
+    SerialsMoved,
+}
+
+impl Gate {
+    /// Lets a peer call a method, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` by a decision that holds cluster-wide; `Unavailable` when that could not
+    /// be confirmed.
+    pub async fn admit(
+        &self,
+        rule: &'static Rule,
+        peer: &Peer,
+        deadline: Instant,
+    ) -> Result<Caller, Failure> {
+        if peer.is_local() {
+            return self.admit_local(rule);
+        }
+        let Some(certificate) = peer.certificate() else {
+            let open = rule.grants(Grant::Any);
+            return if open { Ok(Caller::Nobody) } else { Err(Failure::denied(rule.method, None)) };
+        };
+        if let Some(caller) = self.admit_by_configuration(rule, certificate) {
+            return Ok(caller);
+        }
+        if !rule.grants.iter().any(|grant| self.depends_on_registry(*grant, certificate)) {
+            return Err(Failure::denied(rule.method, None));
+        }
+        let stale = self.agent_staleness(rule, certificate)?;
+        let mut doubt = match self.look(rule, certificate, stale, deadline).await? {
+            Look::Admitted(caller) => return Ok(caller),
+            Look::Doubted(doubt) => doubt,
+        };
+        for _ in 1..LOOKS_MAX {
+            self.reads.confirm(deadline).await?;
+            doubt = match self.look(rule, certificate, stale, deadline).await? {
+                Look::Admitted(caller) => return Ok(caller),
+                Look::Doubted(Doubt::SerialsMoved) => Doubt::SerialsMoved,
+                Look::Doubted(doubt) => return Err(refusal(rule, doubt)),
+            };
+        }
+        Err(refusal(rule, doubt))
+    }
+
+    /// Looks once more whether an admitted agent may still act, after a read barrier: a ban or a
+    /// deletion that was acknowledged anywhere before the barrier is seen here.
+    ///
+    /// # Errors
+    ///
+    /// The agent has lost its standing since it was admitted.
+    pub fn agent_stands(&self, call: &Call) -> Result<(), Failure> {
+        let agent = call.agent()?;
+        let record = self.views.agent(&agent.id);
+        let not_after = call.peer.certificate().map_or(Timestamp::default(), |peer| peer.not_after);
+        let (local, cluster) = (self.clock.now(), self.views.cluster_time());
+        match agent_check::judge(record.as_deref(), &agent.serial, not_after, local, cluster) {
+            Verdict::Current | Verdict::Pending { .. } => Ok(()),
+            Verdict::Refused(reason) => Err(refusal(call.rule, Doubt::Agent(reason))),
+        }
+    }
+
+    fn admit_local(&self, rule: &'static Rule) -> Result<Caller, Failure> {
+        if rule.grants(Grant::Local) {
+            Ok(Caller::Local)
+        } else if rule.grants(Grant::Any) {
+            Ok(Caller::Nobody)
+        } else {
+            Err(Failure::denied(rule.method, None))
+        }
+    }
+
+    /// What needs no registry: methods open to everyone, administrators by configuration.
+    fn admit_by_configuration(&self, rule: &Rule, peer: &PeerCertificate) -> Option<Caller> {
+        if rule.grants(Grant::Any) {
+            return Some(Caller::Nobody);
+        }
+        let listed = self.admin_ids.contains(&peer.id);
+        (listed && self.grants_admin(rule, peer)).then(|| Caller::Admin(peer.id.clone()))
+    }
+
+    fn grants_admin(&self, rule: &Rule, peer: &PeerCertificate) -> bool {
+        let own = peer.id.is_member_of(&self.trust_domain);
+        rule.grants(Grant::Admin) || (own && rule.grants(Grant::OwnAdmin))
+    }
+
+    /// Whether the registry could still let the peer in by this grant.
+    fn depends_on_registry(&self, grant: Grant, peer: &PeerCertificate) -> bool {
+        match grant {
+            Grant::Any | Grant::Local => false,
+            Grant::Admin | Grant::OwnAdmin | Grant::Agent | Grant::Downstream => {
+                peer.id.is_member_of(&self.trust_domain)
+            }
+        }
+    }
+
+    /// How stale the state is that agents are judged by; `None` = in contact. Agents are refused
+    /// here while they are being sent to other replicas.
+    fn agent_staleness(
+        &self,
+        rule: &Rule,
+        peer: &PeerCertificate,
+    ) -> Result<Option<Duration>, Failure> {
+        if rule.grants(Grant::Agent) && peer.id.is_agent() {
+            return Ok(self.reads.agent_service()?);
+        }
+        Ok(None)
+    }
+
+    async fn look(
+        &self,
+        rule: &Rule,
+        peer: &PeerCertificate,
+        stale: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<Look, Failure> {
+        if let Some(caller) = self.admit_by_entry(rule, peer) {
+            return Ok(Look::Admitted(caller));
+        }
+        if !rule.grants(Grant::Agent) {
+            return Ok(Look::Doubted(Doubt::NotGranted));
+        }
+        let record = self.views.agent(&peer.id);
+        let (local, cluster) = (self.clock.now(), self.views.cluster_time());
+        let verdict =
+            agent_check::judge(record.as_deref(), &peer.serial, peer.not_after, local, cluster);
+        let seen = record.map(|record| record.serials.clone()).unwrap_or_default();
+        let admitted = |seen| {
+            let (id, serial) = (peer.id.clone(), peer.serial.clone());
+            Look::Admitted(Caller::Agent(AgentCaller { id, serial, seen }))
+        };
+        match verdict {
+            Verdict::Current => Ok(admitted(seen)),
+            // Cut off, the certificate is accepted as it is; it is promoted when contact is back.
+            Verdict::Pending { seen } if stale.is_some() => Ok(admitted(seen)),
+            Verdict::Pending { seen } => {
+                let promoted = Serials { current: seen.pending.clone(), pending: None };
+                let done = self.promote(peer, seen, deadline).await?;
+                Ok(if done { admitted(promoted) } else { Look::Doubted(Doubt::SerialsMoved) })
+            }
+            Verdict::Refused(reason) => Ok(Look::Doubted(Doubt::Agent(reason))),
+        }
+    }
+
+    fn admit_by_entry(&self, rule: &Rule, peer: &PeerCertificate) -> Option<Caller> {
+        let (admin, downstream) = (self.grants_admin(rule, peer), rule.grants(Grant::Downstream));
+        if !admin && !downstream {
+            return None;
+        }
+        let entries = self.views.entries_with_spiffe_id(&peer.id);
+        if admin && entries.iter().any(|entry| entry.admin) {
+            return Some(Caller::Admin(peer.id.clone()));
+        }
+        let granted = downstream && entries.iter().any(|entry| entry.downstream);
+        granted.then(|| Caller::Downstream(peer.id.clone()))
+    }
+
+    /// Makes the pending serial the current one; false when the serials have moved meanwhile.
+    async fn promote(
+        &self,
+        peer: &PeerCertificate,
+        seen: Serials,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        let command = Command::PromoteSerial(PromoteSerial { agent_id: peer.id.clone(), seen });
+        let mut id = [0; 16];
+        self.random.fill(&mut id);
+        let applied = self.store.propose(command, RequestId(id), deadline).await?;
+        // Later calls on this connection then find the new serial in place; one that does not only
+        // looks again.
+        let _caught_up = self.views.wait_for(applied.revision, deadline).await;
+        Ok(applied.outcome.is_ok())
+    }
+}
+
+fn refusal(rule: &Rule, doubt: Doubt) -> Failure {
+    let denied = |detail| Failure::denied(rule.method, Some(detail));
+    match doubt {
+        Doubt::NotGranted => Failure::denied(rule.method, None),
+        Doubt::SerialsMoved => {
+            Failure::unavailable("agent serials are changing", RETRY_AFTER)
+        }
+        Doubt::Agent(Reason::Expired) => denied(Detail::AgentExpired),
+        Doubt::Agent(Reason::NotAttested) => denied(Detail::AgentNotAttested),
+        Doubt::Agent(Reason::Banned) => denied(Detail::AgentBanned),
+        Doubt::Agent(Reason::NotActive) => denied(Detail::AgentNotActive),
+        Doubt::Agent(Reason::ClocksDisagree) => Failure::unavailable(
+            "this replica's clock and the cluster's disagree whether the certificate has expired",
+            RETRY_AFTER,
+        ),
+    }
+}

@@ -1,0 +1,22 @@
+//! The gate: what happens to a request before a service sees it.
+//!
+//! [`front`] takes a request from a listener; [`caller`] finds out who calls and [`policy`] whether
+//! they may; [`agent_check`] judges an agent's certificate against the registry; [`ratelimit`] holds
+//! back; [`reads`] confirms reads with the cluster and [`staleness`] decides what may still be
+//! served when that is impossible. A stale view may allow; only a confirmed read may refuse.
+
+pub mod agent_check;
+pub mod call;
+pub mod caller;
+pub mod closed;
+pub mod front;
+pub mod policy;
+pub mod ratelimit;
+pub mod reads;
+pub mod staleness;
+
+pub use call::Call;
+pub use caller::{Caller, Gate, Role};
+pub use closed::Closed;
+pub use front::Front;
+pub use reads::{Basis, Reads};

@@ -1,0 +1,226 @@
+//! The HTTP probes: *live* says that the process works, *ready* that it can serve something useful.
+//!
+//! Owns the two answers and their JSON body (`docs/reference/cluster.md` 7). Live never depends on a
+//! quorum and never waits for the disk; ready is computed from what is known at the moment.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Value, json};
+use steeple_raft_store::StoreHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::Issuer;
+use crate::config::HealthConfig;
+use crate::gate::Reads;
+use crate::gate::staleness::Standing;
+
+/// Probes at a time; a kubelet opens two.
+const PROBES_MAX: usize = 64;
+
+/// A client that has not sent its request by then is dropped.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The health listener cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("could not listen on {address} for health checks; change health_checks.bind_address or bind_port")]
+pub struct HealthError {
+    address: String,
+    source: std::io::Error,
+}
+
+/// What the probes look at.
+#[derive(Clone, Debug)]
+pub enum Health {
+    /// The cluster key does not open the data.
+    Sealed {
+        /// `Sealed: cluster key does not open KEY_ID`.
+        text: String,
+    },
+    /// `-hold`: only the admin socket is open.
+    Held,
+    /// Everything else.
+    Serving(Box<Serving>),
+}
+
+/// The parts of a serving process.
+#[derive(Clone, Debug)]
+pub struct Serving {
+    /// The registry.
+    pub store: StoreHandle,
+    /// Confirmed reads.
+    pub reads: Reads,
+    /// Signs.
+    pub issuer: Issuer,
+    /// Whether the API port is open.
+    pub open: Arc<AtomicBool>,
+    /// Whether the process is stopping.
+    pub stop: CancellationToken,
+}
+
+impl Health {
+    /// Why the process is not ready; `None` = it is.
+    pub fn not_ready(&self) -> Option<String> {
+        match self {
+            Self::Sealed { text } => Some(text.clone()),
+            Self::Held => Some("held: only the admin socket is open".into()),
+            Self::Serving(serving) => serving.not_ready(),
+        }
+    }
+
+    fn body(&self) -> Value {
+        let reason = self.not_ready();
+        let sealed = matches!(self, Self::Sealed { .. });
+        let mut cluster = json!({
+            "ready": reason.is_none(),
+            "reason": reason.clone().unwrap_or_default(),
+            "sealed": sealed,
+        });
+        if let (Self::Serving(serving), Some(cluster)) = (self, cluster.as_object_mut()) {
+            cluster.append(&mut serving.numbers());
+        }
+        let server = reason.map_or(Value::Null, |reason| json!({ "get_bundle_err": reason }));
+        json!({ "server": server, "cluster": cluster })
+    }
+}
+
+impl Serving {
+    fn not_ready(&self) -> Option<String> {
+        if self.stop.is_cancelled() {
+            return Some("stopping".into());
+        }
+        if self.reads.confirmed_age().is_none() {
+            return Some("no read has been confirmed since the start".into());
+        }
+        if !self.open.load(Ordering::Relaxed) {
+            return Some("the API port is not open yet".into());
+        }
+        if let Some(reason) = self.issuer.not_ready_reason() {
+            return Some(reason.to_string());
+        }
+        match self.reads.standing() {
+            Standing::Strict | Standing::SendingAway { .. } | Standing::RenewOnly { .. } => None,
+            Standing::TooOld => Some("the last confirmed read is older than max_staleness".into()),
+        }
+    }
+
+    fn numbers(&self) -> serde_json::Map<String, Value> {
+        let status = self.store.status();
+        let leads = status.leader == Some(status.member_id);
+        let seconds = |age: Duration| age.as_secs_f64();
+        let numbers = json!({
+            "role": if leads { "leader" } else { "follower" },
+            "member": status.member_id.to_string(),
+            "leader": status.leader.map(|id| id.to_string()).unwrap_or_default(),
+            "quorum_contact_age_s": status.quorum_contact_age.map(seconds),
+            "applied_lag": status.commit_index.saturating_sub(status.applied_index),
+            "staleness_s": self.reads.confirmed_age().map(seconds),
+        });
+        match numbers {
+            Value::Object(numbers) => numbers,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                serde_json::Map::new()
+            }
+        }
+    }
+}
+
+/// The bound listener.
+#[derive(Debug)]
+pub struct HealthListener {
+    listener: TcpListener,
+    ready_path: Arc<str>,
+    live_path: Arc<str>,
+}
+
+impl HealthListener {
+    /// Binds the listener.
+    ///
+    /// # Errors
+    ///
+    /// [`HealthError`].
+    pub async fn bind(config: &HealthConfig) -> Result<Self, HealthError> {
+        let address = format!("{}:{}", config.bind_address, config.bind_port);
+        let listener = TcpListener::bind(address.as_str())
+            .await
+            .map_err(|source| HealthError { address, source })?;
+        let (ready_path, live_path) = (config.ready_path.as_str(), config.live_path.as_str());
+        Ok(Self { listener, ready_path: ready_path.into(), live_path: live_path.into() })
+    }
+
+    /// Answers probes until the shutdown.
+    pub async fn run(self, health: Health, shutdown: CancellationToken) {
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept(), if connections.len() < PROBES_MAX => accepted,
+            };
+            let Ok((stream, _)) = accepted else { continue };
+            let health = health.clone();
+            let (ready_path, live_path) = (Arc::clone(&self.ready_path), Arc::clone(&self.live_path));
+            connections.spawn(async move {
+                let probe = service_fn(move |request: Request<Incoming>| {
+                    let response = answer(&health, request.uri().path(), &ready_path, &live_path);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let served = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(REQUEST_TIMEOUT)
+                    .serve_connection(TokioIo::new(stream), probe)
+                    .await;
+                if let Err(error) = served {
+                    tracing::debug!(%error, "Health connection ended");
+                }
+            });
+        }
+    }
+}
+
+fn answer(health: &Health, path: &str, ready_path: &str, live_path: &str) -> Response<Full<Bytes>> {
+    let healthy = if path == ready_path {
+        health.not_ready().is_none()
+    } else if path == live_path {
+        true
+    } else {
+        let mut missing = Response::new(Full::default());
+        *missing.status_mut() = StatusCode::NOT_FOUND;
+        return missing;
+    };
+    let body = Full::new(Bytes::from(health.body().to_string()));
+    let mut response = Response::new(body);
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, json);
+    if !healthy {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_process_is_live_and_not_ready_and_says_why() {
+        let health = Health::Sealed { text: "Sealed: cluster key does not open k1".into() };
+        let status = |path| answer(&health, path, "/ready", "/live").status();
+        assert_eq!(status("/live"), StatusCode::OK);
+        assert_eq!(status("/ready"), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(status("/other"), StatusCode::NOT_FOUND);
+        let body = health.body();
+        assert_eq!(body.pointer("/cluster/sealed"), Some(&Value::Bool(true)));
+        let reason = body.pointer("/cluster/reason").and_then(Value::as_str);
+        assert_eq!(reason, Some("Sealed: cluster key does not open k1"));
+    }
+}

@@ -1,0 +1,146 @@
+//! The sealed form of a private key, under the cluster's key-encryption key.
+//!
+//! Owns the associated data, which ties a ciphertext to one cluster, one authority, one purpose and
+//! one version of this format: a sealed key that is moved to another row does not open. The cipher is
+//! raft-store's (`Kek`); plaintext leaves here only as a [`Secret`].
+
+use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_spiffe_core::authority::{AuthorityKind, SealedKey};
+use steeple_spiffe_core::random::Random;
+use steeple_spiffe_core::{AuthorityId, Secret};
+
+/// The version written today: PKCS#8 in DER under AES-256-GCM with the associated data below.
+const VERSION: u32 = 1;
+
+/// Keeps these ciphertexts apart from everything else that the same key seals.
+const LABEL: &[u8] = b"steeple authority key\0";
+
+/// What a sealed key belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct SealContext<'a> {
+    /// The cluster whose journal holds it.
+    pub cluster_id: ClusterId,
+    /// What the key signs.
+    pub kind: AuthorityKind,
+    /// The authority's name.
+    pub authority_id: &'a AuthorityId,
+}
+
+/// A private key cannot be sealed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SealKeyError {
+    /// The cluster keys hold no current key.
+    #[error("current cluster key is not held")]
+    NoCurrentKey,
+    /// The crypto library refused.
+    #[error("seal private key")]
+    Crypto,
+}
+
+/// A sealed key cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenKeyError {
+    /// This replica holds no cluster key with that id, or another one under the same id.
+    #[error("cluster key does not open {kek_id}")]
+    Sealed {
+        /// Which cluster key sealed it.
+        kek_id: String,
+    },
+    /// Sealed by a newer version of this program.
+    #[error("sealed key has version {version}, this program reads {VERSION}")]
+    NewerVersion {
+        /// Its version.
+        version: u32,
+    },
+    /// What was sealed is no private key, or not that of the authority.
+    #[error("sealed key of authority {0} does not fit its public half")]
+    WrongKey(AuthorityId),
+}
+
+/// Seals a private key (PKCS#8 in DER) under the current cluster key.
+pub fn seal_key(
+    keys: &ClusterKeys,
+    random: &dyn Random,
+    context: &SealContext<'_>,
+    pkcs8: &Secret,
+) -> Result<SealedKey, SealKeyError> {
+    let kek = keys.kek(keys.current_id()).ok_or(SealKeyError::NoCurrentKey)?;
+    let aad = associated_data(context, VERSION);
+    kek.seal(random, &aad, pkcs8).map_err(|_refused| SealKeyError::Crypto)
+}
+
+/// Opens a sealed key.
+pub fn open_key(
+    keys: &ClusterKeys,
+    context: &SealContext<'_>,
+    sealed: &SealedKey,
+) -> Result<Secret, OpenKeyError> {
+    if sealed.version != VERSION {
+        return Err(OpenKeyError::NewerVersion { version: sealed.version });
+    }
+    let closed = || OpenKeyError::Sealed { kek_id: sealed.kek_id.clone() };
+    let kek = keys.kek(&sealed.kek_id).ok_or_else(closed)?;
+    let aad = associated_data(context, sealed.version);
+    kek.open(&aad, sealed).map_err(|_refused| closed())
+}
+
+/// Every part but the last has a fixed length, so that no two contexts share their bytes.
+fn associated_data(context: &SealContext<'_>, version: u32) -> Vec<u8> {
+    let purpose = match context.kind {
+        AuthorityKind::X509 => 1u8,
+        AuthorityKind::Jwt => 2u8,
+    };
+    let mut aad = LABEL.to_vec();
+    aad.extend_from_slice(&version.to_be_bytes());
+    aad.extend_from_slice(&context.cluster_id.0.to_be_bytes());
+    aad.push(purpose);
+    aad.extend_from_slice(context.authority_id.as_str().as_bytes());
+    aad
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_spiffe_core::random::SeededRandom;
+
+    use super::*;
+
+    fn context<'a>(cluster: u128, kind: AuthorityKind, id: &'a AuthorityId) -> SealContext<'a> {
+        SealContext { cluster_id: ClusterId(cluster), kind, authority_id: id }
+    }
+
+    #[test]
+    fn a_sealed_key_opens_only_where_it_belongs() {
+        let random = SeededRandom::new(1);
+        let (keys, _) = ClusterKeys::generate(&random).unwrap();
+        let (others, _) = ClusterKeys::generate(&random).unwrap();
+        let (id, other_id) = (AuthorityId::new("a"), AuthorityId::new("b"));
+        let secret = Secret::new(b"private".to_vec());
+        let here = context(7, AuthorityKind::X509, &id);
+        let sealed = seal_key(&keys, &random, &here, &secret).unwrap();
+        assert!(!sealed.ciphertext.windows(7).any(|part| part == b"private"));
+
+        let opened = open_key(&keys, &here, &sealed).map(|secret| secret.expose().to_vec());
+        assert_eq!(opened.as_deref(), Ok(&b"private"[..]));
+
+        let elsewhere = [
+            ("another cluster", &keys, context(8, AuthorityKind::X509, &id), sealed.clone()),
+            ("another purpose", &keys, context(7, AuthorityKind::Jwt, &id), sealed.clone()),
+            (
+                "another authority",
+                &keys,
+                context(7, AuthorityKind::X509, &other_id),
+                sealed.clone(),
+            ),
+            ("another cluster key", &others, here, sealed.clone()),
+            ("a short nonce", &keys, here, SealedKey { nonce: vec![0; 11], ..sealed.clone() }),
+        ];
+        for (name, keys, context, sealed) in elsewhere {
+            let error = open_key(keys, &context, &sealed).err();
+            let kek_id = sealed.kek_id.clone();
+            assert_eq!(error, Some(OpenKeyError::Sealed { kek_id }), "{name}");
+        }
+        let newer = SealedKey { version: 2, ..sealed };
+        let error = open_key(&keys, &here, &newer).err();
+        assert_eq!(error, Some(OpenKeyError::NewerVersion { version: 2 }));
+    }
+}

@@ -1,0 +1,29 @@
+//! The control plane: everything behind the binary `spire-server`.
+//!
+//! Reading order: `config` (what the operator said) → `wiring` (which parts that makes and how they
+//! are connected) → `listen` → `gate` → `service` (one file per gRPC service) → `attest`,
+//! `authority`, `view` (what services use) → `duties` (what only the leader does).
+//!
+//! Writes go down one door (`StoreHandle::propose`), changes come up one ordered stream into the
+//! views; no service writes a view and no view decides a write's outcome. Rules of who may import
+//! whom: `docs/ARCHITECTURE.md`.
+
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod config;
+pub mod wiring;
+pub mod listen;
+pub mod gate;
+pub mod service;
+pub mod status;
+pub mod attest;
+pub mod authority;
+pub mod keys;
+pub mod cluster_key;
+pub mod view;
+pub mod duties;
+pub mod health;
+pub mod logging;
+pub mod metrics;
+pub mod shutdown;

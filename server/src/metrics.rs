@@ -1,0 +1,225 @@
+//! Metrics in SPIRE's names: the Prometheus listener and the call counters of the API.
+//!
+//! Owns the names that are made from methods (`spec/spire-semantics` 17) and the recorder. What a
+//! component measures it records itself, under a name with the prefix `spire_server_`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Response;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use metrics::Label;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use steeple_raft_store::{MemberStatus, Role, StoreHandle};
+use steeple_spiffe_core::TrustDomain;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::policy::Rule;
+
+/// Scrapes at a time; a monitoring system opens one or two.
+const SCRAPES_MAX: usize = 16;
+
+/// How often buffered histograms are folded in, so that memory stays bounded without scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How often the gauges about the cluster are set; scrapes come every 10 s or less often.
+const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why metrics cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// Another recorder is installed: two servers in one process.
+    #[error("install metrics recorder")]
+    Recorder(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The listener's address is taken or not ours.
+    #[error("could not listen on {address} for metrics; change telemetry.Prometheus host or port")]
+    Bind {
+        /// Host and port.
+        address: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// The bound metrics listener.
+#[derive(Debug)]
+pub struct MetricsListener {
+    listener: TcpListener,
+    recorder: PrometheusHandle,
+}
+
+impl MetricsListener {
+    /// Binds the listener and installs the recorder. Every metric carries `labels`.
+    ///
+    /// # Errors
+    ///
+    /// [`MetricsError`].
+    pub async fn bind(
+        host: &str,
+        port: u16,
+        labels: &[(&str, String)],
+    ) -> Result<Self, MetricsError> {
+        let address = format!("{host}:{port}");
+        let listener = TcpListener::bind(address.as_str())
+            .await
+            .map_err(|source| MetricsError::Bind { address, source })?;
+        let builder = labels.iter().fold(PrometheusBuilder::new(), |builder, (name, value)| {
+            builder.add_global_label(*name, value.clone())
+        });
+        let recorder = builder
+            .install_recorder()
+            .map_err(|error| MetricsError::Recorder(Box::new(error)))?;
+        Ok(Self { listener, recorder })
+    }
+
+    /// Serves the metrics under every path, as SPIRE does, until the shutdown.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(SCRAPES_MAX));
+        let mut connections = JoinSet::new();
+        let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = upkeep.tick() => self.recorder.run_upkeep(),
+                Some(_) = connections.join_next() => {}
+                accepted = self.listener.accept() => {
+                    let (Ok((stream, _)), Ok(slot)) = (accepted, Arc::clone(&slots).try_acquire_owned())
+                    else { continue };
+                    let recorder = self.recorder.clone();
+                    connections.spawn(async move {
+                        let scrape = service_fn(move |_request: http::Request<Incoming>| {
+                            let body = Full::new(Bytes::from(recorder.render()));
+                            async move { Ok::<_, std::convert::Infallible>(Response::new(body)) }
+                        });
+                        let served = hyper::server::conn::http1::Builder::new()
+                            .serve_connection(TokioIo::new(stream), scrape)
+                            .await;
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "Metrics connection ended");
+                        }
+                        drop(slot);
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Records that this process has started.
+pub fn note_start(trust_domain: &TrustDomain) {
+    let labels = [
+        Label::new("version", env!("CARGO_PKG_VERSION")),
+        Label::new("trust_domain_id", trust_domain.as_str().to_owned()),
+    ];
+    metrics::gauge!("spire_server_started", labels.iter()).set(1.0);
+}
+
+/// Keeps the gauges about the cluster current until the shutdown.
+pub async fn follow(store: StoreHandle, shutdown: CancellationToken) {
+    let started = Instant::now();
+    let mut tick = tokio::time::interval(GAUGES_INTERVAL);
+    while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
+        let uptime_ms = started.elapsed().as_secs_f64() * 1000.0;
+        metrics::gauge!("spire_server_uptime_in_ms").set(uptime_ms);
+        record(&store.status());
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; indexes stay below 2^53")]
+fn record(status: &MemberStatus) {
+    let leads = status.leader == Some(status.member_id);
+    metrics::gauge!("spire_server_cluster_is_leader").set(f64::from(u8::from(leads)));
+    metrics::gauge!("spire_server_cluster_term").set(status.term as f64);
+    metrics::gauge!("spire_server_cluster_commit_index").set(status.commit_index as f64);
+    metrics::gauge!("spire_server_cluster_applied_index").set(status.applied_index as f64);
+    let lag = status.commit_index.saturating_sub(status.applied_index);
+    metrics::gauge!("spire_server_cluster_apply_lag").set(lag as f64);
+    for (role, label) in [(Role::Voter, "voter"), (Role::Learner, "learner")] {
+        let count = status.members.iter().filter(|member| member.role == role).count();
+        metrics::gauge!("spire_server_cluster_members", "role" => label).set(count as f64);
+    }
+}
+
+/// Counts one call and its time when it ends.
+#[derive(Debug)]
+pub struct RpcTimer {
+    rule: &'static Rule,
+    started: Instant,
+}
+
+impl RpcTimer {
+    /// Starts the clock of a call.
+    pub fn start(rule: &'static Rule) -> Self {
+        Self { rule, started: Instant::now() }
+    }
+
+    /// The call has ended with a code.
+    pub fn finish(self, code: tonic::Code) {
+        let name = rpc_metric(self.rule.service(), self.rule.name());
+        let labels = vec![Label::new("status", format!("{code:?}"))];
+        let elapsed_ms = self.started.elapsed().as_secs_f64() * 1000.0;
+        metrics::histogram!(format!("{name}_elapsed_time"), labels.clone()).record(elapsed_ms);
+        metrics::counter!(name, labels).increment(1);
+    }
+}
+
+/// SPIRE's name of a method's counter, with the prefix.
+fn rpc_metric(service: &str, method: &str) -> String {
+    let service = service.strip_prefix("spire.api.server.").unwrap_or(service);
+    let service = if service == "grpc.health.v1.Health" { "health" } else { service };
+    let service: Vec<String> = service.split('.').map(snake_case).collect();
+    format!("spire_server_rpc_{}_{}", service.join("_"), snake_case(method))
+}
+
+/// `AttestAgent` → `attest_agent`, `BatchNewX509SVID` → `batch_new_x509svid`: an underscore goes
+/// before an upper-case letter that is neither first nor last and has a lower-case letter beside it.
+fn snake_case(name: &str) -> String {
+    let letters: Vec<char> = name.chars().collect();
+    let lower = |index: Option<usize>| {
+        index.and_then(|index| letters.get(index)).is_some_and(char::is_ascii_lowercase)
+    };
+    let mut snake = String::with_capacity(name.len() + 8);
+    for (index, letter) in letters.iter().enumerate() {
+        let inside = index > 0 && index + 1 < letters.len();
+        let beside_lower = lower(index.checked_sub(1)) || lower(Some(index + 1));
+        if letter.is_ascii_uppercase() && inside && beside_lower {
+            snake.push('_');
+        }
+        if letter.is_ascii_alphanumeric() {
+            snake.push(letter.to_ascii_lowercase());
+        } else {
+            snake.push('_');
+        }
+    }
+    snake
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_have_the_names_that_spire_dashboards_use() {
+        let table = [
+            ("spire.api.server.agent.v1.Agent", "AttestAgent", "agent_v1_agent_attest_agent"),
+            ("spire.api.server.svid.v1.SVID", "BatchNewX509SVID", "svid_v1_svid_batch_new_x509svid"),
+            ("spire.api.server.svid.v1.SVID", "NewJWTSVID", "svid_v1_svid_new_jwtsvid"),
+            (
+                "spire.api.server.trustdomain.v1.TrustDomain",
+                "RefreshBundle",
+                "trustdomain_v1_trust_domain_refresh_bundle",
+            ),
+            ("grpc.health.v1.Health", "Check", "health_check"),
+        ];
+        for (service, method, expected) in table {
+            assert_eq!(rpc_metric(service, method), format!("spire_server_rpc_{expected}"));
+        }
+    }
+}

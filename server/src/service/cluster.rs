@@ -1,0 +1,294 @@
+//! `steeple.cluster.v1.Cluster`: what operators ask about the cluster and do to it.
+//!
+//! Owns the way from the store's own status to the screen of `cluster status`, and the warnings with
+//! their fixes. Answers from what this member knows: it never waits for a quorum.
+
+use steeple_api::pb::cluster::v1 as rpc;
+use steeple_raft_store::{Contact, MemberId, MemberState, MemberStatus, MemberView, Role};
+use steeple_spiffe_core::AuthorityStatus;
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use tonic::{Request, Response, Status};
+
+use super::context::Context;
+use crate::gate::staleness::Standing;
+use crate::status::Failure;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct ClusterService {
+    context: Context,
+    cluster_name: String,
+}
+
+impl ClusterService {
+    /// The service over a context.
+    pub fn new(context: Context, cluster_name: String) -> Self {
+        Self { context, cluster_name }
+    }
+}
+
+#[tonic::async_trait]
+impl rpc::cluster_server::Cluster for ClusterService {
+    async fn status(
+        &self,
+        _request: Request<rpc::StatusRequest>,
+    ) -> Result<Response<rpc::StatusResponse>, Status> {
+        let status = self.context.gate.store.status();
+        let views = self.context.views();
+        let cluster = views.cluster();
+        let quorum = self.quorum(&status);
+        let mut authorities = views.journal().authorities.clone();
+        authorities.sort_by_key(|authority| (authority.kind, authority.status));
+        let cluster_id = cluster.as_ref().map(|cluster| cluster.cluster_id).or(status.cluster_id);
+        Ok(Response::new(rpc::StatusResponse {
+            cluster_id: cluster_id.map(|id| id.to_string()).unwrap_or_default(),
+            cluster_name: self.cluster_name.clone(),
+            trust_domain: self.context.trust_domain().as_str().to_owned(),
+            epoch: cluster.as_ref().map_or(0, |cluster| cluster.epoch),
+            feature_level: cluster.as_ref().map_or(0, |cluster| cluster.feature_level),
+            this_member: Some(self.this_member(&status)),
+            warnings: self.warnings(&status, &quorum),
+            quorum: Some(quorum),
+            members: members(&status),
+            authorities: authorities.iter().map(authority).collect(),
+        }))
+    }
+
+    async fn members(
+        &self,
+        _request: Request<rpc::MembersRequest>,
+    ) -> Result<Response<rpc::MembersResponse>, Status> {
+        let members = members(&self.context.gate.store.status());
+        Ok(Response::new(rpc::MembersResponse { members }))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<rpc::TransferLeadershipRequest>,
+    ) -> Result<Response<rpc::TransferLeadershipResponse>, Status> {
+        let to = target(&request.into_inner().to)?;
+        let store = &self.context.gate.store;
+        let took = store.transfer_leadership(to).await.map_err(Failure::from)?;
+        let leader = store.status().leader;
+        Ok(Response::new(rpc::TransferLeadershipResponse {
+            leader_id: leader.map(|id| id.to_string()).unwrap_or_default(),
+            took_s: took.as_secs_f64(),
+        }))
+    }
+}
+
+impl ClusterService {
+    fn this_member(&self, status: &MemberStatus) -> rpc::ThisMember {
+        use rpc::this_member::State;
+
+        let (state, state_text) = match &status.state {
+            MemberState::Forming { text } => (State::Forming, text.clone()),
+            MemberState::Joining => (State::Joining, "asks to be taken into a cluster".to_owned()),
+            MemberState::Member => (State::Member, String::new()),
+        };
+        let age = self.context.gate.reads.confirmed_age();
+        rpc::ThisMember {
+            id: status.member_id.to_string(),
+            state: state.into(),
+            state_text,
+            commit_index: status.commit_index,
+            applied_index: status.applied_index,
+            revision: self.context.views().revision().as_u64(),
+            staleness_s: age.map(|age| age.as_secs_f64()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    fn quorum(&self, status: &MemberStatus) -> rpc::Quorum {
+        let voters: Vec<&MemberView> =
+            status.members.iter().filter(|member| member.role == Role::Voter).collect();
+        let reachable = voters
+            .iter()
+            .filter(|member| member.reachable || member.id == status.member_id)
+            .count();
+        let (in_contact, lost_for_s, text) = match self.context.gate.store.contact() {
+            Contact::InContact => (true, 0.0, String::new()),
+            Contact::Lost { since, text } => {
+                let lost_for = self.context.gate.clock.boot_time().saturating_sub(since);
+                (false, lost_for.as_secs_f64(), text)
+            }
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        rpc::Quorum {
+            leader_id: status.leader.map(|id| id.to_string()).unwrap_or_default(),
+            term: status.term,
+            voters: count(voters.len()),
+            voters_reachable: count(reachable),
+            needed: count(voters.len() / 2 + 1),
+            in_contact,
+            lost_for_s,
+            text,
+        }
+    }
+
+    fn warnings(&self, status: &MemberStatus, quorum: &rpc::Quorum) -> Vec<rpc::Warning> {
+        let mut warnings = Vec::new();
+        let mut warn = |code: &str, message: String, fix: &str| {
+            warnings.push(rpc::Warning { code: code.into(), message, fix: fix.into() });
+        };
+        match &status.state {
+            MemberState::Forming { text } => {
+                warn("forming", text.clone(), "start the missing founders, or correct cluster.peers");
+            }
+            MemberState::Joining => warn(
+                "joining",
+                "this member has not been taken in yet".into(),
+                "check that cluster.peers names a member of the cluster and the keys agree",
+            ),
+            MemberState::Member => {}
+        }
+        if !quorum.in_contact {
+            let fix = "bring back enough voters or the network between them";
+            warn("no_contact", quorum.text.clone(), fix);
+        }
+        let leads = status.leader == Some(status.member_id);
+        let silent = status.members.iter().filter(|member| {
+            leads && !member.reachable && member.id != status.member_id
+        });
+        for member in silent {
+            let text = format!("member {} at {} does not answer", member.id, member.address);
+            warn("member_unreachable", text, "start it, or remove it with \"spire-server cluster remove\"");
+        }
+        if quorum.voters == 2 {
+            let fix = "add a third member: with two the loss of either stops writes";
+            warn("two_voters", "the cluster has two voters".into(), fix);
+        }
+        if let Some(reason) = self.context.issuer.not_ready_reason() {
+            let fix = "check the cluster key and this machine's clock";
+            warn("cannot_sign", reason.to_string(), fix);
+        }
+        if self.context.gate.reads.standing() == Standing::TooOld {
+            let fix = "bring back contact with the cluster";
+            warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
+        }
+        warnings
+    }
+}
+
+fn members(status: &MemberStatus) -> Vec<rpc::Member> {
+    let mut members: Vec<&MemberView> = status.members.iter().collect();
+    members.sort_by_key(|member| member.id);
+    members.into_iter().map(|view| member(status, view)).collect()
+}
+
+fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
+    use rpc::member::{Reachability, Role as PbRole};
+
+    let leader = status.leader == Some(view.id);
+    let this_member = view.id == status.member_id;
+    let leads = status.leader == Some(status.member_id);
+    // A follower hears its leader and no one else: of the others it knows nothing.
+    let known = leads || leader || this_member;
+    let reachability = match (view.reachable || this_member, known) {
+        (true, _) => Reachability::Reachable,
+        (false, true) => Reachability::Unreachable,
+        (false, false) => Reachability::Unknown,
+    };
+    let host = view.address.rsplit_once(':').map_or(view.address.as_str(), |(host, _)| host);
+    let name = if view.name.is_empty() { host } else { view.name.as_str() };
+    let role = match view.role {
+        Role::Voter => PbRole::Voter,
+        Role::Learner => PbRole::Learner,
+    };
+    rpc::Member {
+        id: view.id.to_string(),
+        name: name.to_owned(),
+        address: view.address.clone(),
+        role: role.into(),
+        leader,
+        this_member,
+        reachability: reachability.into(),
+        applied_lag: view.lag,
+        version: if this_member { env!("CARGO_PKG_VERSION").to_owned() } else { String::new() },
+    }
+}
+
+fn authority(authority: &Authority) -> rpc::Authority {
+    use rpc::authority::{Kind, Status};
+
+    let kind = match authority.kind {
+        AuthorityKind::X509 => Kind::X509,
+        AuthorityKind::Jwt => Kind::Jwt,
+    };
+    let status = match authority.status {
+        AuthorityStatus::Prepared => Status::Prepared,
+        AuthorityStatus::Active => Status::Active,
+        AuthorityStatus::Old => Status::Old,
+    };
+    rpc::Authority {
+        kind: kind.into(),
+        id: authority.id.as_str().to_owned(),
+        status: status.into(),
+        issued_at: authority.issued_at.unix_s(),
+        not_after: authority.not_after.unix_s(),
+        tainted: authority.tainted,
+    }
+}
+
+fn target(text: &str) -> Result<Option<MemberId>, Failure> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    let id = id.ok_or_else(|| Failure::invalid(format!("{text:?} is no member id: 16 hex digits")))?;
+    Ok(Some(MemberId(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(id: u64, role: Role, reachable: bool) -> MemberView {
+        let address = format!("server-{id}.peers:8082");
+        MemberView { id: MemberId(id), name: String::new(), address, role, reachable, lag: None }
+    }
+
+    fn status(this: u64, leader: Option<u64>) -> MemberStatus {
+        MemberStatus {
+            member_id: MemberId(this),
+            cluster_id: None,
+            state: MemberState::Member,
+            leader: leader.map(MemberId),
+            term: 3,
+            applied_index: 7,
+            commit_index: 7,
+            last_log_index: 7,
+            quorum_contact_age: None,
+            members: vec![
+                view(3, Role::Learner, false),
+                view(1, Role::Voter, true),
+                view(2, Role::Voter, false),
+            ],
+        }
+    }
+
+    #[test]
+    fn members_are_sorted_and_only_a_leader_calls_others_unreachable() {
+        use rpc::member::Reachability::{Reachable, Unknown, Unreachable};
+
+        let seen = |status: &MemberStatus| -> Vec<(String, i32)> {
+            members(status).into_iter().map(|m| (m.name, m.reachability)).collect()
+        };
+        let name = |id: u64| format!("server-{id}.peers");
+        let by_leader = seen(&status(1, Some(1)));
+        let expected = [(1, Reachable), (2, Unreachable), (3, Unreachable)];
+        assert_eq!(by_leader, expected.map(|(id, reach)| (name(id), reach.into())));
+        let by_follower = seen(&status(2, Some(1)));
+        let expected = [(1, Reachable), (2, Reachable), (3, Unknown)];
+        assert_eq!(by_follower, expected.map(|(id, reach)| (name(id), reach.into())));
+    }
+
+    #[test]
+    fn a_target_is_sixteen_hex_digits_or_none() {
+        assert_eq!(target(""), Ok(None));
+        assert_eq!(target("00000000000000ab"), Ok(Some(MemberId(0xab))));
+        for bad in ["ab", "zz000000000000ab", "+0000000000000ab0"] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What every service works with, and the two reads that all of them share.
+
+use std::sync::Arc;
+
+use steeple_raft_store::{Applied, Command, ProposeError, Revision};
+use steeple_spiffe_core::TrustDomain;
+
+use crate::attest::Attestors;
+use crate::authority::Issuer;
+use crate::gate::ratelimit::RateLimits;
+use crate::gate::{Call, Gate};
+use crate::status::Failure;
+use crate::view::Views;
+
+/// What services work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Views, store, clocks: what callers are let in by serves their calls too.
+    pub gate: Gate,
+    /// Signs.
+    pub issuer: Issuer,
+    /// Verifies nodes.
+    pub attestors: Arc<Attestors>,
+    /// Holds back.
+    pub limits: Arc<RateLimits>,
+    /// What the operator decided about calls.
+    pub settings: Settings,
+}
+
+/// Settings that change what calls do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether an agent's own id becomes one of its selectors.
+    pub agent_spiffe_id_as_selector: bool,
+    /// Whether all JWT-SVID calls are refused.
+    pub disable_jwt_svids: bool,
+}
+
+impl Context {
+    /// The views.
+    pub fn views(&self) -> &Views {
+        &self.gate.views
+    }
+
+    /// The server's trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.gate.trust_domain
+    }
+
+    /// Confirms a read for a call: afterwards the views hold everything acknowledged before it.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`.
+    pub async fn confirm(&self, call: &Call) -> Result<Revision, Failure> {
+        let revision = self.gate.reads.confirm(call.deadline()).await?;
+        call.notes.reflects(revision);
+        Ok(revision)
+    }
+
+    /// Proposes a command of a call. `part` tells the commands of one call apart.
+    ///
+    /// # Errors
+    ///
+    /// No decision is known; a replicated refusal is inside [`Applied`].
+    pub async fn propose(
+        &self,
+        call: &Call,
+        part: u32,
+        command: Command,
+    ) -> Result<Applied, ProposeError> {
+        let id = call.request_id(part, self.gate.random.as_ref());
+        let outcome = self.gate.store.propose(command, id, call.deadline()).await;
+        let label = match &outcome {
+            Ok(Applied { outcome: Ok(_), .. }) => "applied",
+            Ok(Applied { outcome: Err(_), .. }) => "rejected",
+            Err(ProposeError::Indeterminate { .. }) => "indeterminate",
+            Err(ProposeError::Unavailable(_) | ProposeError::NotLeader) => "unavailable",
+            Err(ProposeError::TooLarge { .. } | ProposeError::Overloaded) => "refused",
+        };
+        metrics::counter!("spire_server_cluster_propose", "outcome" => label).increment(1);
+        let applied = outcome?;
+        call.notes.reflects(applied.revision);
+        Ok(applied)
+    }
+}

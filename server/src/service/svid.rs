@@ -1,0 +1,348 @@
+//! `spire.api.server.svid.v1.SVID`: everything that is signed for workloads.
+//!
+//! Owns who gets what signed from which request. Each batch rests on one read barrier, after which
+//! the agent's standing and its entries are looked up; only a replica that has been cut off for long
+//! enough signs from the last confirmed state, and then refuses nothing for good: what it does not
+//! know is `Unavailable`.
+
+use std::time::Duration;
+
+use steeple_api::convert::{id, svid};
+use steeple_api::pb;
+use steeple_api::pb::server::svid::v1 as rpc;
+use steeple_spiffe_core::csr::CertificateRequest;
+use steeple_spiffe_core::dns_name::check_dns_name;
+use steeple_spiffe_core::{EntryId, RegistrationEntry, SpiffeId};
+use tonic::{Request, Response, Status};
+
+use super::context::Context;
+use crate::authority::{IssuedJwt, JwtParams, X509Params};
+use crate::gate::{Basis, Call};
+use crate::status::Failure;
+
+/// Retry hint for what a cut-off replica does not know.
+const RETRY_ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct SvidService {
+    context: Context,
+}
+
+impl SvidService {
+    /// The service over a context.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+}
+
+#[tonic::async_trait]
+impl rpc::svid_server::Svid for SvidService {
+    async fn mint_x509svid(
+        &self,
+        request: Request<rpc::MintX509svidRequest>,
+    ) -> Result<Response<rpc::MintX509svidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let params = self.minted(&request.csr, request.ttl)?;
+        self.context.confirm(&call).await?;
+        let spiffe_id = params.spiffe_id.clone();
+        let issued = self.context.issuer.sign_x509(params);
+        let issued =
+            issued.map_err(|error| Failure::unsigned("failed to sign X509-SVID", &error))?;
+        let svid = svid::x509_to_pb(&spiffe_id, issued.chain_der, issued.not_after);
+        Ok(Response::new(rpc::MintX509svidResponse { svid: Some(svid) }))
+    }
+
+    async fn mint_jwtsvid(
+        &self,
+        request: Request<rpc::MintJwtsvidRequest>,
+    ) -> Result<Response<rpc::MintJwtsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        self.check_jwt_enabled()?;
+        let spiffe_id = id::workload_id(request.id.as_ref(), self.context.trust_domain())
+            .map_err(|error| Failure::invalid_because("invalid SPIFFE ID", error))?;
+        self.context.confirm(&call).await?;
+        let svid = self.sign_jwt(JwtParams {
+            spiffe_id,
+            audience: request.audience,
+            ttl: seconds(request.ttl),
+            jwt_id: None,
+        })?;
+        Ok(Response::new(rpc::MintJwtsvidResponse { svid: Some(svid) }))
+    }
+
+    async fn mint_witsvid(
+        &self,
+        _request: Request<rpc::MintWitsvidRequest>,
+    ) -> Result<Response<rpc::MintWitsvidResponse>, Status> {
+        Err(wit_disabled().into())
+    }
+
+    async fn batch_new_x509svid(
+        &self,
+        request: Request<rpc::BatchNewX509svidRequest>,
+    ) -> Result<Response<rpc::BatchNewX509svidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let params = request.into_inner().params;
+        if params.is_empty() {
+            return Err(Failure::invalid("missing parameters").into());
+        }
+        let limits = &self.context.limits.x509;
+        limits
+            .wait(&call.peer, params.len(), call.client_deadline)
+            .await
+            .map_err(|error| Failure::limited("certificate signing request", &error))?;
+        let basis = self.basis(&call).await?;
+        let (service, agent) = (self.clone(), call.agent()?.id.clone());
+        // A full batch costs some 50 ms of CPU: not on the threads that serve connections.
+        let sign = move || {
+            let sign = |params| service.new_x509(&agent, basis, &params);
+            params.into_iter().map(sign).collect::<Vec<_>>()
+        };
+        let results = tokio::task::spawn_blocking(sign).await;
+        let results = results.map_err(|_stopped| Failure::internal("signing was interrupted"))?;
+        Ok(Response::new(rpc::BatchNewX509svidResponse { results }))
+    }
+
+    async fn new_jwtsvid(
+        &self,
+        request: Request<rpc::NewJwtsvidRequest>,
+    ) -> Result<Response<rpc::NewJwtsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let limits = &self.context.limits.jwt;
+        limits
+            .wait(&call.peer, 1, call.client_deadline)
+            .await
+            .map_err(|error| Failure::limited("JWT signing request", &error))?;
+        self.check_jwt_enabled()?;
+        let basis = self.basis(&call).await?;
+        let entry = self.authorized(&call.agent()?.id, basis, &request.entry_id)?;
+        let attributes = entry.additional_attributes.unwrap_or_default();
+        let svid = self.sign_jwt(JwtParams {
+            spiffe_id: entry.spiffe_id.clone(),
+            audience: request.audience,
+            ttl: seconds(entry.jwt_svid_ttl_s),
+            jwt_id: attributes.jwt_svid_include_jti.then(|| self.jwt_id()),
+        })?;
+        Ok(Response::new(rpc::NewJwtsvidResponse { svid: Some(svid) }))
+    }
+
+    async fn batch_new_witsvid(
+        &self,
+        _request: Request<rpc::BatchNewWitsvidRequest>,
+    ) -> Result<Response<rpc::BatchNewWitsvidResponse>, Status> {
+        Err(wit_disabled().into())
+    }
+
+    async fn new_downstream_x509ca(
+        &self,
+        _request: Request<rpc::NewDownstreamX509caRequest>,
+    ) -> Result<Response<rpc::NewDownstreamX509caResponse>, Status> {
+        Err(Failure::unimplemented("downstream authorities are not supported by this version").into())
+    }
+}
+
+impl SvidService {
+    /// What a batch rests on. After a confirmed read the agent is looked at once more, so that a
+    /// ban or deletion acknowledged anywhere is in force.
+    async fn basis(&self, call: &Call) -> Result<Basis, Failure> {
+        let basis = self.context.gate.reads.for_issuance(call.deadline()).await?;
+        match basis {
+            Basis::Confirmed(revision) => {
+                call.notes.reflects(revision);
+                self.context.gate.agent_stands(call)?;
+            }
+            Basis::Stale { age } => call.notes.stale(age),
+        }
+        Ok(basis)
+    }
+
+    fn new_x509(
+        &self,
+        agent: &SpiffeId,
+        basis: Basis,
+        params: &rpc::NewX509svidParams,
+    ) -> rpc::batch_new_x509svid_response::Result {
+        match self.try_new_x509(agent, basis, params) {
+            Ok(svid) => rpc::batch_new_x509svid_response::Result {
+                status: Some(steeple_api::status::ok()),
+                svid: Some(svid),
+            },
+            Err(failure) => rpc::batch_new_x509svid_response::Result {
+                status: Some(failure.into_item()),
+                svid: None,
+            },
+        }
+    }
+
+    fn try_new_x509(
+        &self,
+        agent: &SpiffeId,
+        basis: Basis,
+        params: &rpc::NewX509svidParams,
+    ) -> Result<pb::types::X509svid, Failure> {
+        if params.entry_id.is_empty() {
+            return Err(Failure::invalid("missing entry ID"));
+        }
+        if params.csr.is_empty() {
+            return Err(Failure::invalid("missing CSR"));
+        }
+        let entry = self.authorized(agent, basis, &params.entry_id)?;
+        let csr = CertificateRequest::parse(&params.csr)
+            .map_err(|error| Failure::invalid_because("malformed CSR", error))?;
+        CertificateRequest::verify_signature(&params.csr)
+            .map_err(|error| Failure::invalid_because("invalid CSR signature", error))?;
+        let issued = self
+            .context
+            .issuer
+            .sign_x509(X509Params {
+                spiffe_id: entry.spiffe_id.clone(),
+                dns_names: entry.dns_names.clone(),
+                subject: None,
+                public_key_spki: csr.public_key_spki,
+                ttl: seconds(entry.x509_svid_ttl_s),
+            })
+            .map_err(|error| Failure::unsigned("failed to sign X509-SVID", &error))?;
+        metrics::counter!("spire_server_server_ca_sign_x509_svid").increment(1);
+        Ok(svid::x509_to_pb(&entry.spiffe_id, issued.chain_der, issued.not_after))
+    }
+
+    /// The entry with an id, if the agent is authorised for it.
+    fn authorized(
+        &self,
+        agent: &SpiffeId,
+        basis: Basis,
+        entry_id: &str,
+    ) -> Result<std::sync::Arc<RegistrationEntry>, Failure> {
+        let found = EntryId::parse(entry_id).ok();
+        let found = found.and_then(|id| self.context.views().authorized_entry(agent, &id));
+        found.ok_or_else(|| match basis {
+            Basis::Confirmed(_) => Failure::not_found("entry not found or not authorized"),
+            Basis::Stale { .. } => Failure::unavailable(
+                "entry is not known to this replica, which is cut off from the cluster",
+                RETRY_ELSEWHERE,
+            ),
+        })
+    }
+
+    fn sign_jwt(&self, params: JwtParams) -> Result<pb::types::Jwtsvid, Failure> {
+        if params.audience.iter().all(String::is_empty) {
+            return Err(Failure::invalid("at least one audience is required"));
+        }
+        let spiffe_id = params.spiffe_id.clone();
+        let issued = self.context.issuer.sign_jwt(params);
+        let IssuedJwt { token, issued_at, expires_at, .. } =
+            issued.map_err(|error| Failure::unsigned("failed to sign JWT-SVID", &error))?;
+        metrics::counter!("spire_server_server_ca_sign_jwt_svid").increment(1);
+        Ok(pb::types::Jwtsvid {
+            token,
+            id: Some(id::to_pb(&spiffe_id)),
+            expires_at: expires_at.unix_s(),
+            issued_at: issued_at.unix_s(),
+            hint: String::new(),
+        })
+    }
+
+    fn check_jwt_enabled(&self) -> Result<(), Failure> {
+        if self.context.settings.disable_jwt_svids {
+            return Err(Failure::unimplemented("JWT functionality is disabled"));
+        }
+        Ok(())
+    }
+
+    /// The `jti` of SPIRE: the bytes of a random UUID in base64.
+    fn jwt_id(&self) -> String {
+        use base64::Engine as _;
+
+        let mut bytes = [0; 16];
+        self.context.gate.random.fill(&mut bytes);
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// What a certificate request for MintX509SVID asks for.
+    fn minted(&self, csr: &[u8], ttl: i32) -> Result<X509Params, Failure> {
+        if csr.is_empty() {
+            return Err(Failure::invalid("missing CSR"));
+        }
+        let request = CertificateRequest::parse(csr)
+            .map_err(|error| Failure::invalid_because("malformed CSR", error))?;
+        CertificateRequest::verify_signature(csr)
+            .map_err(|error| Failure::invalid_because("failed to verify CSR signature", error))?;
+        let uri = match request.uris.as_slice() {
+            [] => return Err(Failure::invalid("CSR URI SAN is required")),
+            [uri] => uri,
+            [_, _, ..] => return Err(Failure::invalid("only one URI SAN is expected")),
+        };
+        let invalid = |error: &dyn std::fmt::Display| {
+            Failure::invalid_because("CSR URI SAN is invalid", error)
+        };
+        let spiffe_id = SpiffeId::parse(uri).map_err(|error| invalid(&error))?;
+        id::check_workload(&spiffe_id, self.context.trust_domain())
+            .map_err(|error| invalid(&error))?;
+        for name in &request.dns_names {
+            check_dns_name(name)
+                .map_err(|error| Failure::invalid_because("CSR DNS name is invalid", error))?;
+        }
+        if wildcard_overlaps(&request.dns_names) {
+            return Err(Failure::invalid(
+                "CSR DNS name contains a wildcard that covers another non-wildcard name",
+            ));
+        }
+        Ok(X509Params {
+            spiffe_id,
+            dns_names: request.dns_names,
+            subject: (!request.subject_is_empty).then_some(request.subject_der),
+            public_key_spki: request.public_key_spki,
+            ttl: seconds(ttl),
+        })
+    }
+}
+
+/// Whether `*.example.org` stands beside a name that it covers, such as `a.example.org`.
+fn wildcard_overlaps(names: &[String]) -> bool {
+    names.iter().filter_map(|name| name.strip_prefix("*.")).any(|suffix| {
+        names.iter().any(|name| name.split_once('.').is_some_and(|(label, rest)| {
+            label != "*" && rest == suffix
+        }))
+    })
+}
+
+/// A lifetime in seconds; zero and less mean the default.
+fn seconds(ttl: i32) -> Duration {
+    Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
+}
+
+fn wit_disabled() -> Failure {
+    Failure::unimplemented("WIT functionality is disabled")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_beside_a_name_it_covers_is_found() {
+        let table: [(&[&str], bool); 6] = [
+            (&["*.example.org", "a.example.org"], true),
+            (&["a.example.org", "*.example.org"], true),
+            (&["*.example.org", "a.b.example.org"], false),
+            (&["*.example.org", "example.org"], false),
+            (&["*.example.org"], false),
+            (&["a.example.org", "b.example.org"], false),
+        ];
+        for (names, overlaps) in table {
+            let owned: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(wildcard_overlaps(&owned), overlaps, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn lifetimes_below_one_second_mean_the_default() {
+        for (ttl, expected) in [(60, 60), (0, 0), (-1, 0)] {
+            assert_eq!(seconds(ttl), Duration::from_secs(expected));
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The index of registration entries: by row, id, parent, SPIFFE id, and node aliases by selector.
+//!
+//! Owns its own consistency: every entry is in all indexes or in none. Who may see which entry is
+//! computed in `authorized`, from the lookups given here.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use steeple_raft_store::RowNumber;
+use steeple_spiffe_core::{EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId};
+
+use super::filter::EntryFilter;
+
+/// Rows that share a key, in list order.
+type Rows = BTreeSet<RowNumber>;
+
+/// All entries, and the ways they are looked up.
+#[derive(Debug, Default)]
+pub(super) struct EntryIndex {
+    rows: BTreeMap<RowNumber, Arc<RegistrationEntry>>,
+    by_id: HashMap<EntryId, RowNumber>,
+    by_parent: HashMap<SpiffeId, Rows>,
+    by_spiffe_id: HashMap<SpiffeId, Rows>,
+    /// Node aliases under the first of their selectors: an alias applies to an agent that has all
+    /// of them, hence also the first, so one place for each is enough.
+    aliases: HashMap<Selector, Rows>,
+}
+
+impl EntryIndex {
+    /// Inserts an entry or replaces the one in its row.
+    pub(super) fn write(&mut self, row: RowNumber, entry: Arc<RegistrationEntry>) {
+        self.remove(row);
+        self.by_id.insert(entry.id.clone(), row);
+        self.by_parent.entry(entry.parent_id.clone()).or_default().insert(row);
+        self.by_spiffe_id.entry(entry.spiffe_id.clone()).or_default().insert(row);
+        if let Some(first) = alias_key(&entry) {
+            self.aliases.entry(first.clone()).or_default().insert(row);
+        }
+        self.rows.insert(row, entry);
+    }
+
+    /// Removes the entry in a row, if there is one.
+    pub(super) fn remove(&mut self, row: RowNumber) {
+        let Some(entry) = self.rows.remove(&row) else { return };
+        if self.by_id.get(&entry.id) == Some(&row) {
+            self.by_id.remove(&entry.id);
+        }
+        remove_row(&mut self.by_parent, &entry.parent_id, row);
+        remove_row(&mut self.by_spiffe_id, &entry.spiffe_id, row);
+        if let Some(first) = alias_key(&entry) {
+            remove_row(&mut self.aliases, first, row);
+        }
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The entry with an id.
+    pub(super) fn get(&self, id: &EntryId) -> Option<&Arc<RegistrationEntry>> {
+        self.rows.get(self.by_id.get(id)?)
+    }
+
+    /// Entries directly below a parent, in list order, with their rows.
+    pub(super) fn children<'a>(
+        &'a self,
+        parent: &SpiffeId,
+    ) -> impl Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + use<'a> {
+        self.of_rows(self.by_parent.get(parent))
+    }
+
+    /// Entries that give a SPIFFE id, in list order.
+    pub(super) fn with_spiffe_id<'a>(
+        &'a self,
+        id: &SpiffeId,
+    ) -> impl Iterator<Item = &'a Arc<RegistrationEntry>> + use<'a> {
+        self.of_rows(self.by_spiffe_id.get(id)).map(|(_, entry)| entry)
+    }
+
+    /// The node aliases that apply to an agent with the given node selectors.
+    pub(super) fn aliases_for<'a>(
+        &'a self,
+        node_selectors: &'a SelectorSet,
+    ) -> impl Iterator<Item = &'a Arc<RegistrationEntry>> {
+        node_selectors
+            .iter()
+            .flat_map(|selector| self.of_rows(self.aliases.get(selector)))
+            .filter(|(_, alias)| alias.selectors.is_subset(node_selectors))
+            .map(|(_, alias)| alias)
+    }
+
+    /// Entries after a row that pass the filter, in list order, at most `limit`.
+    pub(super) fn page(
+        &self,
+        after: Option<RowNumber>,
+        limit: usize,
+        filter: &EntryFilter,
+    ) -> Vec<(RowNumber, Arc<RegistrationEntry>)> {
+        self.matching(after, filter)
+            .take(limit)
+            .map(|(row, entry)| (row, Arc::clone(entry)))
+            .collect()
+    }
+
+    /// How many entries pass the filter.
+    pub(super) fn count(&self, filter: &EntryFilter) -> usize {
+        if *filter == EntryFilter::default() {
+            return self.len();
+        }
+        self.matching(None, filter).count()
+    }
+
+    /// The narrowest index answers; the filter then decides about each row.
+    fn matching<'a>(
+        &'a self,
+        after: Option<RowNumber>,
+        filter: &'a EntryFilter,
+    ) -> Box<dyn Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + 'a> {
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let indexed = match (&filter.spiffe_id, &filter.parent_id) {
+            (Some(id), _) => Some(self.by_spiffe_id.get(id)),
+            (None, Some(id)) => Some(self.by_parent.get(id)),
+            (None, None) => None,
+        };
+        let rows: Box<dyn Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + 'a> =
+            match indexed {
+                Some(rows) => Box::new(
+                    rows.into_iter()
+                        .flat_map(move |rows| rows.range(range))
+                        .filter_map(|row| Some((*row, self.rows.get(row)?))),
+                ),
+                None => Box::new(self.rows.range(range).map(|(row, entry)| (*row, entry))),
+            };
+        Box::new(rows.filter(|(_, entry)| filter.matches(entry)))
+    }
+
+    fn of_rows<'a>(
+        &'a self,
+        rows: Option<&'a Rows>,
+    ) -> impl Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + use<'a> {
+        rows.into_iter().flatten().filter_map(|row| Some((*row, self.rows.get(row)?)))
+    }
+}
+
+/// Whether the entry is a node alias: its parent path is exactly `/spire/server`. Aliases say which
+/// agents share an identity and are never sent to agents.
+pub(super) fn is_alias(entry: &RegistrationEntry) -> bool {
+    entry.parent_id.is_server()
+}
+
+/// Where an alias is kept; `None` for other entries.
+fn alias_key(entry: &RegistrationEntry) -> Option<&Selector> {
+    if is_alias(entry) { entry.selectors.first() } else { None }
+}
+
+fn remove_row<K: Hash + Eq>(index: &mut HashMap<K, Rows>, key: &K, row: RowNumber) {
+    if let Some(rows) = index.get_mut(key) {
+        rows.remove(&row);
+        if rows.is_empty() {
+            index.remove(key);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! One replica's copy of the registry, as the change stream tells it.
+//!
+//! Owns the application of changes to the indexes: pure and synchronous. When to apply, and who may
+//! look meanwhile, is `handle`'s business.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use steeple_raft_store::change::{ClusterState, Journal};
+use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber};
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::{Timestamp, TrustDomain};
+
+use super::agents::AgentIndex;
+use super::entries::EntryIndex;
+
+/// Everything a replica knows at one revision.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    pub(super) revision: Revision,
+    pub(super) time: Timestamp,
+    pub(super) entries: EntryIndex,
+    pub(super) agents: AgentIndex,
+    pub(super) bundles: BTreeMap<RowNumber, Arc<Bundle>>,
+    bundle_rows: HashMap<TrustDomain, RowNumber>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) cluster: Option<Arc<ClusterState>>,
+}
+
+impl Model {
+    /// A model of a consistent snapshot.
+    pub(super) fn from_snapshot(
+        revision: Revision,
+        time: Timestamp,
+        snapshot: impl IntoIterator<Item = Change>,
+    ) -> Self {
+        let mut model = Self { revision, time, ..Self::default() };
+        for change in snapshot {
+            model.apply_change(change);
+        }
+        model
+    }
+
+    /// Moves the model to the batch's revision.
+    pub(super) fn apply(&mut self, batch: &ChangeBatch) {
+        for change in &batch.changes {
+            self.apply_change(change.clone());
+        }
+        self.revision = self.revision.max(batch.revision);
+        self.time = self.time.max(batch.time);
+    }
+
+    /// The bundle of a trust domain.
+    pub(super) fn bundle(&self, trust_domain: &TrustDomain) -> Option<&Arc<Bundle>> {
+        self.bundles.get(self.bundle_rows.get(trust_domain)?)
+    }
+
+    fn apply_change(&mut self, change: Change) {
+        match change {
+            Change::EntryWritten { row, entry } => self.entries.write(row, entry),
+            Change::EntryDeleted { row, id: _ } => self.entries.remove(row),
+            Change::AgentWritten { row, agent } => self.agents.write(row, agent),
+            Change::AgentDeleted { row, id: _ } => self.agents.remove(row),
+            Change::BundleWritten { row, bundle } => {
+                self.bundle_rows.insert(bundle.trust_domain.clone(), row);
+                self.bundles.insert(row, bundle);
+            }
+            Change::JournalWritten(journal) => self.journal = journal,
+            Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The API port: opened when the cluster has formed and there is something to sign with, as SPIRE
+//! never serves without an authority.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use steeple_spiffe_core::{SpiffeId, TrustDomain, tls};
+use tokio_util::sync::CancellationToken;
+
+use super::parts::World;
+use crate::authority::{Issuer, ServerSvid};
+use crate::config::Config;
+use crate::gate::Front;
+use crate::listen::ConnectionSignals;
+use crate::listen::tcp::ApiListener;
+use crate::view::Views;
+
+/// How often readiness is looked at without a change of authorities: clocks become right by
+/// themselves.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Opens the API port and serves it.
+pub(super) struct ApiTask {
+    pub(super) config: Arc<Config>,
+    pub(super) front: Front,
+    pub(super) issuer: Issuer,
+    pub(super) views: Views,
+    pub(super) world: World,
+    pub(super) signals: ConnectionSignals,
+    pub(super) close: CancellationToken,
+    pub(super) open: Arc<AtomicBool>,
+}
+
+impl ApiTask {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let stop = self.signals.shutdown.clone();
+        if stop.run_until_cancelled(self.wait_ready()).await.is_none() {
+            return Ok(());
+        }
+        let server = &self.config.server;
+        let (identity, svid_task) = ServerSvid::start(
+            self.issuer,
+            self.views.clone(),
+            server.trust_domain.clone(),
+            Arc::clone(&self.world.clock),
+        )
+        .await?;
+        let accept = accept(server.trust_domain.clone(), server.admin_ids.clone());
+        let clock = Arc::clone(&self.world.clock);
+        let tls = tls::server_config(identity, Arc::new(self.views), accept, clock)?;
+        let listener = ApiListener::bind(&server.bind_address, server.bind_port).await?;
+        tracing::info!(
+            address = %listener.address(),
+            network = "tcp",
+            subsystem_name = "endpoints",
+            "Starting Server APIs"
+        );
+        self.open.store(true, Ordering::Relaxed);
+        let serve = listener.run(tls, self.front, self.signals, Arc::clone(&self.world.random));
+        // The SVID is kept fresh while connections drain; its task ends with the port.
+        tokio::select! {
+            () = serve => {}
+            () = svid_task.run(self.close) => {}
+        }
+        Ok(())
+    }
+
+    async fn wait_ready(&self) {
+        while !self.issuer.ready() {
+            tokio::time::timeout(LOOK_INTERVAL, self.issuer.wait_ready()).await.ok();
+        }
+    }
+}
+
+/// Whose certificates pass the handshake: the own trust domain's and administrators'.
+fn accept(
+    trust_domain: TrustDomain,
+    admin_ids: BTreeSet<SpiffeId>,
+) -> Arc<dyn Fn(&SpiffeId) -> bool + Send + Sync> {
+    Arc::new(move |id| id.is_member_of(&trust_domain) || admin_ids.contains(id))
+}

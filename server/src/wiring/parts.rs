@@ -1,0 +1,178 @@
+//! Parts that are made from the configuration alone, or from it and a few others.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use steeple_api::pb;
+use steeple_raft_store::{ClusterKeys, Seams, Storage, StoreHandle, Tcp};
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::random::{Random, SystemRandom};
+use steeple_spiffe_core::time::SystemClock;
+use steeple_spiffe_core::tls::BundleSource;
+use steeple_spiffe_core::{Clock, TrustDomain};
+use tonic::service::Routes;
+
+use crate::attest::{Attestors, JoinToken, X509Pop, X509PopConfigError};
+use crate::config::{AttestorConfig, Config};
+use crate::gate::Reads;
+use crate::gate::staleness::Limits;
+use crate::service::{
+    AgentService, BundleService, ClusterService, Context, EntryService, HealthService, SvidService,
+};
+use crate::view::Views;
+
+/// A plugin whose configuration is refused.
+#[derive(Debug, thiserror::Error)]
+#[error("configure {plugin}")]
+pub struct PluginError {
+    plugin: String,
+    #[source]
+    source: X509PopConfigError,
+}
+
+impl PluginError {
+    /// Which plugin, as the file names it: `NodeAttestor "x509pop"`.
+    pub fn plugin(&self) -> &str {
+        &self.plugin
+    }
+}
+
+/// Clock and randomness of the real world.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+}
+
+impl World {
+    pub(super) fn real() -> Self {
+        Self { clock: Arc::new(SystemClock), random: Arc::new(SystemRandom) }
+    }
+}
+
+/// The attestors of a configuration.
+pub(super) fn attestors(
+    config: &Config,
+    bundles: &Arc<dyn BundleSource>,
+    world: &World,
+) -> Result<Attestors, PluginError> {
+    let mut attestors = Attestors::default();
+    let trust_domain = &config.server.trust_domain;
+    for attestor in &config.plugins.attestors {
+        match attestor {
+            AttestorConfig::JoinToken => {}
+            AttestorConfig::X509Pop(settings) => {
+                let configured = X509Pop::configure(
+                    (**settings).clone(),
+                    trust_domain.clone(),
+                    Arc::clone(bundles),
+                    Arc::clone(&world.clock),
+                    Arc::clone(&world.random),
+                );
+                let configured = configured.map_err(|source| PluginError {
+                    plugin: "NodeAttestor \"x509pop\"".to_owned(),
+                    source,
+                })?;
+                attestors.insert(Arc::new(configured));
+            }
+        }
+    }
+    // Tokens work without their block, as in SPIRE: the server itself answers for them.
+    attestors.insert(Arc::new(JoinToken::new(trust_domain.clone())));
+    Ok(attestors)
+}
+
+/// As a start would configure them, for `validate`.
+///
+/// # Errors
+///
+/// The first plugin that refuses its configuration.
+pub fn attestors_for_validation(config: &Config) -> Result<Attestors, PluginError> {
+    let bundles: Arc<dyn BundleSource> = Arc::new(NoBundles);
+    attestors(config, &bundles, &World::real())
+}
+
+#[derive(Debug)]
+struct NoBundles;
+
+impl BundleSource for NoBundles {
+    fn bundle(&self, _trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        None
+    }
+}
+
+/// The registry's settings.
+pub(super) async fn store_config(
+    config: &Config,
+    keys: Arc<ClusterKeys>,
+) -> anyhow::Result<steeple_raft_store::Config> {
+    let cluster = &config.cluster;
+    let bind = match &cluster.bind {
+        None => None,
+        Some((host, port)) => Some(resolve(host, *port).await?),
+    };
+    Ok(steeple_raft_store::Config {
+        data_dir: config.server.data_dir.join("raft"),
+        cluster_name: cluster.name.clone(),
+        cluster_id: cluster.cluster_id,
+        trust_domain: config.server.trust_domain.clone(),
+        bind,
+        advertise: cluster.advertise_address.clone(),
+        peers: cluster.peers.clone(),
+        keys,
+        voters_max: cluster.voters_max,
+        replace_dead_after: cluster.replace_dead_after,
+        heartbeat_interval: cluster.heartbeat_interval,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        leave_on_terminate: cluster.leave_on_terminate,
+    })
+}
+
+async fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host((host, port))
+        .await
+        .with_context(|| format!("could not resolve cluster.bind_address {host:?}"))?;
+    found.next().with_context(|| format!("cluster.bind_address {host:?} has no address"))
+}
+
+/// How the registry meets the real world.
+pub(super) fn seams(world: &World) -> Seams {
+    Seams {
+        clock: Arc::clone(&world.clock),
+        random: Arc::clone(&world.random),
+        storage: Storage::Rocks,
+        transport: Arc::new(Tcp),
+    }
+}
+
+/// Confirmed reads with the configured patience.
+pub(super) fn reads(config: &Config, store: StoreHandle, views: Views, world: &World) -> Reads {
+    let limits = Limits {
+        renew_only_delay: config.cluster.renew_only_delay,
+        max_staleness: config.cluster.max_staleness,
+    };
+    let barrier_timeout = config.cluster.barrier_timeout;
+    Reads::new(store, views, Arc::clone(&world.clock), limits, barrier_timeout)
+}
+
+/// The services of the API port, and of the admin socket, which has a few more.
+pub(super) fn routes(context: &Context, cluster_name: &str) -> (Routes, Routes) {
+    use pb::agent_ext::v1::updates_server::UpdatesServer;
+    use pb::cluster::v1::cluster_server::ClusterServer;
+    use pb::health::health_server::HealthServer;
+    use pb::server::agent::v1::agent_server::AgentServer;
+    use pb::server::bundle::v1::bundle_server::BundleServer;
+    use pb::server::entry::v1::entry_server::EntryServer;
+    use pb::server::svid::v1::svid_server::SvidServer;
+
+    let cluster = ClusterService::new(context.clone(), cluster_name.to_owned());
+    let api = Routes::new(AgentServer::new(AgentService::new(context.clone())))
+        .add_service(BundleServer::new(BundleService::new(context.clone())))
+        .add_service(EntryServer::new(EntryService::new(context.clone())))
+        .add_service(SvidServer::new(SvidService::new(context.clone())))
+        .add_service(ClusterServer::new(cluster))
+        .add_service(UpdatesServer::new(crate::service::UpdatesService::new(context.clone())));
+    let socket = api.clone().add_service(HealthServer::new(HealthService::new(context.clone())));
+    (api, socket)
+}

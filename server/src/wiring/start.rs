@@ -1,0 +1,368 @@
+//! Start, in order, with every failure as a sentence that says what to do.
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Context as _;
+use steeple_raft_store::{ClusterKeys, OpenError, Store};
+use steeple_spiffe_core::tls::BundleSource;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::api::ApiTask;
+use super::parts::{self, World};
+use super::stop;
+use crate::authority::{Issuer, Minter, Rotator};
+use crate::config::Config;
+use crate::duties::Duties;
+use crate::gate::ratelimit::RateLimits;
+use crate::gate::{Closed, Front, Gate};
+use crate::health::{Health, HealthListener, Serving};
+use crate::listen::tcp::ApiListener;
+use crate::listen::uds::AdminListener;
+use crate::listen::{Application, ConnectionSignals};
+use crate::logging::Logging;
+use crate::metrics::{self, MetricsListener};
+use crate::service::Context;
+use crate::shutdown::{Signals, Stages};
+use crate::view::Views;
+use crate::{cluster_key, config};
+
+/// Mode of the data folder when it has to be made (SPIRE's, less what the mask takes).
+const DATA_FOLDER_MODE: u32 = 0o755;
+
+/// The tasks of the process, each with a name for the log when it ends by itself.
+pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+
+/// Runs a server until a signal or a failure ends it.
+///
+/// # Errors
+///
+/// Whatever kept the server from starting, or ended it.
+pub async fn run(config: Config, logging: Logging) -> anyhow::Result<()> {
+    let signals = Signals::install().context("install signal handlers")?;
+    tracing::info!(
+        trust_domain_id = config.server.trust_domain.id_string(),
+        data_dir = %config.server.data_dir.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "Configured"
+    );
+    let mut start = Start {
+        config: Arc::new(config),
+        world: World::real(),
+        stages: Stages::default(),
+        go_away: watch::channel(0).0,
+        tasks: Tasks::new(),
+    };
+    let store = start.open().await?;
+    stop::supervise(signals, logging, start.stages, start.tasks, store).await
+}
+
+/// A process on its way up.
+struct Start {
+    config: Arc<Config>,
+    world: World,
+    stages: Stages,
+    go_away: watch::Sender<u64>,
+    tasks: Tasks,
+}
+
+impl Start {
+    /// Opens everything that can be opened at once and starts all tasks. The API port follows by
+    /// itself when there is something to serve. Returns the registry's handle unless the process
+    /// serves nothing.
+    async fn open(&mut self) -> anyhow::Result<Option<steeple_raft_store::StoreHandle>> {
+        let config = Arc::clone(&self.config);
+        prepare_data_folder(&config.server.data_dir)?;
+        self.open_metrics().await?;
+        let health = match &config.health {
+            Some(health) => Some(HealthListener::bind(health).await?),
+            None => None,
+        };
+        // Found out now rather than when the cluster has formed; the port is opened only then.
+        ApiListener::bind(&config.server.bind_address, config.server.bind_port).await.map(drop)?;
+        let socket = AdminListener::bind(&config.server.socket_path)?;
+        if config.hold {
+            tracing::warn!("Held: only the admin socket is open");
+            self.serve_closed("held: start without -hold to serve", Health::Held, health, socket);
+            return Ok(None);
+        }
+        let random = self.world.random.as_ref();
+        let keys = cluster_key::load(&config.cluster.key, &config.server.data_dir, random)?;
+        let keys = Arc::new(keys);
+        let store_config = parts::store_config(&config, Arc::clone(&keys)).await?;
+        match Store::open(store_config, parts::seams(&self.world)).await {
+            Ok(store) => {
+                let handle = store.handle();
+                self.serve(store, keys, health, socket)?;
+                Ok(Some(handle))
+            }
+            Err(OpenError::WrongClusterKey { key_id }) => {
+                let text = format!("Sealed: cluster key does not open {key_id}");
+                tracing::error!("{text}");
+                let health_state = Health::Sealed { text: text.clone() };
+                self.serve_closed(&text, health_state, health, socket);
+                Ok(None)
+            }
+            Err(error) => {
+                let hint = hint(&error);
+                Err(anyhow::Error::from(error).context(hint))
+            }
+        }
+    }
+
+    async fn open_metrics(&mut self) -> anyhow::Result<()> {
+        let telemetry = &self.config.telemetry;
+        let Some(prometheus) = &telemetry.prometheus else { return Ok(()) };
+        let mut labels = Vec::new();
+        if telemetry.hostname_label {
+            labels.push(("host", config::hostname()));
+        }
+        if telemetry.trust_domain_label {
+            labels.push(("trust_domain", self.config.server.trust_domain.as_str().to_owned()));
+        }
+        let listener = MetricsListener::bind(&prometheus.host, prometheus.port, &labels).await?;
+        metrics::note_start(&self.config.server.trust_domain);
+        let close = self.stages.close.clone();
+        self.spawn("metrics", async move {
+            listener.run(close).await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Everything of a process that takes part in a cluster.
+    fn serve(
+        &mut self,
+        store: Store,
+        keys: Arc<ClusterKeys>,
+        health: Option<HealthListener>,
+        socket: AdminListener,
+    ) -> anyhow::Result<()> {
+        let handle = store.handle();
+        let (views, view_task) = Views::start(handle.clone());
+        let policy = Arc::new(self.config.server.authority.clone());
+        let (issuer, issuer_task) = Issuer::start(
+            Arc::clone(&keys),
+            views.clone(),
+            self.config.server.trust_domain.clone(),
+            Arc::clone(&policy),
+            Arc::clone(&self.world.clock),
+            Arc::clone(&self.world.random),
+        );
+        let reads = parts::reads(&self.config, handle.clone(), views.clone(), &self.world);
+        let bundles: Arc<dyn BundleSource> = Arc::new(views.clone());
+        let attestors = parts::attestors(&self.config, &bundles, &self.world)?;
+        let context = Context {
+            gate: self.gate(handle.clone(), views.clone(), reads.clone()),
+            issuer: issuer.clone(),
+            attestors: Arc::new(attestors),
+            limits: Arc::new(RateLimits::new(
+                self.config.server.limit_attestation,
+                self.config.server.limit_signing,
+            )),
+            settings: self.config.server.settings,
+        };
+        let duties = Duties {
+            handle: handle.clone(),
+            views,
+            rotator: self.rotator(&context, policy, keys),
+            agent_pruning: self.config.server.agent_pruning,
+        };
+        let open = Arc::new(AtomicBool::new(false));
+        let serving = Serving {
+            store: handle.clone(),
+            reads: reads.clone(),
+            issuer,
+            open: Arc::clone(&open),
+            stop: self.stages.stop.clone(),
+        };
+        self.spawn_health(health, Health::Serving(Box::new(serving)));
+        self.spawn_core(store, view_task, issuer_task, duties, reads);
+        self.spawn_listeners(context, open, socket);
+        Ok(())
+    }
+
+    /// The admin socket and the probes, and nothing else.
+    fn serve_closed(
+        &mut self,
+        text: &str,
+        state: Health,
+        health: Option<HealthListener>,
+        socket: AdminListener,
+    ) {
+        self.spawn_health(health, state);
+        self.spawn_socket(socket, Closed::new(text));
+    }
+
+    fn gate(
+        &self,
+        store: steeple_raft_store::StoreHandle,
+        views: Views,
+        reads: crate::gate::Reads,
+    ) -> Gate {
+        Gate {
+            trust_domain: self.config.server.trust_domain.clone(),
+            admin_ids: Arc::new(self.config.server.admin_ids.clone()),
+            store,
+            views,
+            reads,
+            clock: Arc::clone(&self.world.clock),
+            random: Arc::clone(&self.world.random),
+        }
+    }
+
+    fn rotator(
+        &self,
+        context: &Context,
+        policy: Arc<crate::authority::AuthorityPolicy>,
+        keys: Arc<ClusterKeys>,
+    ) -> Rotator {
+        Rotator {
+            handle: context.gate.store.clone(),
+            views: context.gate.views.clone(),
+            minter: Minter {
+                trust_domain: self.config.server.trust_domain.clone(),
+                policy,
+                keys,
+                random: Arc::clone(&self.world.random),
+            },
+            clock: Arc::clone(&self.world.clock),
+            max_staleness: self.config.cluster.max_staleness,
+        }
+    }
+
+    fn spawn_core(
+        &mut self,
+        store: Store,
+        view_task: crate::view::ViewTask,
+        issuer_task: crate::authority::IssuerTask,
+        duties: Duties,
+        reads: crate::gate::Reads,
+    ) {
+        let handle = store.handle();
+        let close = self.stages.close.clone();
+        self.spawn("registry", async move { Ok(store.run(close).await?) });
+        let close = self.stages.close.clone();
+        self.spawn_until_close("views", view_task.run(close));
+        let close = self.stages.close.clone();
+        self.spawn_until_close("issuer", issuer_task.run(close));
+        // Duties end with the stop: a member that is leaving starts nothing new.
+        let stop = self.stages.stop.clone();
+        self.spawn_until_close("duties", duties.run(stop));
+        let close = self.stages.close.clone();
+        self.spawn_until_close("reads", reads.run(self.go_away.clone(), close));
+        let close = self.stages.close.clone();
+        self.spawn_until_close("gauges", metrics::follow(handle, close));
+    }
+
+    fn spawn_listeners(&mut self, context: Context, open: Arc<AtomicBool>, socket: AdminListener) {
+        let (api_routes, socket_routes) = parts::routes(&context, &self.config.cluster.name);
+        let member = context.gate.store.status().member_id;
+        let audit = self.config.server.audit_log_enabled;
+        let gate = context.gate.clone();
+        self.spawn_socket(socket, Front::new(gate.clone(), member, socket_routes, true, audit));
+        let task = ApiTask {
+            config: Arc::clone(&self.config),
+            front: Front::new(gate, member, api_routes, false, audit),
+            issuer: context.issuer.clone(),
+            views: context.gate.views.clone(),
+            world: self.world.clone(),
+            signals: self.signals(),
+            close: self.stages.close.clone(),
+            open,
+        };
+        self.spawn("api", task.run());
+    }
+
+    fn spawn_socket<A: Application>(&mut self, socket: AdminListener, application: A) {
+        tracing::info!(
+            address = %socket.path().display(),
+            network = "unix",
+            subsystem_name = "endpoints",
+            "Starting Server APIs"
+        );
+        let signals = self.signals();
+        self.spawn("admin socket", async move {
+            socket.run(application, signals).await;
+            Ok(())
+        });
+    }
+
+    fn spawn_health(&mut self, listener: Option<HealthListener>, state: Health) {
+        let Some(listener) = listener else { return };
+        let close = self.stages.close.clone();
+        self.spawn_until_close("health", listener.run(state, close));
+    }
+
+    fn signals(&self) -> ConnectionSignals {
+        ConnectionSignals {
+            shutdown: self.stages.stop.clone(),
+            abort: self.stages.abort.clone(),
+            go_away: self.go_away.subscribe(),
+        }
+    }
+
+    fn spawn_until_close(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name, async move {
+            task.await;
+            Ok(())
+        });
+    }
+
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.tasks.spawn(async move { (name, task.await) });
+    }
+}
+
+/// Makes the data folder if it is missing and finds out now whether it can be written.
+fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(DATA_FOLDER_MODE)
+        .create(folder)
+        .with_context(|| format!("could not create data_dir {}; make its parent writable or change data_dir", folder.display()))?;
+    let probe = folder.join(".write-check");
+    fs::write(&probe, b"")
+        .and_then(|()| fs::remove_file(&probe))
+        .with_context(|| format!("data_dir {} is not writable; make it so for this user or change data_dir", folder.display()))
+}
+
+/// What to do about a registry that does not open.
+fn hint(error: &OpenError) -> &'static str {
+    match error {
+        OpenError::Foreign { .. } => {
+            "could not open the registry: move what lies in DATA_DIR/raft elsewhere, or change data_dir"
+        }
+        OpenError::NewerFormat { .. } => {
+            "could not open the registry: start the newer version that wrote it"
+        }
+        OpenError::Locked { .. } => {
+            "could not open the registry: stop the other process, or change data_dir"
+        }
+        OpenError::Corrupt { .. } => {
+            "could not open the registry: move DATA_DIR/raft away and let this member join anew, or restore a snapshot"
+        }
+        OpenError::OtherCluster { .. } => {
+            "could not open the registry: correct the configuration, or change data_dir"
+        }
+        OpenError::Network(_) => {
+            "could not open the peer listener: correct cluster.bind_address, bind_port or the cluster key"
+        }
+        OpenError::WrongClusterKey { .. }
+        | OpenError::NoDiskStorage
+        | OpenError::Io { .. }
+        | OpenError::Consensus(_) => "could not open the registry",
+    }
+}

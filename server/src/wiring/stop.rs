@@ -1,0 +1,131 @@
+//! What happens until the end, and the end: signals, tasks that end by themselves, the drain.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use steeple_raft_store::{Role, StoreHandle};
+use tokio::task::JoinError;
+
+use super::start::Tasks;
+use crate::logging::Logging;
+use crate::shutdown::{Asked, DRAIN_MAX, Signals, Stages};
+
+/// Leadership is handed over within this time or not at all.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// After the drain everything else has this long; what is written is durable already.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// The tasks that hold client connections: the drain waits for them alone.
+const CONNECTION_TASKS: [&str; 2] = ["api", "admin socket"];
+
+/// Waits for a signal or a failure and ends the process in order.
+pub(super) async fn supervise(
+    mut signals: Signals,
+    logging: Logging,
+    stages: Stages,
+    mut tasks: Tasks,
+    store: Option<StoreHandle>,
+) -> anyhow::Result<()> {
+    let mut open = CONNECTION_TASKS.len();
+    loop {
+        let ended = tokio::select! {
+            ended = tasks.join_next() => ended,
+            asked = signals.next() => match asked {
+                Asked::Stop => break,
+                Asked::ReopenLog => {
+                    logging.reopen();
+                    continue;
+                }
+                Asked::ReloadKey => {
+                    tracing::warn!("Reading the cluster key anew is not supported by this version: restart instead");
+                    continue;
+                }
+            },
+        };
+        // No task ends before the stop: whatever it was, the process cannot go on without it.
+        let failure = why(ended);
+        stages.stop.cancel();
+        stages.abort.cancel();
+        stages.close.cancel();
+        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks)).await.ok();
+        return Err(failure);
+    }
+    tracing::info!("Stopping");
+    stages.stop.cancel();
+    let orderly = async {
+        if let Some(store) = store {
+            hand_over(&store).await;
+        }
+        let drain = drain(&mut tasks, &mut open);
+        if tokio::time::timeout(DRAIN_MAX, drain).await.is_err() {
+            tracing::warn!("Open calls were cut off: they took longer than the drain");
+        }
+        stages.abort.cancel();
+        stages.close.cancel();
+        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks)).await.ok();
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = second_stop(&mut signals) => tracing::warn!("Stopping at once"),
+    }
+    Ok(())
+}
+
+/// Resolves at the second SIGTERM or SIGINT.
+async fn second_stop(signals: &mut Signals) {
+    while signals.next().await != Asked::Stop {}
+}
+
+/// Gives leadership away before connections are drained, so that the others wait for no one.
+async fn hand_over(store: &StoreHandle) {
+    let status = store.status();
+    let voters = status.members.iter().filter(|member| member.role == Role::Voter).count();
+    if status.leader != Some(status.member_id) || voters < 2 {
+        return;
+    }
+    match tokio::time::timeout(HAND_OVER_MAX, store.transfer_leadership(None)).await {
+        Ok(Ok(took)) => tracing::info!(took_ms = took.as_millis(), "Leadership handed over"),
+        Ok(Err(error)) => tracing::warn!(error = error.text, "Leadership was not handed over"),
+        Err(_elapsed) => tracing::warn!("Leadership was not handed over in time"),
+    }
+}
+
+/// Waits until the tasks with client connections have ended.
+async fn drain(tasks: &mut Tasks, open: &mut usize) {
+    while *open > 0 {
+        let Some(ended) = tasks.join_next().await else { return };
+        if let Ok((name, _)) = &ended
+            && CONNECTION_TASKS.contains(name)
+        {
+            *open -= 1;
+        }
+        note(ended);
+    }
+}
+
+async fn finish(tasks: &mut Tasks) {
+    while let Some(ended) = tasks.join_next().await {
+        note(ended);
+    }
+}
+
+type Ended = Result<(&'static str, anyhow::Result<()>), JoinError>;
+
+/// A failure on the way down is worth a line, but the stop goes on.
+fn note(ended: Ended) {
+    match ended {
+        Ok((_, Ok(()))) => {}
+        Ok((task, Err(error))) => tracing::warn!(task, error = format!("{error:#}"), "Ended badly"),
+        Err(error) => tracing::warn!(%error, "A task was lost"),
+    }
+}
+
+fn why(ended: Option<Ended>) -> anyhow::Error {
+    match ended {
+        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
+        Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
+        Some(Err(error)) => anyhow::Error::new(error).context("a task of the server was lost"),
+        None => anyhow!("nothing is left to run"),
+    }
+}
