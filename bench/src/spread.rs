@@ -1,0 +1,33 @@
+//! Minimum, median and maximum of rounds.
+
+use std::time::Duration;
+
+/// Rounds of each measurement; the median is quoted.
+pub(crate) const ROUNDS: usize = 5;
+
+/// The spread of some figures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) min: f64,
+    pub(crate) median: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// Of at least one figure; of none it is all zero.
+    pub(crate) fn of(mut figures: Vec<f64>) -> Self {
+        figures.sort_by(f64::total_cmp);
+        let at = |index: usize| figures.get(index).copied().unwrap_or(0.0);
+        Self { min: at(0), median: at(figures.len() / 2), max: at(figures.len().saturating_sub(1)) }
+    }
+
+    /// As text, with a unit.
+    pub(crate) fn text(self, unit: &str) -> String {
+        format!("{:.2} {unit} (min {:.2}, max {:.2})", self.median, self.min, self.max)
+    }
+}
+
+/// Microseconds for each of a number of things.
+pub(crate) fn micros_each(elapsed: Duration, count: usize) -> f64 {
+    elapsed.as_secs_f64() * 1e6 / count.max(1) as f64
+}

@@ -1,0 +1,292 @@
+//! A cluster of real server processes on loopback, each in a folder of its own.
+//!
+//! Owns configuration files, ports, start, kill and restart, and calling the command line.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use steeple_api::pb;
+
+use crate::client;
+use crate::ports;
+use crate::process::{Process, binary, wait_for};
+
+/// What a cluster should look like.
+#[derive(Clone, Debug)]
+pub struct ClusterSpec {
+    /// How many members.
+    pub members: usize,
+    /// Serve the API on 127.0.0.1, .2, .3 … with one port instead of one address with many.
+    pub one_port: bool,
+    /// Lines added to the `server` block.
+    pub server_lines: String,
+    /// Lines added to the `cluster` block.
+    pub cluster_lines: String,
+    /// Blocks added to `plugins`.
+    pub plugin_lines: String,
+}
+
+impl Default for ClusterSpec {
+    fn default() -> Self {
+        Self {
+            members: 3,
+            one_port: false,
+            server_lines: String::new(),
+            cluster_lines: String::new(),
+            plugin_lines: String::new(),
+        }
+    }
+}
+
+/// The trust domain of every test cluster.
+pub const TRUST_DOMAIN: &str = "example.org";
+
+/// A cluster and its folder.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: PathBuf,
+    members: Vec<Member>,
+}
+
+/// One member: its places, and its process while it runs.
+#[derive(Debug)]
+pub struct Member {
+    /// 0, 1, 2 …
+    pub index: usize,
+    /// Where its configuration, data, socket and log are.
+    pub folder: PathBuf,
+    /// The address of the server API.
+    pub api_address: Ipv4Addr,
+    /// The port of the server API.
+    pub api_port: u16,
+    /// The port of the peer listener.
+    pub peer_port: u16,
+    /// The port of the health listener.
+    pub health_port: u16,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    /// Writes the configuration of every member; starts nothing.
+    pub fn prepare(folder: &Path, spec: &ClusterSpec) -> Result<Self> {
+        fs::create_dir_all(folder).context("create the cluster's folder")?;
+        let key = folder.join("cluster.key");
+        let made = Command::new(binary("spire-server")?).args(["cluster", "keygen"]).output();
+        let made = made.context("run spire-server cluster keygen")?;
+        if !made.status.success() {
+            bail!("cluster keygen: {}", String::from_utf8_lossy(&made.stderr));
+        }
+        fs::write(&key, &made.stdout).context("write the cluster key")?;
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).context("protect the key")?;
+        let mut members = Vec::new();
+        let [one_port] = ports::lease()?;
+        for index in 0..spec.members {
+            let [own_port, peer_port, health_port] = ports::lease()?;
+            let api_port = if spec.one_port { one_port } else { own_port };
+            let last = if spec.one_port {
+                u8::try_from(index + 1).context("a loopback address")?
+            } else {
+                1
+            };
+            let api_address = Ipv4Addr::new(127, 0, 0, last);
+            let folder = folder.join(format!("server-{index}"));
+            fs::create_dir_all(&folder).context("create a member's folder")?;
+            members.push(Member {
+                index,
+                folder,
+                api_address,
+                api_port,
+                peer_port,
+                health_port,
+                process: None,
+            });
+        }
+        let peers: Vec<String> =
+            members.iter().map(|member| format!("\"127.0.0.1:{}\"", member.peer_port)).collect();
+        for member in &members {
+            member.write_config(spec, &key, &peers.join(", "))?;
+        }
+        Ok(Self { folder: folder.to_owned(), members })
+    }
+
+    /// Prepares, starts all members and waits until they serve.
+    pub async fn start(folder: &Path, spec: &ClusterSpec) -> Result<Self> {
+        let mut cluster = Self::prepare(folder, spec)?;
+        for index in 0..spec.members {
+            cluster.start_member(index)?;
+        }
+        cluster.wait_ready(Duration::from_secs(30)).await?;
+        Ok(cluster)
+    }
+
+    /// The folder that holds everything.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// All members.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// One member.
+    pub fn member(&self, index: usize) -> Result<&Member> {
+        self.members.get(index).with_context(|| format!("no member {index}"))
+    }
+
+    fn member_mut(&mut self, index: usize) -> Result<&mut Member> {
+        self.members.get_mut(index).with_context(|| format!("no member {index}"))
+    }
+
+    /// Starts (or restarts) a member.
+    pub fn start_member(&mut self, index: usize) -> Result<()> {
+        let member = self.member_mut(index)?;
+        let mut command = Command::new(binary("spire-server")?);
+        command.arg("run").arg("-config").arg(member.config());
+        let process = Process::spawn(&format!("server-{index}"), &mut command, &member.log())?;
+        member.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL.
+    pub fn kill_member(&mut self, index: usize) -> Result<()> {
+        let member = self.member_mut(index)?;
+        let mut process = member.process.take().context("the member does not run")?;
+        process.kill()
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop_member(&mut self, index: usize) -> Result<()> {
+        let member = self.member_mut(index)?;
+        let mut process = member.process.take().context("the member does not run")?;
+        process.terminate(Duration::from_secs(60)).await?;
+        Ok(())
+    }
+
+    /// The running process of a member.
+    pub fn process(&mut self, index: usize) -> Result<&mut Process> {
+        self.member_mut(index)?.process.as_mut().context("the member does not run")
+    }
+
+    /// Waits until every running member answers its ready check.
+    pub async fn wait_ready(&mut self, within: Duration) -> Result<()> {
+        for member in &mut self.members {
+            let Some(process) = member.process.as_mut() else { continue };
+            let port = member.health_port;
+            let waited = wait_for("a member to be ready", within, async || {
+                if !process.is_running() {
+                    bail!("server-{} ended:\n{}", member.index, process.log_tail(30));
+                }
+                client::http_ok(port, "/ready").await
+            });
+            if let Err(error) = waited.await {
+                let process = member.process.as_ref().context("the member does not run")?;
+                bail!("{error:#}\n{}", process.log_tail(30));
+            }
+        }
+        Ok(())
+    }
+
+    /// The index of the leader as the members see it.
+    pub async fn leader(&self, within: Duration) -> Result<usize> {
+        wait_for("a leader", within, async || {
+            for member in self.members.iter().filter(|member| member.process.is_some()) {
+                let Ok(status) = member.status().await else { continue };
+                if status.members.iter().any(|row| row.this_member && row.leader) {
+                    return Ok(member.index);
+                }
+            }
+            bail!("no member leads")
+        })
+        .await
+    }
+}
+
+impl Member {
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("server.conf")
+    }
+
+    /// The log file.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// The admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("api.sock")
+    }
+
+    /// Whether its process was started and not stopped.
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Runs a `spire-server` command against this member.
+    pub fn cli(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binary("spire-server")?);
+        command.args(args).arg("-socketPath").arg(self.socket());
+        command.output().with_context(|| format!("run spire-server {}", args.join(" ")))
+    }
+
+    /// As [`Member::cli`] with `-output json`, parsed; a non-zero exit is an error.
+    pub fn cli_json(&self, args: &[&str]) -> Result<Value> {
+        let output = self.cli(&[args, &["-output", "json"]].concat())?;
+        if !output.status.success() {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            bail!("spire-server {}: {} {text}", args.join(" "), output.status);
+        }
+        serde_json::from_slice(&output.stdout).context("read the command's JSON")
+    }
+
+    /// What this member says of the cluster.
+    pub async fn status(&self) -> Result<pb::cluster::v1::StatusResponse> {
+        let channel = client::unix_channel(&self.socket());
+        let mut cluster = pb::cluster::v1::cluster_client::ClusterClient::new(channel);
+        let reply = cluster.status(pb::cluster::v1::StatusRequest {}).await?;
+        Ok(reply.into_inner())
+    }
+
+    fn write_config(&self, spec: &ClusterSpec, key: &Path, peers: &str) -> Result<()> {
+        let cluster = if spec.members == 1 {
+            String::new()
+        } else {
+            format!(
+                "cluster {{\n  name = \"testkit\"\n  bind_address = \"127.0.0.1\"\n  bind_port = {port}\n  \
+                 advertise_address = \"127.0.0.1:{port}\"\n  peers = [{peers}]\n  key_file = \"{key}\"\n{lines}}}\n",
+                port = self.peer_port,
+                key = key.display(),
+                lines = spec.cluster_lines,
+            )
+        };
+        let text = format!(
+            "server {{\n  bind_address = \"{address}\"\n  bind_port = \"{api}\"\n  socket_path = \"{socket}\"\n  \
+             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n{lines}}}\n\n\
+             {cluster}\nplugins {{\n  DataStore \"sql\" {{\n    plugin_data {{\n      database_type = \"sqlite3\"\n      \
+             connection_string = \"{data}/datastore.sqlite3\"\n    }}\n  }}\n  NodeAttestor \"join_token\" {{\n    \
+             plugin_data {{}}\n  }}\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n\n\
+             health_checks {{\n  listener_enabled = true\n  bind_address = \"127.0.0.1\"\n  bind_port = \"{health}\"\n  \
+             live_path = \"/live\"\n  ready_path = \"/ready\"\n}}\n",
+            address = self.api_address,
+            api = self.api_port,
+            socket = self.socket().display(),
+            data = self.data().display(),
+            lines = spec.server_lines,
+            plugins = spec.plugin_lines,
+            health = self.health_port,
+        );
+        fs::write(self.config(), text).context("write server.conf")
+    }
+}

@@ -1,0 +1,19 @@
+//! Real processes for tests, the demo and the lanes of foreign clients.
+//!
+//! Owns how spire-server and spire-agent are configured, started, killed and watched on loopback, a
+//! client that attests as an agent does, and load on a fixed schedule. Knows the products only as
+//! executables: `STEEPLE_BIN` names the folder they are in.
+
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod client;
+pub mod cluster;
+pub mod load;
+pub mod ports;
+pub mod process;
+pub mod skip;
+
+pub use agent::Agent;
+pub use cluster::{Cluster, ClusterSpec};
+pub use process::Process;

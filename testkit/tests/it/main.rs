@@ -1,0 +1,14 @@
+//! Ring 5: real processes on loopback, through crashes, power cuts, concurrency and bad input.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod bad_start;
+mod crashes;
+mod power_cut;
+mod registry;
+mod tokens;

@@ -1,0 +1,70 @@
+//! A join token admits at most one agent, whoever redeems it where and when.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use steeple_api::pb;
+use steeple_testkit::client::{AttestedClient, unix_channel};
+use steeple_testkit::{Cluster, ClusterSpec};
+use tokio::sync::Semaphore;
+
+/// Tokens, and redemptions of each, as the issue of this test asks.
+const TOKENS: usize = 200;
+const REDEMPTIONS: usize = 12;
+
+/// Redemptions under way at once.
+const PARALLEL: usize = 48;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_tokens_redeemed_twelve_times_at_once_admit_once_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ClusterSpec {
+        server_lines: "  ratelimit { attestation = false }\n".to_owned(),
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::start(folder.path(), &spec).await.unwrap();
+    let ports: Vec<u16> = cluster.members().iter().map(|member| member.api_port).collect();
+    let permits = Arc::new(Semaphore::new(PARALLEL));
+    let mut tasks = Vec::new();
+    let mut successes = Vec::new();
+    for number in 0..TOKENS {
+        let token = create_token(&cluster, number % 3, &format!("token-{number}")).await;
+        let count = Arc::new(AtomicUsize::new(0));
+        successes.push(Arc::clone(&count));
+        for redemption in 0..REDEMPTIONS {
+            let (token, port) = (token.clone(), ports[redemption % 3]);
+            let (count, permits) = (Arc::clone(&count), Arc::clone(&permits));
+            tasks.push(tokio::spawn(async move {
+                let _permit = permits.acquire().await.unwrap();
+                if AttestedClient::attest(&[port], &token).await.is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            }));
+        }
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let counts: Vec<usize> = successes.iter().map(|count| count.load(Ordering::SeqCst)).collect();
+    assert!(counts.iter().all(|count| *count <= 1), "a token admitted twice: {counts:?}");
+    let admitted: usize = counts.iter().sum();
+    assert_eq!(admitted, TOKENS, "with every replica up, each token admits exactly once");
+}
+
+/// Creates a token with a value of its own.
+pub(crate) async fn create_token(cluster: &Cluster, index: usize, value: &str) -> String {
+    let channel = unix_channel(&cluster.member(index).unwrap().socket());
+    let mut agents = pb::server::agent::v1::agent_client::AgentClient::new(channel);
+    let request = pb::server::agent::v1::CreateJoinTokenRequest {
+        ttl: 600,
+        token: value.to_owned(),
+        agent_id: None,
+    };
+    agents.create_join_token(request).await.unwrap().into_inner().value
+}
+
+/// Whether a token admits through a member.
+pub(crate) async fn admitted(cluster: &Cluster, index: usize, token: &str) -> bool {
+    let port = cluster.member(index).unwrap().api_port;
+    AttestedClient::attest(&[port], token).await.is_ok()
+}
