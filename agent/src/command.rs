@@ -120,11 +120,8 @@ fn tighten_umask() {
     let before = umask(least);
     umask(before | least);
     if !before.contains(least) {
-        info!(
-            "Current umask {:#05o} is too permissive; setting umask {:#05o}",
-            before.bits(),
-            (before | least).bits()
-        );
+        let (was, is) = (before.bits(), (before | least).bits());
+        info!("Current umask {was:04o} is too permissive; setting umask {is:04o}");
     }
 }
 

@@ -183,9 +183,9 @@ fn text_line(now: Timestamp, level: Level, fields: Fields) -> String {
     for (name, value) in &fields.others {
         // Writing to a String doesn't fail.
         let _infallible = write!(line, " {name}=");
-        match value {
-            serde_json::Value::String(text) => push_value(&mut line, text),
-            other => push_value(&mut line, &other.to_string()),
+        match value.as_str() {
+            Some(text) => push_value(&mut line, text),
+            None => push_value(&mut line, &value.to_string()),
         }
     }
     line.push('\n');

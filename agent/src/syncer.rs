@@ -19,13 +19,30 @@ use crate::backoff::Backoff;
 use crate::life::{Ending, Life};
 use crate::limits::{SYNC_BACKOFF_MAX, SYNC_ON_DEMAND_SPACING, SYNC_ON_DEMAND_WAIT};
 use crate::store::{Store, Synced};
-use crate::upstream::{CallError, Upstream, Watch, fetch_bundle, fetch_entries, fetch_federated};
+use crate::upstream::{
+    CallError, Upstream, Watch, chain, fetch_bundle, fetch_entries, fetch_federated,
+};
 
 /// How many syncs have begun and which one ended last.
 #[derive(Clone, Copy, Debug, Default)]
 struct Progress {
     begun: u64,
     ended: u64,
+}
+
+/// A sync failed, and at which step.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct SyncError {
+    step: &'static str,
+    /// The call that failed.
+    pub source: CallError,
+}
+
+impl SyncError {
+    fn at(step: &'static str) -> impl FnOnce(CallError) -> Self {
+        move |source| Self { step, source }
+    }
 }
 
 /// Asks for syncs.
@@ -106,9 +123,9 @@ impl Syncer {
                     pause = self.interval;
                 }
                 Err(failure) => {
-                    // One round of the server's answer and what it means for this agent.
-                    error!(error = %failure, subsystem_name = "manager", "Synchronize failed");
-                    self.life.judge(&failure).await?;
+                    let error = chain(&failure);
+                    error!(error, subsystem_name = "manager", "Synchronize failed");
+                    self.life.judge(&failure.source).await?;
                     pause = backoff.pause(self.random.unit_f64());
                 }
             }
@@ -116,7 +133,7 @@ impl Syncer {
     }
 
     /// One sync.
-    pub async fn sync(&self) -> Result<(), CallError> {
+    pub async fn sync(&self) -> Result<(), SyncError> {
         let mut number = 0;
         self.progress.send_modify(|progress| {
             progress.begun += 1;
@@ -127,17 +144,14 @@ impl Syncer {
         result
     }
 
-    async fn sync_once(&self) -> Result<(), CallError> {
+    async fn sync_once(&self) -> Result<(), SyncError> {
         let agent_id = self.life.agent_id();
         let known = self.store.entries();
         let fetch = |channel| fetch_entries(channel, &agent_id, &known);
-        let entries = self.upstream.call(fetch).await.map_err(|failure| {
-            let text = format!("failed to fetch authorized entries: {failure}");
-            error!(error = text, subsystem_name = "manager", "Failed to fetch authorized entries");
-            failure
-        })?;
-        let bundle =
-            self.upstream.call(|channel| fetch_bundle(channel, &self.trust_domain)).await?;
+        let entries = self.upstream.call(fetch).await;
+        let entries = entries.map_err(SyncError::at("failed to fetch authorized entries"))?;
+        let bundle = self.upstream.call(|channel| fetch_bundle(channel, &self.trust_domain)).await;
+        let bundle = bundle.map_err(SyncError::at("failed to fetch bundle"))?;
         let domains: BTreeSet<TrustDomain> = entries
             .values()
             .flat_map(|entry| entry.federates_with.iter())
@@ -148,7 +162,8 @@ impl Syncer {
             Default::default()
         } else {
             let fetch = |channel| fetch_federated(channel, domains.clone());
-            self.upstream.call(fetch).await?
+            let federated = self.upstream.call(fetch).await;
+            federated.map_err(SyncError::at("failed to fetch federated bundles"))?
         };
         self.store.apply(Synced { entries, bundle, federated });
         self.life.keep_bundle(&self.store.own_bundle()).await;

@@ -4,6 +4,7 @@
 //! whichever ends first ends the rest. Open streams get a moment to end.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use steeple_api::pb;
@@ -28,8 +29,8 @@ use crate::serve::{
 use crate::signing::SigningTask;
 use crate::start::{Seams, StartError, Started, start};
 use crate::store::Store;
-use crate::syncer::{Syncer, follow_updates};
-use crate::upstream::{CallError, post_status};
+use crate::syncer::{SyncError, Syncer, follow_updates};
+use crate::upstream::{chain, post_status};
 
 /// The agent ended by itself.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +40,7 @@ pub enum RunError {
     Start(#[from] StartError),
     /// The first sync failed for too long.
     #[error("failed to sync with SPIRE server")]
-    FirstSync(#[source] CallError),
+    FirstSync(#[source] SyncError),
     /// A server's answer.
     #[error(transparent)]
     Ending(#[from] Ending),
@@ -176,10 +177,7 @@ async fn serve(
             clock: Arc::clone(&seams.clock),
             shutdown: shutdown.clone(),
         };
-        let listener = WorkloadSocket::bind(socket)?;
-        info!(address = %socket.display(), network = "unix", subsystem_name = "endpoints", "Starting Workload and SDS APIs");
-        let (health, stop) = (GrpcHealth { socket: socket.clone() }, shutdown.clone());
-        tasks.spawn(async move { serve_workloads(api, health, listener, stop).await });
+        open_socket(api, socket, tasks)?;
     }
     info!("Starting agent APIs");
     ready.set();
@@ -202,12 +200,13 @@ async fn first_sync(syncer: &Syncer, life: &Life, seams: &Seams) -> Result<(), R
     let give_up = Instant::now() + START_GIVE_UP;
     loop {
         let Err(failure) = syncer.sync().await else { return Ok(()) };
-        life.judge_at_start(&failure).await?;
+        life.judge_at_start(&failure.source).await?;
         let pause = backoff.pause(seams.random.unit_f64());
         if Instant::now() + pause > give_up {
             return Err(RunError::FirstSync(failure));
         }
-        error!(error = %failure, retry_interval = ?pause, "Failed to initialize manager");
+        let error = chain(&failure);
+        error!(error, retry_interval = ?pause, "Failed to initialize manager");
         tokio::time::sleep(pause).await;
     }
 }
@@ -224,6 +223,20 @@ async fn rotate(
             Err(failure) => life.judge(&failure).await?,
         }
     }
+}
+
+/// Binds the socket and serves on it.
+fn open_socket(
+    api: WorkloadApi,
+    path: &Path,
+    tasks: &mut JoinSet<Result<(), RunError>>,
+) -> Result<(), RunError> {
+    let socket = WorkloadSocket::bind(path)?;
+    let (address, subsystem_name) = (path.display(), "endpoints");
+    info!(%address, network = "unix", subsystem_name, "Starting Workload API");
+    let (health, shutdown) = (GrpcHealth { socket: path.to_owned() }, api.shutdown.clone());
+    tasks.spawn(async move { serve_workloads(api, health, socket, shutdown).await });
+    Ok(())
 }
 
 async fn serve_workloads(

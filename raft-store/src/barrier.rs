@@ -41,6 +41,13 @@ struct Rounds {
     joinable: Option<Round>,
 }
 
+impl Barrier {
+    /// Drops rounds that no one drives any more: each holds its member.
+    pub(crate) fn clear(&self) {
+        *self.rounds.lock().unwrap_or_else(PoisonError::into_inner) = Rounds::default();
+    }
+}
+
 impl Core {
     /// See [`StoreHandle::read_barrier`](crate::StoreHandle::read_barrier).
     pub(crate) async fn read_barrier(

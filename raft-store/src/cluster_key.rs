@@ -93,7 +93,7 @@ impl ClusterKeys {
                 continue;
             }
             let malformed = KeyError::Malformed { line: at + 1 };
-            let bytes = Zeroizing::new(BASE64.decode(line).map_err(|_| malformed.clone())?);
+            let bytes = Zeroizing::new(BASE64.decode(line).or(Err(malformed.clone()))?);
             if bytes.len() != KEY_BYTES {
                 return Err(malformed);
             }
@@ -165,7 +165,7 @@ impl Derived {
         let id: String = id_bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         let kek: Zeroizing<[u8; 32]> = expand(&prk, b"private key encryption")?;
         let unbound =
-            UnboundKey::new(&AES_256_GCM, kek.as_slice()).map_err(|_| KeyError::Derivation)?;
+            UnboundKey::new(&AES_256_GCM, kek.as_slice()).or(Err(KeyError::Derivation))?;
         Ok(Self {
             kek: Kek { id: id.clone(), key: std::sync::Arc::new(LessSafeKey::new(unbound)) },
             id,
@@ -187,8 +187,8 @@ impl hkdf::KeyType for Length {
 fn expand<const N: usize>(prk: &hkdf::Prk, label: &[u8]) -> Result<Zeroizing<[u8; N]>, KeyError> {
     let mut bytes = Zeroizing::new([0; N]);
     let info = [label];
-    let okm = prk.expand(&info, Length(N)).map_err(|_| KeyError::Derivation)?;
-    okm.fill(bytes.as_mut_slice()).map_err(|_| KeyError::Derivation)?;
+    let okm = prk.expand(&info, Length(N)).or(Err(KeyError::Derivation))?;
+    okm.fill(bytes.as_mut_slice()).or(Err(KeyError::Derivation))?;
     Ok(bytes)
 }
 
@@ -225,7 +225,7 @@ impl Kek {
                 Aad::from(associated),
                 &mut *buffer,
             )
-            .map_err(|_| KeyError::Derivation)?;
+            .or(Err(KeyError::Derivation))?;
         Ok(SealedKey {
             kek_id: self.id.clone(),
             version: SEAL_VERSION,
@@ -244,12 +244,12 @@ impl Kek {
             return Err(OpenSealedError::UnknownVersion(sealed.version));
         }
         let nonce = Nonce::try_assume_unique_for_key(&sealed.nonce)
-            .map_err(|_| OpenSealedError::DoesNotOpen)?;
+            .or(Err(OpenSealedError::DoesNotOpen))?;
         let mut buffer = Zeroizing::new(sealed.ciphertext.clone());
         let plaintext = self
             .key
             .open_in_place(nonce, Aad::from(associated), buffer.as_mut_slice())
-            .map_err(|_| OpenSealedError::DoesNotOpen)?;
+            .or(Err(OpenSealedError::DoesNotOpen))?;
         Ok(Secret::new(plaintext.to_vec()))
     }
 }

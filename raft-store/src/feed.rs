@@ -50,7 +50,10 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Arc<ChangeBatch>, Resync> {
         match self.changes.recv().await {
             Ok(Item::Batch(batch)) => Ok(batch),
-            Ok(Item::Reset) | Err(_) => Err(Resync),
+            Ok(Item::Reset) | Err(_) => {
+                metrics::counter!("spire_server_cluster_feed_resyncs").increment(1);
+                Err(Resync)
+            }
         }
     }
 }

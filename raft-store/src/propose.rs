@@ -70,7 +70,7 @@ impl Core {
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
         }
-        let _permit = self.in_flight.try_acquire().map_err(|_| ProposeError::Overloaded)?;
+        let _permit = self.in_flight.try_acquire().or(Err(ProposeError::Overloaded))?;
 
         let may_retry_lost = request != RequestId::default();
         let mut lost: Option<String> = None;

@@ -21,7 +21,7 @@ use aws_lc_rs::digest;
 use prost::Message;
 use prost::bytes::Bytes;
 
-use crate::apply::{Rows, Table, TableError};
+use crate::apply::{Rows, Table, TableError, TableRow};
 use crate::codec::CodecError;
 use crate::limits::{SNAPSHOT_RECORD_BYTES, SNAPSHOT_RECORD_BYTES_MAX};
 use crate::pb;
@@ -265,7 +265,7 @@ pub(crate) fn read_meta(body: &SnapshotBody) -> Result<pb::store::SnapshotMeta, 
 /// An error may come after some rows were handed out: check first with [`verify`].
 pub(crate) fn read(
     body: &SnapshotBody,
-    each: &mut dyn FnMut(Vec<(Table, Vec<u8>, Vec<u8>)>) -> Result<(), TableError>,
+    each: &mut dyn FnMut(Vec<TableRow>) -> Result<(), TableError>,
 ) -> Result<pb::store::SnapshotMeta, TableError> {
     let mut reader = Reader::new(body)?;
     let meta = reader.meta()?;

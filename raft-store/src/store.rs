@@ -130,6 +130,7 @@ impl Store {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, stopping).await.is_err() {
             tracing::warn!("store did not stop in time");
         }
+        core.barrier.clear();
         result
     }
 }

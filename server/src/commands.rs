@@ -25,7 +25,8 @@ const UMASK: u32 = 0o027;
 /// Runs the command that the process' arguments name.
 pub fn main() -> ExitCode {
     let arguments = std::env::args().skip(1).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let code = match runtime {
         Ok(runtime) => {
             let mounted = Mounted { run: Box::new(run), validate: Box::new(validate) };
@@ -101,7 +102,9 @@ fn validate(words: Vec<String>) -> i32 {
 fn plugin_notes(config: &Config) -> Vec<(String, String)> {
     match wiring::attestors_for_validation(config) {
         Ok(_) => Vec::new(),
-        Err(error) => vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))],
+        Err(error) => {
+            vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))]
+        }
     }
 }
 

@@ -96,7 +96,7 @@ impl Duties {
                 report(&error);
             }
             let journal = self.views.journal();
-            let pause = if signs_everything(&journal) { ROTATE_EVERY } else { ROTATE_RETRY };
+            let pause = rotation_pause(&journal);
             // Forced rotations move the journal too, and may make a step due.
             let moved = revision.wait_for(|_| self.views.journal().revision != journal.revision);
             // An error would say that the views are gone; the pause then paces the loop.
@@ -164,6 +164,18 @@ fn report(error: &RotateError) {
 }
 
 /// Whether every kind of SVID has an authority that signs it.
+/// How long the rotator may rest: at most a quarter of the last span in which a hand-over is due
+/// anyway (a twelfth of the lifetime), so that authorities of a minute hand over in time too.
+fn rotation_pause(journal: &Journal) -> Duration {
+    if !signs_everything(journal) {
+        return ROTATE_RETRY;
+    }
+    let active = journal.authorities.iter().filter(|one| one.status == AuthorityStatus::Active);
+    let shortest = active.map(|one| one.not_after.since(one.issued_at)).min();
+    let pause = shortest.map_or(ROTATE_EVERY, |lifetime| lifetime / 48);
+    pause.clamp(ROTATE_RETRY, ROTATE_EVERY)
+}
+
 fn signs_everything(journal: &Journal) -> bool {
     [AuthorityKind::X509, AuthorityKind::Jwt].into_iter().all(|kind| {
         let mut authorities = journal.authorities.iter();

@@ -32,7 +32,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The health listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("could not listen on {address} for health checks; change health_checks.bind_address or bind_port")]
+#[error(
+    "could not listen on {address} for health checks; change health_checks.bind_address or bind_port"
+)]
 pub struct HealthError {
     address: String,
     source: std::io::Error,
@@ -127,9 +129,11 @@ impl Serving {
         });
         match numbers {
             Value::Object(numbers) => numbers,
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-                serde_json::Map::new()
-            }
+            Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::String(_)
+            | Value::Array(_) => serde_json::Map::new(),
         }
     }
 }
@@ -168,7 +172,8 @@ impl HealthListener {
             };
             let Ok((stream, _)) = accepted else { continue };
             let health = health.clone();
-            let (ready_path, live_path) = (Arc::clone(&self.ready_path), Arc::clone(&self.live_path));
+            let (ready_path, live_path) =
+                (Arc::clone(&self.ready_path), Arc::clone(&self.live_path));
             connections.spawn(async move {
                 let probe = service_fn(move |request: Request<Incoming>| {
                     let response = answer(&health, request.uri().path(), &ready_path, &live_path);

@@ -10,20 +10,20 @@
 
 #![forbid(unsafe_code)]
 
-pub mod commands;
-pub mod config;
-pub mod wiring;
-pub mod listen;
-pub mod gate;
-pub mod service;
-pub mod status;
 pub mod attest;
 pub mod authority;
-pub mod keys;
 pub mod cluster_key;
-pub mod view;
+pub mod commands;
+pub mod config;
 pub mod duties;
+pub mod gate;
 pub mod health;
+pub mod keys;
+pub mod listen;
 pub mod logging;
 pub mod metrics;
+pub mod service;
 pub mod shutdown;
+pub mod status;
+pub mod view;
+pub mod wiring;

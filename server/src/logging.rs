@@ -31,6 +31,9 @@ const FILE_MODE: u32 = 0o640;
 /// Prefix of the targets of our own crates.
 const OWN_TARGETS: &str = "steeple";
 
+/// Prefix of the targets of the consensus library.
+const CONSENSUS_TARGETS: &str = "openraft";
+
 /// Why lines cannot be logged.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
@@ -75,9 +78,12 @@ impl Logging {
             LogLevel::Debug => LevelFilter::DEBUG,
             LogLevel::Trace => LevelFilter::TRACE,
         };
+        // The consensus library warns at each failed heartbeat; what matters of that we say ourselves.
+        let consensus = if own == LevelFilter::TRACE { own } else { LevelFilter::ERROR };
         let filter = Targets::new()
             .with_default(own.min(LevelFilter::WARN))
-            .with_target(OWN_TARGETS, own);
+            .with_target(OWN_TARGETS, own)
+            .with_target(CONSENSUS_TARGETS, consensus.min(own));
         tracing_subscriber::registry()
             .with(layer.with_filter(filter))
             .try_init()

@@ -73,9 +73,8 @@ impl MetricsListener {
         let builder = labels.iter().fold(PrometheusBuilder::new(), |builder, (name, value)| {
             builder.add_global_label(*name, value.clone())
         });
-        let recorder = builder
-            .install_recorder()
-            .map_err(|error| MetricsError::Recorder(Box::new(error)))?;
+        let recorder =
+            builder.install_recorder().map_err(|error| MetricsError::Recorder(Box::new(error)))?;
         Ok(Self { listener, recorder })
     }
 
@@ -163,10 +162,35 @@ impl RpcTimer {
     /// The call has ended with a code.
     pub fn finish(self, code: tonic::Code) {
         let name = rpc_metric(self.rule.service(), self.rule.name());
-        let labels = vec![Label::new("status", format!("{code:?}"))];
+        let labels = vec![Label::new("status", code_name(code))];
         let elapsed_ms = self.started.elapsed().as_secs_f64() * 1000.0;
         metrics::histogram!(format!("{name}_elapsed_time"), labels.clone()).record(elapsed_ms);
         metrics::counter!(name, labels).increment(1);
+    }
+}
+
+/// A code by its name in gRPC-Go.
+pub(crate) fn code_name(code: tonic::Code) -> &'static str {
+    use tonic::Code;
+
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
     }
 }
 
@@ -209,7 +233,11 @@ mod tests {
     fn methods_have_the_names_that_spire_dashboards_use() {
         let table = [
             ("spire.api.server.agent.v1.Agent", "AttestAgent", "agent_v1_agent_attest_agent"),
-            ("spire.api.server.svid.v1.SVID", "BatchNewX509SVID", "svid_v1_svid_batch_new_x509svid"),
+            (
+                "spire.api.server.svid.v1.SVID",
+                "BatchNewX509SVID",
+                "svid_v1_svid_batch_new_x509svid",
+            ),
             ("spire.api.server.svid.v1.SVID", "NewJWTSVID", "svid_v1_svid_new_jwtsvid"),
             (
                 "spire.api.server.trustdomain.v1.TrustDomain",

@@ -127,17 +127,7 @@ fn tee_stderr(command: &mut Command) -> Result<String> {
 fn doctests() -> Result<()> {
     step("documentation tests");
     let mut command = cargo();
-    command.args([
-        "test",
-        "--locked",
-        "--profile",
-        PROFILE,
-        "--doc",
-        "-p",
-        "steeple-spiffe-core",
-        "-p",
-        "steeple-hcl1",
-    ]);
+    command.args(["test", "--locked", "--profile", PROFILE, "--workspace", "--doc"]);
     one("doctests", &mut command)
 }
 
@@ -156,7 +146,7 @@ fn lints() -> Result<()> {
     step(
         "cargo deny: bans, licences, sources (advisories are not checked here: no database offline)",
     );
-    one("deny", cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"]))?;
+    one("deny", cargo().args(["deny", "--locked", "check", "bans", "licenses", "sources"]))?;
     step("agent without RocksDB");
     agent_has_no_rocksdb()?;
     step("documentation, warnings denied");

@@ -112,6 +112,12 @@ fn several_servers_may_be_listed() {
     assert_eq!(error, "only one of server_address and server_addresses can be configured");
 }
 
+fn check_refusals(cases: &[(String, &str)]) {
+    for (text, want) in cases {
+        assert_eq!(&parse(text, &[]).expect_err(want), want);
+    }
+}
+
 #[test]
 fn wrong_values_are_refused_with_a_text_that_helps() {
     let cases = [
@@ -158,6 +164,13 @@ fn wrong_values_are_refused_with_a_text_that_helps() {
             with("join_token = \"a\"\njoin_token_file = \"b\""),
             "only one of join_token or join_token_file can be specified, not both",
         ),
+    ];
+    check_refusals(&cases);
+}
+
+#[test]
+fn unknown_keys_and_plugins_are_refused_with_their_place() {
+    let cases = [
         (with("server_prot = 1"), "unknown agent configuration options: \"server_prot\" (at 3:5)"),
         (
             format!("{GOOD}\nserver {{ }}"),
@@ -199,9 +212,7 @@ fn wrong_values_are_refused_with_a_text_that_helps() {
             "plugin type \"WorkloadAttestor\" constraint not satisfied: expected at least 1 but got 0",
         ),
     ];
-    for (text, want) in cases {
-        assert_eq!(parse(&text, &[]).expect_err(want), want);
-    }
+    check_refusals(&cases);
 }
 
 #[test]

@@ -248,6 +248,9 @@ impl Rotator {
                 Err(failure) => {
                     let text = crate::upstream::chain(&failure);
                     error!(error = %text, "Could not rotate agent SVID");
+                    if self.clock.now() >= self.own.identity.load().svid().not_after {
+                        error!("Agent SVID has expired; workloads are served from the cache only");
+                    }
                     let OwnSvidError::Server(call) = failure else {
                         pause = backoff.pause(self.random.unit_f64());
                         continue;

@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use super::authority::AuthorityFilter;
 use crate::attest::workload::Peer;
 use crate::limits::WORKLOAD_CONNECTIONS_MAX;
 
@@ -88,7 +89,9 @@ impl WorkloadSocket {
             };
             match Peer::of(&stream) {
                 Ok(peer) => {
-                    return Ok(Connection { stream, caller: Caller(Arc::new(peer)), _open: open });
+                    let caller = Caller(Arc::new(peer));
+                    let stream = AuthorityFilter::new(stream);
+                    return Ok(Connection { stream, caller, _open: open });
                 }
                 Err(failure) => {
                     let error = crate::upstream::chain(&failure);
@@ -102,7 +105,7 @@ impl WorkloadSocket {
 /// One open connection.
 #[derive(Debug)]
 pub struct Connection {
-    stream: UnixStream,
+    stream: AuthorityFilter<UnixStream>,
     caller: Caller,
     _open: OwnedSemaphorePermit,
 }

@@ -11,7 +11,8 @@ use crate::scene::{Scene, Settings, eventually};
 fn has_svid(scene: &Scene) -> bool {
     let text = fs::read_to_string(scene.path("data/agent-data.json")).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    json["svid"].as_array().is_some_and(|svid| !svid.is_empty())
+    let svid = json.get("svid").and_then(serde_json::Value::as_array);
+    svid.is_some_and(|svid| !svid.is_empty())
 }
 
 async fn scene() -> (Scene, Listening, Settings) {

@@ -58,8 +58,9 @@ impl Scene {
 
     pub(crate) fn write_config(&self, settings: &Settings) -> PathBuf {
         let bundle = self.server.authority.bundle();
-        let root = bundle.x509_authorities[0].certificate_der.clone();
-        fs::write(self.path("bundle.pem"), pem::encode_certificates(&[root])).expect("write");
+        let roots = bundle.x509_authorities.into_iter().map(|root| root.certificate_der);
+        let roots: Vec<Vec<u8>> = roots.collect();
+        fs::write(self.path("bundle.pem"), pem::encode_certificates(&roots)).expect("write");
         let servers: Vec<String> = settings.servers.iter().map(|s| format!("{s:?}")).collect();
         let servers: Vec<String> = servers.iter().map(|s| format!("\"{s}\"")).collect();
         let folder = self.folder.path().display();

@@ -12,7 +12,6 @@ use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 
 use crate::apply::bundles;
 use crate::apply::dispatch::Verdict;
-use crate::apply::reading::read_cluster;
 use crate::apply::step::Step;
 use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::TableError;
@@ -88,7 +87,7 @@ pub(super) fn prune(
         gone.push(authority);
     }
     bundles::change(step, &own_trust_domain(step)?, |bundle| {
-        gone.iter().fold(false, |changed, authority| withdraw(bundle, authority) || changed)
+        gone.iter().filter(|authority| withdraw(bundle, authority)).count() > 0
     })?;
     let removed = u32::try_from(gone.len()).unwrap_or(u32::MAX);
     write(step, journal);
@@ -96,8 +95,8 @@ pub(super) fn prune(
 }
 
 fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, TableError> {
-    let cluster = read_cluster(step.txn)?.ok_or_else(|| CodecError::missing("cluster row"))?;
-    Ok(cluster.trust_domain)
+    let cluster = step.cluster.as_ref().ok_or_else(|| CodecError::missing("cluster row"))?;
+    Ok(cluster.trust_domain.clone())
 }
 
 fn journal_at(

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::apply::dispatch::Verdict;
-use crate::apply::reading::read_cluster;
 use crate::apply::step::Step;
 use crate::apply::table::{SINGLE, Table};
 use crate::change::{Change, ClusterState};
@@ -17,7 +16,7 @@ const FIRST_EPOCH: u32 = 1;
 const FEATURE_LEVEL: u32 = 1;
 
 pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
-    if read_cluster(step.txn)?.is_some() {
+    if step.cluster.is_some() {
         return Ok(Err(Rejection::AlreadyInitialised));
     }
     let cluster = ClusterState {
@@ -29,6 +28,7 @@ pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
         formed_at: step.now,
     };
     step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));
+    step.cluster = Some(cluster.clone());
     step.changes.push(Change::ClusterWritten(Arc::new(cluster)));
     Ok(Ok(Outcome::Done))
 }

@@ -43,51 +43,39 @@ pub(crate) fn apply(
     let mut step = Step::begin(txn, stamped)?;
     let now = step.now;
 
-    let remembered = requests::find(&step, &envelope)?;
-    let (revision_of, outcome, changes) = match remembered {
-        Some(Remembered::Same { revision, time, outcome }) => {
-            let changes = step.end();
-            (Some((revision, time)), outcome, changes)
+    let applied = match requests::find(&step, &envelope)? {
+        Some(Remembered::Same(applied)) => applied,
+        Some(Remembered::Other) => {
+            let outcome = Err(Rejection::RequestIdReused);
+            Applied { revision: step.revision(index), time: now, outcome }
         }
-        Some(Remembered::Other) => (None, Err(Rejection::RequestIdReused), step.end()),
         None => {
-            let command = envelope.command.clone().unwrap_or_default();
-            let outcome = decide(&mut step, command_from_pb(command)?)?;
+            let command = command_from_pb(envelope.command.clone().unwrap_or_default())?;
+            let outcome = decide(&mut step, command)?;
             requests::remember(&mut step, index, &envelope, &outcome)?;
-            (None, outcome, step.end())
+            Applied { revision: step.revision(index), time: now, outcome }
         }
     };
-
-    let revision = current_revision(txn, index)?;
-    let (at, time) = revision_of.unwrap_or((revision, now));
-    Ok(Done {
-        applied: Some(Applied { revision: at, time, outcome }),
-        batch: ChangeBatch { revision, time: now, changes },
-    })
+    let revision = step.revision(index);
+    let changes = step.end();
+    Ok(Done { applied: Some(applied), batch: ChangeBatch { revision, time: now, changes } })
 }
 
 /// Applies a log entry without a command: only the revision moves.
 pub(crate) fn apply_nothing(txn: &Transaction<'_>, index: u64) -> Result<Done, TableError> {
     let time = read_time(txn)?;
-    let revision = current_revision(txn, index)?;
-    Ok(Done { applied: None, batch: ChangeBatch { revision, time, changes: Vec::new() } })
-}
-
-fn current_revision(txn: &Transaction<'_>, index: u64) -> Result<Revision, TableError> {
     let epoch = read_cluster(txn)?.map_or(0, |cluster| cluster.epoch);
-    Ok(Revision::new(epoch, index))
+    let revision = Revision::new(epoch, index);
+    Ok(Done { applied: None, batch: ChangeBatch { revision, time, changes: Vec::new() } })
 }
 
 /// Runs the command; what a rejected one wrote is taken back.
 fn decide(step: &mut Step<'_, '_>, command: Command) -> Verdict {
-    let spent_on_rejection = match &command {
-        Command::AdmitAgent(admit) => admit.token.clone(),
-        _ => None,
-    };
+    let token = if let Command::AdmitAgent(admit) = &command { admit.token.clone() } else { None };
     let outcome = run(step, command)?;
     if let Err(rejection) = &outcome {
         step.roll_back();
-        if let (Rejection::TokenExpired, Some(token)) = (rejection, spent_on_rejection) {
+        if let (Rejection::TokenExpired, Some(token)) = (rejection, token) {
             // SPIRE removes a token before it looks at its expiry: an expired one admits no one ever.
             tokens::remove(step, &token)?;
         }
@@ -99,7 +87,7 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
     if let Command::InitCluster(init) = command {
         return cluster::init(step, init);
     }
-    if read_cluster(step.txn)?.is_none() {
+    if step.cluster.is_none() {
         return Ok(Err(Rejection::NotInitialised));
     }
     match command {

@@ -29,4 +29,4 @@ pub(crate) use dispatch::{Done, apply, apply_nothing};
 pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;
-pub(crate) use txn::{Row, Rows, Tables, Transaction, WriteSet};
+pub(crate) use txn::{Row, Rows, TableRow, Tables, Transaction, WriteSet};

@@ -1,6 +1,7 @@
 //! Apply against a model that a reader can check at a glance, and against itself: the same commands
 //! give the same tables in any batching and across any snapshot.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lc_rs::digest;
@@ -10,7 +11,7 @@ use steeple_spiffe_core::entry::EntryUpdate;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::testing::{
-    Registry, START_MS, entry, envelope, init, selectors, serial, spiffe, update,
+    Registry, START_MS, entry, entry_id, envelope, init, selectors, serial, spiffe, update,
 };
 use crate::apply::{self, Tables, Transaction, snapshot_changes};
 use crate::change::Change;
@@ -81,205 +82,226 @@ fn agent_path(agent: u8) -> String {
     format!("/spire/agent/x509pop/{agent}")
 }
 
-fn similar(model: &Model, path: u8, selector: u8) -> Option<u8> {
-    let mut found = model.entries.iter().filter(|(_, e)| (e.0, e.1) == (path, selector));
-    found.next().map(|(id, _)| *id)
-}
+/// The command of a move, and what the model says of it.
+type Said = (Command, &'static str);
 
-/// The command of a move, and what the model says of it, in words.
-fn step(model: &mut Model, movement: &Move) -> Option<(Command, &'static str)> {
-    let known = |model: &Model, agent: u8| model.agents.get(&agent).cloned();
-    Some(match movement.clone() {
-        Move::Wait { seconds } => {
-            model.now_s += i64::from(seconds);
-            return None;
-        }
-        Move::Create { id, path, selector } => {
-            let item =
-                entry(&format!("e{id}"), &format!("/p{path}"), &format!("unix:uid:{selector}"));
-            let says = if similar(model, path, selector).is_some() {
-                "similar"
-            } else if model.entries.contains_key(&id) {
-                "taken"
-            } else {
-                model.entries.insert(id, (path, selector, 0));
-                "created"
-            };
-            (Command::CreateEntries(vec![item]), says)
-        }
-        Move::Update { id, selector } => {
-            let set = selectors(&[&format!("unix:uid:{selector}")]);
-            let item = EntryUpdate { selectors: Some(set), ..update(&format!("e{id}")) };
-            let says = match model.entries.get(&id).copied() {
-                None => "no entry",
-                Some((path, _, updates)) => match similar(model, path, selector) {
-                    Some(other) if other != id => "would be similar",
-                    Some(_) | None => {
-                        model.entries.insert(id, (path, selector, updates + 1));
-                        "updated"
-                    }
-                },
-            };
-            (Command::UpdateEntries(vec![item]), says)
-        }
-        Move::Delete { id } => {
-            let says = if model.entries.remove(&id).is_some() { "deleted" } else { "no entry" };
-            (Command::DeleteEntries(vec![entry(&format!("e{id}"), "/p", "a:b").id]), says)
-        }
-        Move::Token { value } => {
-            let expires_at_s = model.now_s + TOKEN_LIFE_S;
-            let says = if model.tokens.contains_key(&value) {
-                "token exists"
-            } else {
-                model.tokens.insert(value, expires_at_s);
+impl Model {
+    fn start() -> Self {
+        Self { now_s: START_MS / 1000, ..Self::default() }
+    }
+
+    /// Makes a move; `None` if it is no command.
+    fn make(&mut self, movement: &Move) -> Option<Said> {
+        Some(match movement.clone() {
+            Move::Wait { seconds } => {
+                self.now_s += i64::from(seconds);
+                return None;
+            }
+            Move::Create { id, path, selector } => self.create(id, path, selector),
+            Move::Update { id, selector } => self.update(id, selector),
+            Move::Delete { id } => self.delete(id),
+            Move::Token { value } => self.token(value),
+            Move::Admit { agent, token, serial, knows } => self.admit(agent, token, serial, knows),
+            Move::Pend { agent, serial, knows } => self.pend(agent, serial, knows),
+            Move::Promote { agent } => self.promote(agent),
+            Move::Ban { agent } => self.ban(agent),
+            Move::Evict { agent } => self.evict(agent),
+            Move::Prune => self.prune(),
+        })
+    }
+
+    fn similar(&self, path: u8, selector: u8) -> Option<u8> {
+        let mut found = self.entries.iter().filter(|(_, e)| (e.0, e.1) == (path, selector));
+        found.next().map(|(id, _)| *id)
+    }
+
+    fn create(&mut self, id: u8, path: u8, selector: u8) -> Said {
+        let says = if self.similar(path, selector).is_some() {
+            "similar"
+        } else if let Entry::Vacant(place) = self.entries.entry(id) {
+            place.insert((path, selector, 0));
+            "created"
+        } else {
+            "taken"
+        };
+        let (path, selector) = (format!("/p{path}"), format!("unix:uid:{selector}"));
+        (Command::CreateEntries(vec![entry(&format!("e{id}"), &path, &selector)]), says)
+    }
+
+    fn update(&mut self, id: u8, selector: u8) -> Said {
+        let says = match self.entries.get(&id).copied() {
+            None => "no entry",
+            Some((path, _, updates)) => match self.similar(path, selector) {
+                Some(other) if other != id => "would be similar",
+                Some(_) | None => {
+                    self.entries.insert(id, (path, selector, updates + 1));
+                    "updated"
+                }
+            },
+        };
+        let set = selectors(&[&format!("unix:uid:{selector}")]);
+        let item = EntryUpdate { selectors: Some(set), ..update(&format!("e{id}")) };
+        (Command::UpdateEntries(vec![item]), says)
+    }
+
+    fn delete(&mut self, id: u8) -> Said {
+        let says = if self.entries.remove(&id).is_some() { "deleted" } else { "no entry" };
+        (Command::DeleteEntries(vec![entry_id(&format!("e{id}"))]), says)
+    }
+
+    fn token(&mut self, value: u8) -> Said {
+        let expires_at_s = self.now_s + TOKEN_LIFE_S;
+        let says = if let Entry::Vacant(place) = self.tokens.entry(value) {
+            place.insert(expires_at_s);
+            "done"
+        } else {
+            "token exists"
+        };
+        let create = CreateJoinToken {
+            token: format!("t{value}"),
+            expires_at: Timestamp::from_unix_s(expires_at_s),
+            alias: None,
+        };
+        (Command::CreateJoinToken(create), says)
+    }
+
+    fn admit(&mut self, agent: u8, token: Option<u8>, number: u32, knows: bool) -> Said {
+        let stored = self.agents.get(&agent).cloned();
+        let seen = if knows { stored.clone() } else { None };
+        let expiry = token.map(|value| self.tokens.get(&value).copied());
+        let says = if expiry == Some(None) {
+            "token unknown"
+        } else if expiry.flatten().is_some_and(|expiry| expiry < self.now_s) {
+            self.tokens.remove(&token.unwrap());
+            "token expired"
+        } else if stored.as_ref().is_some_and(|serials| serials.current.is_none()) {
+            "banned"
+        } else if stored != seen {
+            "serials"
+        } else {
+            token.map(|value| self.tokens.remove(&value));
+            let serials = Serials { current: Some(serial(number)), pending: None };
+            self.agents.insert(agent, serials);
+            "done"
+        };
+        let admit = AdmitAgent {
+            token: token.map(|value| format!("t{value}")),
+            agent_id: spiffe(&agent_path(agent)),
+            attestation_type: "x509pop".to_owned(),
+            serial: serial(number),
+            not_after: Timestamp::from_unix_s(self.now_s + 1_000_000),
+            selectors: selectors(&["a:b"]),
+            can_reattest: true,
+            seen,
+        };
+        (Command::AdmitAgent(admit), says)
+    }
+
+    fn pend(&mut self, agent: u8, number: u32, knows: bool) -> Said {
+        let stored = self.agents.get(&agent).cloned();
+        let seen = if knows { stored } else { None }.unwrap_or_default();
+        let says = match self.agents.get_mut(&agent) {
+            None => "no agent",
+            Some(serials) if serials.current.is_none() => "banned",
+            Some(serials) if *serials != seen => "serials",
+            Some(serials) => {
+                serials.pending = Some(serial(number));
                 "done"
-            };
-            let create = CreateJoinToken {
-                token: format!("t{value}"),
-                expires_at: Timestamp::from_unix_s(expires_at_s),
-                alias: None,
-            };
-            (Command::CreateJoinToken(create), says)
-        }
-        Move::Admit { agent, token, serial: number, knows } => {
-            let stored = known(model, agent);
-            let seen = if knows { stored.clone() } else { None };
-            let says = match token.map(|value| model.tokens.get(&value).copied()) {
-                Some(None) => "token unknown",
-                Some(Some(expiry)) if expiry < model.now_s => {
-                    model.tokens.remove(&token.unwrap());
-                    "token expired"
-                }
-                Some(Some(_)) | None => match &stored {
-                    Some(serials) if serials.current.is_none() => "banned",
-                    _ if stored != seen => "serials",
-                    _ => {
-                        if let Some(value) = token {
-                            model.tokens.remove(&value);
-                        }
-                        let serials = Serials { current: Some(serial(number)), pending: None };
-                        model.agents.insert(agent, serials);
-                        "done"
-                    }
-                },
-            };
-            let admit = AdmitAgent {
-                token: token.map(|value| format!("t{value}")),
-                agent_id: spiffe(&agent_path(agent)),
-                attestation_type: "x509pop".to_owned(),
-                serial: serial(number),
-                not_after: Timestamp::from_unix_s(model.now_s + 1_000_000),
-                selectors: selectors(&["a:b"]),
-                can_reattest: true,
-                seen,
-            };
-            (Command::AdmitAgent(admit), says)
-        }
-        Move::Pend { agent, serial: number, knows } => {
-            let seen = if knows { known(model, agent) } else { None }.unwrap_or_default();
-            let says = match model.agents.get_mut(&agent) {
-                None => "no agent",
-                Some(serials) if serials.current.is_none() => "banned",
-                Some(serials) if *serials != seen => "serials",
-                Some(serials) => {
-                    serials.pending = Some(serial(number));
-                    "done"
-                }
-            };
-            let set = SetPendingSerial {
-                agent_id: spiffe(&agent_path(agent)),
-                seen,
-                pending: serial(number),
-                not_after: Timestamp::from_unix_s(model.now_s + 1_000_000),
-            };
-            (Command::SetPendingSerial(set), says)
-        }
-        Move::Promote { agent } => {
-            let seen = known(model, agent).unwrap_or_default();
-            let says = match model.agents.get_mut(&agent) {
-                None => "no agent",
-                Some(serials) if serials.current.is_none() => "banned",
-                Some(serials) => match serials.pending.take() {
-                    None => "serials",
-                    Some(pending) => {
-                        serials.current = Some(pending);
-                        "done"
-                    }
-                },
-            };
-            (
-                Command::PromoteSerial(PromoteSerial {
-                    agent_id: spiffe(&agent_path(agent)),
-                    seen,
-                }),
-                says,
-            )
-        }
-        Move::Ban { agent } => {
-            let says = match model.agents.get_mut(&agent) {
-                None => "no agent",
-                Some(serials) => {
-                    *serials = Serials::default();
-                    "done"
-                }
-            };
-            (Command::BanAgent(spiffe(&agent_path(agent))), says)
-        }
-        Move::Evict { agent } => {
-            let says = if model.agents.remove(&agent).is_some() { "done" } else { "no agent" };
-            (Command::DeleteAgent(spiffe(&agent_path(agent))), says)
-        }
-        Move::Prune => {
-            model.tokens.retain(|_, expiry| *expiry >= model.now_s);
-            let prune = PruneExpired {
-                agents_expired_for_s: None,
-                include_non_reattestable: false,
-                limit: 9,
-            };
-            (Command::PruneExpired(prune), "pruned")
-        }
-    })
-}
+            }
+        };
+        let set = SetPendingSerial {
+            agent_id: spiffe(&agent_path(agent)),
+            seen,
+            pending: serial(number),
+            not_after: Timestamp::from_unix_s(self.now_s + 1_000_000),
+        };
+        (Command::SetPendingSerial(set), says)
+    }
 
-/// An outcome in the model's words.
-fn words(outcome: &Result<Outcome, Rejection>) -> &'static str {
-    let rejection = |rejection: &Rejection| match rejection {
-        Rejection::EntryIdTaken(_) => "taken",
-        Rejection::EntryNotFound => "no entry",
-        Rejection::EntryWouldBeSimilar(_) => "would be similar",
-        Rejection::TokenExists => "token exists",
-        Rejection::TokenUnknown => "token unknown",
-        Rejection::TokenExpired => "token expired",
-        Rejection::AgentNotFound => "no agent",
-        Rejection::AgentBanned => "banned",
-        Rejection::SerialsChanged => "serials",
-        other => panic!("the model knows no {other}"),
-    };
-    match outcome {
-        Ok(Outcome::Done) => "done",
-        Ok(Outcome::Pruned(_)) => "pruned",
-        Ok(Outcome::Entries(items)) => match &items[0] {
-            EntryOutcome::Created(_) => "created",
-            EntryOutcome::Similar(_) => "similar",
-            EntryOutcome::Updated(_) => "updated",
-            EntryOutcome::Deleted => "deleted",
-            EntryOutcome::Rejected(reason) => rejection(reason),
-        },
-        Err(reason) => rejection(reason),
+    fn promote(&mut self, agent: u8) -> Said {
+        let seen = self.agents.get(&agent).cloned().unwrap_or_default();
+        let says = match self.agents.get_mut(&agent) {
+            None => "no agent",
+            Some(serials) if serials.current.is_none() => "banned",
+            Some(serials) => match serials.pending.take() {
+                None => "serials",
+                Some(pending) => {
+                    serials.current = Some(pending);
+                    "done"
+                }
+            },
+        };
+        let agent_id = spiffe(&agent_path(agent));
+        (Command::PromoteSerial(PromoteSerial { agent_id, seen }), says)
+    }
+
+    fn ban(&mut self, agent: u8) -> Said {
+        let says = match self.agents.get_mut(&agent) {
+            None => "no agent",
+            Some(serials) => {
+                *serials = Serials::default();
+                "done"
+            }
+        };
+        (Command::BanAgent(spiffe(&agent_path(agent))), says)
+    }
+
+    fn evict(&mut self, agent: u8) -> Said {
+        let says = if self.agents.remove(&agent).is_some() { "done" } else { "no agent" };
+        (Command::DeleteAgent(spiffe(&agent_path(agent))), says)
+    }
+
+    fn prune(&mut self) -> Said {
+        self.tokens.retain(|_, expiry| *expiry >= self.now_s);
+        let prune =
+            PruneExpired { agents_expired_for_s: None, include_non_reattestable: false, limit: 9 };
+        (Command::PruneExpired(prune), "pruned")
     }
 }
 
-fn start() -> Model {
-    Model { now_s: START_MS / 1000, ..Model::default() }
+/// An outcome in the model's words.
+fn words(outcome: &Result<Outcome, Rejection>) -> String {
+    match outcome {
+        Ok(Outcome::Done) => "done".to_owned(),
+        Ok(Outcome::Pruned(_)) => "pruned".to_owned(),
+        Ok(Outcome::Entries(items)) => match &items[0] {
+            EntryOutcome::Created(_) => "created".to_owned(),
+            EntryOutcome::Similar(_) => "similar".to_owned(),
+            EntryOutcome::Updated(_) => "updated".to_owned(),
+            EntryOutcome::Deleted => "deleted".to_owned(),
+            EntryOutcome::Rejected(reason) => rejected(reason),
+        },
+        Err(reason) => rejected(reason),
+    }
+}
+
+fn rejected(rejection: &Rejection) -> String {
+    let known = [
+        (Rejection::EntryNotFound, "no entry"),
+        (Rejection::TokenExists, "token exists"),
+        (Rejection::TokenUnknown, "token unknown"),
+        (Rejection::TokenExpired, "token expired"),
+        (Rejection::AgentNotFound, "no agent"),
+        (Rejection::AgentBanned, "banned"),
+        (Rejection::SerialsChanged, "serials"),
+    ];
+    if matches!(rejection, Rejection::EntryIdTaken(_)) {
+        return "taken".to_owned();
+    }
+    if matches!(rejection, Rejection::EntryWouldBeSimilar(_)) {
+        return "would be similar".to_owned();
+    }
+    let found = known.iter().find(|(known, _)| known == rejection);
+    found.map_or_else(|| rejection.to_string(), |(_, word)| (*word).to_owned())
 }
 
 proptest! {
     #[test]
     fn apply_does_what_a_naive_model_does(moves in moves()) {
         let mut registry = Registry::formed();
-        let mut model = start();
+        let mut model = Model::start();
         for movement in &moves {
-            let Some((command, says)) = step(&mut model, movement) else { continue };
+            let Some((command, says)) = model.make(movement) else { continue };
             registry.now = Timestamp::from_unix_s(model.now_s);
             prop_assert_eq!(words(&registry.run(command).outcome), says, "{:?}", movement);
         }
@@ -296,7 +318,11 @@ proptest! {
                     prop_assert!(rows.insert(row));
                     agents.insert(agent.id.path().to_owned(), agent.serials.clone());
                 }
-                _ => {}
+                Change::EntryDeleted { .. }
+                | Change::AgentDeleted { .. }
+                | Change::BundleWritten { .. }
+                | Change::JournalWritten(_)
+                | Change::ClusterWritten(_) => {}
             }
         }
         let expected_entries: BTreeMap<_, _> =
@@ -313,11 +339,11 @@ proptest! {
         batch in 1..7_usize,
         snapshot_at in 0..60_usize,
     ) {
-        let mut model = start();
+        let mut model = Model::start();
         let now = || Timestamp::from_unix_ms(START_MS);
         let mut log = vec![envelope(&init(), [0; 16], now())];
         for (at, movement) in moves.iter().enumerate() {
-            if let Some((command, _)) = step(&mut model, movement) {
+            if let Some((command, _)) = model.make(movement) {
                 // Every third id comes twice, so that remembered outcomes take part.
                 let id = [u8::try_from(at / 3 + 1).unwrap(); 16];
                 log.push(envelope(&command, id, Timestamp::from_unix_s(model.now_s)));

@@ -12,13 +12,13 @@ use crate::apply::txn::{Rows, TableError};
 use crate::codec::{CodecError, decision_from_pb, decision_to_pb};
 use crate::ids::Revision;
 use crate::limits::{OUTCOME_BYTES_MAX, OUTCOMES_FORGOTTEN_PER_COMMAND, OUTCOMES_KEPT_FOR};
-use crate::outcome::{Outcome, Rejection};
+use crate::outcome::{Applied, Outcome, Rejection};
 use crate::pb;
 
 /// What is known of a request id.
 pub(super) enum Remembered {
-    /// The same command was applied before.
-    Same { revision: Revision, time: Timestamp, outcome: Result<Outcome, Rejection> },
+    /// The same command was applied before, and this was answered.
+    Same(Applied),
     /// Another command was applied under this id.
     Other,
 }
@@ -36,11 +36,11 @@ pub(super) fn find(
         return Ok(Some(Remembered::Other));
     }
     let decision = row.decision.ok_or_else(|| CodecError::missing("remembered outcome"))?;
-    Ok(Some(Remembered::Same {
+    Ok(Some(Remembered::Same(Applied {
         revision: Revision::from_u64(row.revision),
         time: Timestamp::from_unix_ms(row.time_unix_ms),
         outcome: decision_from_pb(decision)?,
-    }))
+    })))
 }
 
 pub(super) fn remember(
@@ -53,9 +53,8 @@ pub(super) fn remember(
     if envelope.request_id.is_empty() {
         return Ok(());
     }
-    let epoch = crate::apply::read_cluster(step.txn)?.map_or(0, |cluster| cluster.epoch);
     let row = pb::store::OutcomeRow {
-        revision: Revision::new(epoch, index).as_u64(),
+        revision: step.revision(index).as_u64(),
         time_unix_ms: step.now.unix_ms(),
         body_hash: envelope.body_hash.clone(),
         decision: Some(decision_to_pb(outcome)),

@@ -3,11 +3,12 @@
 use prost::Message;
 use steeple_spiffe_core::time::Timestamp;
 
+use crate::apply::reading::read_cluster;
 use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::{Rows, TableError, Transaction};
-use crate::change::Change;
+use crate::change::{Change, ClusterState};
 use crate::codec::CodecError;
-use crate::ids::RowNumber;
+use crate::ids::{Revision, RowNumber};
 use crate::pb;
 
 /// The state of one command's application.
@@ -17,6 +18,8 @@ pub(super) struct Step<'t, 'a> {
     pub(super) now: Timestamp,
     pub(super) counters: pb::store::Counters,
     pub(super) changes: Vec<Change>,
+    /// The cluster's row; `None` before the first command.
+    pub(super) cluster: Option<ClusterState>,
     before: pb::store::Counters,
 }
 
@@ -31,7 +34,8 @@ impl<'t, 'a> Step<'t, 'a> {
             read_message::<pb::store::Counters>(txn, Table::Counters, SINGLE)?.unwrap_or_default();
         let now = stamped.max(Timestamp::from_unix_ms(counters.time_unix_ms));
         counters.time_unix_ms = now.unix_ms();
-        Ok(Self { txn, now, before: counters, counters, changes: Vec::new() })
+        let cluster = read_cluster(txn)?;
+        Ok(Self { txn, now, before: counters, counters, changes: Vec::new(), cluster })
     }
 
     /// Takes back what the command did so far; time stays where it is.
@@ -46,6 +50,11 @@ impl<'t, 'a> Step<'t, 'a> {
         self.txn.put(Table::Counters, SINGLE, self.counters.encode_to_vec());
         self.txn.keep();
         self.changes
+    }
+
+    /// The state that a command at `index` of the log leads to.
+    pub(super) fn revision(&self, index: u64) -> Revision {
+        Revision::new(self.cluster.as_ref().map_or(0, |cluster| cluster.epoch), index)
     }
 
     /// The next row number. Never reused, also not after a deletion.

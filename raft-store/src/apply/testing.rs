@@ -72,9 +72,9 @@ impl Registry {
     }
 
     pub(crate) fn agent(&self, id: &str) -> Option<AgentRecord> {
-        snapshot_changes(&self.tables).unwrap().into_iter().find_map(|change| match change {
-            Change::AgentWritten { agent, .. } if agent.id == spiffe(id) => Some((*agent).clone()),
-            _ => None,
+        snapshot_changes(&self.tables).unwrap().into_iter().find_map(|change| {
+            let Change::AgentWritten { agent, .. } = change else { return None };
+            (agent.id == spiffe(id)).then(|| (*agent).clone())
         })
     }
 
@@ -86,9 +86,9 @@ impl Registry {
         snapshot_changes(&self.tables)
             .unwrap()
             .into_iter()
-            .find_map(|change| match change {
-                Change::JournalWritten(journal) => Some((*journal).clone()),
-                _ => None,
+            .find_map(|change| {
+                let Change::JournalWritten(journal) = change else { return None };
+                Some((*journal).clone())
             })
             .unwrap_or_default()
     }
@@ -171,10 +171,9 @@ pub(crate) fn update(id: &str) -> EntryUpdate {
 }
 
 pub(crate) fn item(outcome: Outcome) -> EntryOutcome {
-    match outcome {
-        Outcome::Entries(mut items) if items.len() == 1 => items.remove(0),
-        other => panic!("expected one item, got {other:?}"),
-    }
+    let Outcome::Entries(mut items) = outcome else { panic!("no items: {outcome:?}") };
+    assert_eq!(items.len(), 1, "{items:?}");
+    items.remove(0)
 }
 
 pub(crate) fn serial(number: u32) -> Serial {

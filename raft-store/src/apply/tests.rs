@@ -359,9 +359,9 @@ fn an_authority_is_published_when_it_is_prepared_and_withdrawn_when_it_is_pruned
     let bundle = snapshot_changes(&registry.tables)
         .unwrap()
         .into_iter()
-        .find_map(|change| match change {
-            Change::BundleWritten { bundle, .. } => Some(bundle),
-            _ => None,
+        .find_map(|change| {
+            let Change::BundleWritten { bundle, .. } = change else { return None };
+            Some(bundle)
         })
         .unwrap();
     assert_eq!(bundle.sequence_number, 4);

@@ -4,6 +4,7 @@
 //! A [`Transaction`] spans one batch of log entries; each command has its own savepoint in it, so a
 //! command that is rejected half way leaves nothing behind.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -44,6 +45,9 @@ pub(crate) trait Rows {
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, TableError>;
 }
 
+/// A row with its table.
+pub(crate) type TableRow = (Table, Vec<u8>, Vec<u8>);
+
 /// New values of rows; `None` deletes.
 pub(crate) type WriteSet = BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>;
 
@@ -64,7 +68,7 @@ pub(crate) trait Tables: Rows + Send + Sync + fmt::Debug {
     fn begin_replace(&self) -> Result<(), TableError>;
 
     /// Adds rows while they are being replaced.
-    fn load(&self, rows: Vec<(Table, Vec<u8>, Vec<u8>)>) -> Result<(), TableError>;
+    fn load(&self, rows: Vec<TableRow>) -> Result<(), TableError>;
 
     /// Writes the last rows and takes the mark away; durable on return.
     fn end_replace(&self, writes: WriteSet) -> Result<(), TableError>;
@@ -110,19 +114,35 @@ impl<'a> Transaction<'a> {
         self.current.insert((table, key.to_vec()), None);
     }
 
-    /// Writes over the rows of `table` from `from` on, newest first in precedence.
-    fn written(&self, table: Table, from: &[u8]) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
-        let start = Bound::Included((table, from.to_vec()));
-        let mut written = BTreeMap::new();
-        for set in [&self.kept, &self.current] {
-            let range = set.range((start.clone(), Bound::Unbounded));
-            for ((_, key), value) in range.take_while(|((at, _), _)| *at == table) {
-                written.insert(key.clone(), value.clone());
+    /// Writes over the rows of `table` from `from` on, ascending; the current command's hide earlier
+    /// ones.
+    fn written(&self, table: Table, from: &[u8]) -> impl Iterator<Item = Written<'_>> {
+        let start = || (Bound::Included((table, from.to_vec())), Bound::Unbounded);
+        let mut kept = self.kept.range(start()).take_while(move |w| w.0.0 == table).peekable();
+        let mut current =
+            self.current.range(start()).take_while(move |w| w.0.0 == table).peekable();
+        std::iter::from_fn(move || {
+            let order = match (kept.peek(), current.peek()) {
+                (Some(kept), Some(current)) => kept.0.cmp(current.0),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return None,
+            };
+            match order {
+                Ordering::Less => kept.next(),
+                Ordering::Equal => {
+                    kept.next();
+                    current.next()
+                }
+                Ordering::Greater => current.next(),
             }
-        }
-        written
+        })
+        .map(|((_, key), value)| (key.as_slice(), value.as_deref()))
     }
 }
+
+/// A key and its new value; `None` if it was deleted.
+type Written<'a> = (&'a [u8], Option<&'a [u8]>);
 
 impl Rows for Transaction<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
@@ -134,16 +154,33 @@ impl Rows for Transaction<'_> {
     }
 
     fn scan(&self, table: Table, from: &[u8], limit: usize) -> Result<Vec<Row>, TableError> {
-        let written = self.written(table, from);
-        // At most one row of the base is hidden by each write: so many more are enough.
-        let base = self.base.scan(table, from, limit.saturating_add(written.len()))?;
-        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = base.into_iter().collect();
-        for (key, value) in written {
-            match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
-            };
+        let mut rows = Vec::new();
+        let mut written = self.written(table, from).peekable();
+        let mut from = from.to_vec();
+        // Merges page by page of the base, so that its cost is that of what is returned.
+        loop {
+            let page = self.base.scan(table, &from, limit)?;
+            let is_last = page.len() < limit;
+            for (key, value) in page {
+                while let Some((new, value)) = written.next_if(|(new, _)| *new < key.as_slice()) {
+                    rows.extend(value.map(|value| (new.to_vec(), value.to_vec())));
+                }
+                from.clone_from(&key);
+                match written.next_if(|(new, _)| *new == key.as_slice()) {
+                    Some((_, value)) => rows.extend(value.map(|value| (key, value.to_vec()))),
+                    None => rows.push((key, value)),
+                }
+                if rows.len() >= limit {
+                    rows.truncate(limit);
+                    return Ok(rows);
+                }
+            }
+            if is_last {
+                let rest = written.filter_map(|(key, value)| Some((key.to_vec(), value?.to_vec())));
+                rows.extend(rest.take(limit - rows.len()));
+                return Ok(rows);
+            }
+            from.push(0);
         }
-        Ok(rows.into_iter().take(limit).collect())
     }
 }

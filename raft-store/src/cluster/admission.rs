@@ -15,7 +15,6 @@ use crate::cluster::life::Life;
 use crate::cluster::plan::{Policy, Step};
 use crate::cluster::records;
 use crate::ids::MemberId;
-use crate::net::PeerName;
 use crate::net::messages as pb;
 use crate::net::messages::join_reply::Result as Answer;
 use crate::raft::{Metrics, PeerNode, TypeConfig};
@@ -191,16 +190,12 @@ async fn meet(life: &Life, expected: MemberId, address: &str) -> Result<(), Stat
             "the leader does not reach the newcomer at its advertise_address: {error}"
         ))
     })?;
-    match found {
-        PeerName::Member { member, .. } | PeerName::Newcomer { member, .. }
-            if member == expected =>
-        {
-            Ok(())
-        }
-        found => Err(Status::failed_precondition(format!(
-            "the leader meets {found} at {address}; give the newcomer an advertise_address of its own"
-        ))),
+    if found.member() == expected {
+        return Ok(());
     }
+    Err(Status::failed_precondition(format!(
+        "the leader meets {found} at {address}; give the newcomer an advertise_address of its own"
+    )))
 }
 
 async fn change(life: &Life, members: ChangeMembers<u64, PeerNode>) -> Result<(), Status> {

@@ -94,8 +94,8 @@ pub(crate) enum Verdict {
     Wait(String),
     /// Adopt this set, durably, then offer it to every other address.
     Offer(FoundingSet),
-    /// Adopt this set, durably, instead of the one adopted before: one of that one's founders can
-    /// never acknowledge it.
+    /// Adopt this set, durably, instead of the one adopted before: it is initialised, so that the
+    /// other one can never be.
     Return(FoundingSet),
     /// A cluster exists: join it at this address.
     Join(String),
@@ -157,9 +157,14 @@ impl Formation {
         }
     }
 
-    /// Decides from the answers of a round; an error is the reason why there is none.
+    /// Decides from the answers of a round; an error is the reason why there is none. `asked_as` is how
+    /// this founder stood when it asked: answers from before it took part in consensus say nothing
+    /// about whether the others do. `bare` says that its log holds nothing but the set it began with:
+    /// then no one can have committed anything with its help.
     pub(crate) fn conclude(
         &self,
+        asked_as: &Standing,
+        bare: bool,
         answers: &BTreeMap<String, Result<Introduction, String>>,
     ) -> Verdict {
         if let Some(verdict) = self.existing_cluster(answers) {
@@ -179,12 +184,18 @@ impl Formation {
             Ok(set) => set,
             Err(text) => return Verdict::Wait(text),
         };
-        if let Standing::Initialised(_) = self.standing {
+        if let Standing::Initialised(begun) = &self.standing {
             let alone = heard.values().all(|who| who.standing == Standing::Empty);
-            return if alone && !heard.is_empty() {
-                Verdict::StartOver
-            } else {
-                Verdict::Wait("waiting for the first commit".to_owned())
+            let still_alone = *asked_as == self.standing && alone && !heard.is_empty();
+            let may_forget = begun.coordinator() == Some(self.me) && bare;
+            return match (still_alone, may_forget) {
+                (true, true) => Verdict::StartOver,
+                (true, false) => Verdict::Wait(
+                    "all other founders are empty, this one has begun a cluster; if their folders \
+                     are gone for good, empty this member's data folder too"
+                        .to_owned(),
+                ),
+                (false, _) => Verdict::Wait("waiting for the first commit".to_owned()),
             };
         }
         if let Some(verdict) = self.begun_by_another(&heard) {
@@ -334,18 +345,17 @@ impl Formation {
         Ok(FoundingSet { founders })
     }
 
-    /// Whether another founder takes part in consensus already.
+    /// Whether another founder takes part in consensus already. If this one is in that set, it has
+    /// acknowledged it once; by the invariant no other set can be initialised any more.
     fn begun_by_another(&self, heard: &BTreeMap<&str, &Introduction>) -> Option<Verdict> {
-        let (by, begun) = heard.values().find_map(|who| match &who.standing {
-            Standing::Initialised(set) => Some((who.member, set)),
+        let begun = heard.values().find_map(|who| match &who.standing {
+            Standing::Initialised(set) => Some(set),
             Standing::Empty | Standing::Adopted(_) | Standing::Formed(_) => None,
         })?;
         let wait = |text: &str| Some(Verdict::Wait(text.to_owned()));
         match &self.standing {
             Standing::Adopted(set) if set == begun => wait("waiting for the first commit"),
-            Standing::Adopted(set)
-                if set.founders.contains_key(&by) && begun.founders.contains_key(&self.me) =>
-            {
+            Standing::Adopted(_) if begun.founders.contains_key(&self.me) => {
                 Some(Verdict::Return(begun.clone()))
             }
             Standing::Empty
@@ -399,7 +409,7 @@ mod tests {
         change(&mut b);
         let answers =
             BTreeMap::from([("b:1".to_owned(), Ok(b)), ("c:1".to_owned(), Ok(founder(3)))]);
-        formation.conclude(&answers)
+        formation.conclude(&Standing::Empty, true, &answers)
     }
 
     #[test]
@@ -412,7 +422,8 @@ mod tests {
 
     #[test]
     fn founders_that_disagree_wait_with_a_text_that_names_the_fix() {
-        let cases: [(&dyn Fn(&mut Introduction), &str); 6] = [
+        type Change<'a> = &'a dyn Fn(&mut Introduction);
+        let cases: [(Change<'_>, &str); 6] = [
             (
                 &|b| Arc::make_mut(&mut b.settings).cluster_name = "test".to_owned(),
                 "b:1 has cluster.name \"test\", ours is \"prod\"; make them the same",
@@ -452,7 +463,10 @@ mod tests {
             ("c:1".to_owned(), Err("c:1: no such host".to_owned())),
         ]);
         let text = "waiting for founders: 2 of 3, missing c:1 (no such host)";
-        assert_eq!(formation.conclude(&answers), Verdict::Wait(text.to_owned()));
+        assert_eq!(
+            formation.conclude(&Standing::Empty, true, &answers),
+            Verdict::Wait(text.to_owned())
+        );
     }
 
     #[test]
@@ -466,16 +480,56 @@ mod tests {
             ("b:1".to_owned(), Ok(b)),
             ("c:1".to_owned(), Err("no such host".to_owned())),
         ]);
-        assert_eq!(formation.conclude(&answers), Verdict::Join("b:1".to_owned()));
+        assert_eq!(
+            formation.conclude(&Standing::Empty, true, &answers),
+            Verdict::Join("b:1".to_owned())
+        );
     }
 
     #[test]
     fn a_founder_without_others_is_ready_once_it_has_adopted_itself() {
         let mut alone = Formation::new(MemberId(1), "a:1", settings(&["a:1"]), Standing::Empty);
         assert_eq!(alone.ready(), None);
-        let Verdict::Offer(set) = alone.conclude(&BTreeMap::new()) else { panic!("no offer") };
+        let Verdict::Offer(set) = alone.conclude(&Standing::Empty, true, &BTreeMap::new()) else {
+            panic!("no offer")
+        };
         alone.adopted(set.clone());
         assert_eq!(alone.ready(), Some(set));
+    }
+
+    #[test]
+    fn only_a_coordinator_whose_founders_are_all_gone_starts_over() {
+        let set = |ids: [u64; 2]| FoundingSet {
+            founders: ids
+                .map(MemberId)
+                .into_iter()
+                .zip(["a:1", "b:1"].map(str::to_owned))
+                .collect(),
+        };
+        let begun = |set: FoundingSet| Standing::Initialised(set);
+        let ours = settings(&["a:1", "b:1"]);
+        let answer =
+            |standing: Standing| Introduction { settings: ours.clone(), standing, ..founder(9) };
+        let cases = [
+            ("its founders are gone", [1, 2], begun(set([1, 2])), true, Standing::Empty, true),
+            ("it holds entries", [1, 2], begun(set([1, 2])), false, Standing::Empty, false),
+            ("it asked before", [1, 2], Standing::Empty, true, Standing::Empty, false),
+            ("another coordinates", [1, 0], begun(set([1, 0])), true, Standing::Empty, false),
+            (
+                "one is there",
+                [1, 2],
+                begun(set([1, 2])),
+                true,
+                Standing::Adopted(set([1, 2])),
+                false,
+            ),
+        ];
+        for (name, ids, asked_as, bare, heard, starts_over) in cases {
+            let formation = Formation::new(MemberId(1), "a:1", ours.clone(), begun(set(ids)));
+            let answers = BTreeMap::from([("b:1".to_owned(), Ok(answer(heard)))]);
+            let verdict = formation.conclude(&asked_as, bare, &answers);
+            assert_eq!(verdict == Verdict::StartOver, starts_over, "{name}: {verdict:?}");
+        }
     }
 
     #[test]

@@ -41,8 +41,9 @@ pub(crate) async fn run(life: &Life) -> Result<(), RunError> {
         if started && wait_for_commit(life).await? {
             return settle(life).await;
         }
+        let asked_as = standing(life).await.unwrap_or_default();
         let answers = ask(life).await;
-        match decide(life, &answers).await? {
+        match decide(life, &asked_as, &answers).await? {
             Decided::Wait(text) => reminder.say(life, text),
             Decided::Offered(set) => offer(life, set).await?,
             Decided::Adopted => continue,
@@ -80,17 +81,17 @@ pub(crate) async fn consider(life: &Life, from: MemberId, set: FoundingSet) -> R
         formation.started();
     }
     formation.consider(from, &set).map_err(Status::failed_precondition)?;
-    adopt(life, formation, set).map_err(internal)
+    adopt(life, formation, set).await.map_err(internal)
 }
 
 /// Makes a set this member's own: durable first.
-fn adopt(life: &Life, formation: &mut Formation, set: FoundingSet) -> Result<(), RunError> {
-    let failed = |text: String| RunError::Formation(text);
+async fn adopt(life: &Life, formation: &mut Formation, set: FoundingSet) -> Result<(), RunError> {
     if *formation.standing() != Standing::Adopted(set.clone()) {
-        records::write_set(&life.core.engine.local, &set)
-            .map_err(|error| failed(format!("keep the founding set: {error}")))?;
+        let kept = set.clone();
+        life.records(move |local| records::write_set(local, &kept)).await?;
         let cluster = set.cluster_id(formation.settings());
-        life.network.enter(cluster).map_err(|error| failed(crate::net::chain(&error)))?;
+        let entered = life.network.enter(cluster);
+        entered.map_err(|error| RunError::Formation(crate::net::chain(&error)))?;
         tracing::info!(%cluster, founders = set.founders.len(), "founding set adopted");
     }
     for (member, address) in &set.founders {
@@ -132,7 +133,7 @@ async fn ask(life: &Life) -> Answers {
     join_all(asked).await.into_iter().collect()
 }
 
-async fn decide(life: &Life, answers: &Answers) -> Result<Decided, RunError> {
+async fn decide(life: &Life, asked_as: &Standing, answers: &Answers) -> Result<Decided, RunError> {
     let mut guard = life.formation.lock().await;
     let Some(formation) = guard.as_mut() else {
         return Ok(Decided::Wait("joining".to_owned()));
@@ -141,14 +142,16 @@ async fn decide(life: &Life, answers: &Answers) -> Result<Decided, RunError> {
     if has_started(&life.core).await? {
         formation.started();
     }
-    Ok(match formation.conclude(answers) {
+    // Index 0 holds the membership that it was initialised with.
+    let bare = life.metrics().last_log_index == Some(0);
+    Ok(match formation.conclude(asked_as, bare, answers) {
         Verdict::Wait(text) => Decided::Wait(text),
         Verdict::Offer(set) => {
-            adopt(life, formation, set.clone())?;
+            adopt(life, formation, set.clone()).await?;
             Decided::Offered(set)
         }
         Verdict::Return(set) => {
-            adopt(life, formation, set)?;
+            adopt(life, formation, set).await?;
             Decided::Adopted
         }
         Verdict::Join(address) => Decided::Join(address),
@@ -249,9 +252,8 @@ fn all_started(life: &Life) -> bool {
 async fn settle(life: &Life) -> Result<(), RunError> {
     let failed = |text: String| RunError::Formation(text);
     let cluster = life.core.cluster_id().ok_or_else(|| failed("cluster has no id".to_owned()))?;
-    let local = &life.core.engine.local;
-    local.adopt_cluster(cluster).map_err(|error| failed(error.to_string()))?;
-    records::forget_set(local).map_err(|error| failed(error.to_string()))?;
+    life.records(move |local| local.adopt_cluster(cluster)).await?;
+    life.records(records::forget_set).await?;
     life.network.enter(cluster).map_err(|error| failed(crate::net::chain(&error)))?;
     *life.formation.lock().await = None;
     life.core.state.send_replace(MemberState::Member);

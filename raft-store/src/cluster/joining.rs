@@ -47,8 +47,7 @@ pub(crate) async fn run_at(life: &Life, first: Option<String>) -> Result<(), Run
     loop {
         match ask_all(life, first.take()).await? {
             Ok(cluster) if fed(life).await => {
-                records::forget_set(&life.core.engine.local)
-                    .map_err(|error| RunError::Formation(error.to_string()))?;
+                life.records(records::forget_set).await?;
                 tracing::info!(cluster_id = %cluster, member_id = %life.me(), "Joined cluster");
                 return Ok(());
             }
@@ -74,7 +73,7 @@ async fn ask_all(
     let mut reasons = Vec::new();
     for address in first.into_iter().chain(peers) {
         match ask(life, address).await {
-            Ok(joined) => return enter(life, joined).map(Ok),
+            Ok(joined) => return enter(life, joined).await.map(Ok),
             Err(reason) => reasons.push(reason),
         }
     }
@@ -114,12 +113,11 @@ async fn ask(life: &Life, address: String) -> Result<pb::Joined, String> {
 }
 
 /// Makes the cluster this member's own; durable first.
-fn enter(life: &Life, joined: pb::Joined) -> Result<ClusterId, RunError> {
+async fn enter(life: &Life, joined: pb::Joined) -> Result<ClusterId, RunError> {
     let failed = |text: String| RunError::Formation(text);
     let cluster = records::cluster_id_from_bytes(&joined.cluster_id)
         .ok_or_else(|| failed("the leader named no cluster id".to_owned()))?;
-    let local = &life.core.engine.local;
-    local.adopt_cluster(cluster).map_err(|error| failed(error.to_string()))?;
+    life.records(move |local| local.adopt_cluster(cluster)).await?;
     life.network.enter(cluster).map_err(|error| failed(crate::net::chain(&error)))?;
     life.network.set_epoch(joined.epoch);
     for member in joined.members {

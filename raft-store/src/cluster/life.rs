@@ -22,6 +22,7 @@ use crate::cluster::{admission, autopilot, founding, joining, watching};
 use crate::core::Core;
 use crate::error::RunError;
 use crate::ids::{ClusterId, MemberId};
+use crate::local::LocalRecords;
 use crate::net::messages as pb;
 use crate::net::{Greeter, PeerNetwork, Transport};
 use crate::raft::Metrics;
@@ -90,12 +91,12 @@ pub(crate) async fn run(
 
 /// Forms or joins, if this member does not belong to a cluster yet; then waits for ever.
 async fn begin(life: Arc<Life>) -> Result<(), RunError> {
-    if !life.is_formed() {
-        if life.formation.lock().await.is_some() {
-            founding::run(&life).await?;
-        } else {
-            joining::run(&life).await?;
-        }
+    let is_founder = life.formation.lock().await.is_some();
+    // A founder that stopped just after its cluster was formed still has to note that.
+    if is_founder {
+        founding::run(&life).await?;
+    } else if !life.is_formed() {
+        joining::run(&life).await?;
     }
     life.core.state.send_replace(MemberState::Member);
     std::future::pending().await
@@ -162,16 +163,22 @@ async fn listen(
             tracing::info!(address = %bound, "Listening for peers");
             Ok(incoming)
         }
-        Err(error) => Err(RunError::Network(match error.kind() {
-            io::ErrorKind::AddrInUse => format!(
-                "address {bind} is taken by another process; stop it or set cluster.bind_port"
-            ),
-            io::ErrorKind::AddrNotAvailable => format!(
-                "address {bind} is not of this machine; set cluster.bind_address to one that is"
-            ),
-            _ => format!("listen on {bind}: {error}"),
-        })),
+        Err(error) => Err(RunError::Network(why_not_listening(bind, &error))),
     }
+}
+
+fn why_not_listening(bind: SocketAddr, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return format!(
+            "address {bind} is taken by another process; stop it or set cluster.bind_port"
+        );
+    }
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        return format!(
+            "address {bind} is not of this machine; set cluster.bind_address to one that is"
+        );
+    }
+    format!("listen on {bind}: {error}")
 }
 
 impl Life {
@@ -182,6 +189,24 @@ impl Life {
     /// Whether the cluster's first command has been applied here.
     pub(crate) fn is_formed(&self) -> bool {
         self.core.feed.reached_now().formed
+    }
+
+    /// Reads or writes this member's own records, off the reactor: a write waits for the disk.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub(crate) async fn records<E: std::fmt::Display + Send + 'static>(
+        &self,
+        work: impl FnOnce(&LocalRecords) -> Result<(), E> + Send + 'static,
+    ) -> Result<(), RunError> {
+        let local = self.core.engine.local.clone();
+        let done = tokio::task::spawn_blocking(move || work(&local)).await;
+        match done {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(RunError::Formation(format!("keep own records: {error}"))),
+            Err(error) => Err(RunError::Formation(error.to_string())),
+        }
     }
 
     /// Notes that this member leads from now on.

@@ -3,12 +3,12 @@
 //! Owns the log lines that scripts wait for (leadership, contact, membership), the address book's
 //! upkeep, pings to members that consensus does not talk to, and the search for members that moved.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 
 use crate::cluster::admission;
 use crate::cluster::life::Life;
@@ -21,8 +21,15 @@ use crate::raft::StoredMembership;
 use crate::raft::convert::log_id_from_pb;
 use crate::status::Leadership;
 
-/// Lost contact must show within 2 s; elections are over in a fraction of one.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Lost contact must show within 2 s; elections are over in a fraction of one. A look costs
+/// microseconds.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// More elections than this within [`ELECTIONS_WINDOW`] are no accident.
+const ELECTIONS_MAX: usize = 3;
+
+/// See [`ELECTIONS_MAX`].
+const ELECTIONS_WINDOW: Duration = Duration::from_secs(300);
 
 /// Between pings to members that were not heard of meanwhile.
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -37,23 +44,21 @@ const MOVE_EVERY: Duration = Duration::from_secs(2);
 /// [`RunError::Removed`].
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
     let mut seen = Seen::default();
-    let mut metrics = life.core.raft.metrics();
     loop {
+        let metrics = life.metrics();
         seen.leadership(&life);
+        seen.elections(&life, metrics.current_term);
         seen.contact(&life);
-        let committed = metrics.borrow_watched().committed_membership_config.clone();
-        let effective = metrics.borrow_watched().membership_config.clone();
-        for (id, node) in effective.nodes() {
+        for (id, node) in metrics.membership_config.nodes() {
             life.network.addresses.commit(MemberId(*id), &node.address);
         }
-        if seen.membership(&life, &committed) {
+        if seen.membership(&life, &metrics.committed_membership_config) {
             return Err(removed(&life));
         }
-        // A quiet leader changes its metrics with each heartbeat: no need to look at every one.
-        let changed = tokio::time::timeout(LOOK_EVERY, metrics.changed()).await;
-        if matches!(changed, Ok(Err(_))) {
-            return std::future::pending().await;
-        }
+        let before = Instant::now();
+        tokio::time::sleep(LOOK_EVERY).await;
+        let late = before.elapsed().saturating_sub(LOOK_EVERY);
+        seen.lateness_max = seen.lateness_max.max(late);
     }
 }
 
@@ -64,6 +69,11 @@ struct Seen {
     in_contact: Option<bool>,
     voters: BTreeSet<u64>,
     members: BTreeSet<u64>,
+    term: u64,
+    /// Boot times of the last elections.
+    elections: VecDeque<Duration>,
+    /// By how much a timer of this process was late at worst since the last warning.
+    lateness_max: Duration,
 }
 
 impl Seen {
@@ -77,6 +87,32 @@ impl Seen {
             tracing::info!(term = was.term, member_id = %life.me(), "Leadership lost");
         }
         self.leadership = now;
+    }
+
+    /// Warns when leaders do not last, with what was measured here.
+    fn elections(&mut self, life: &Life, term: u64) {
+        let known = std::mem::replace(&mut self.term, term);
+        if term == known || known == 0 {
+            return;
+        }
+        let now = life.core.clock.boot_time();
+        self.elections.push_back(now);
+        while self.elections.front().is_some_and(|at| now.saturating_sub(*at) > ELECTIONS_WINDOW) {
+            self.elections.pop_front();
+        }
+        if self.elections.len() > ELECTIONS_MAX {
+            let heartbeat = life.core.config.heartbeat_interval;
+            // Three heartbeats are the shortest election timeout: it should cover the worst delay.
+            let suggested = (heartbeat * 2).max(self.lateness_max);
+            tracing::warn!(
+                elections = self.elections.len(),
+                lateness_max_ms = self.lateness_max.as_millis(),
+                "Leaders change often; set cluster.heartbeat_interval = \"{}ms\" on all members",
+                suggested.as_millis(),
+            );
+            self.elections.clear();
+            self.lateness_max = Duration::ZERO;
+        }
     }
 
     fn contact(&mut self, life: &Life) {

@@ -39,12 +39,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             alias: create.alias.as_deref().map(entry_to_pb),
         }),
         Command::AdmitAgent(admit) => Kind::AdmitAgent(admit_to_pb(admit)),
-        Command::SetPendingSerial(set) => Kind::SetPendingSerial(pb::store::SetPendingSerial {
-            agent_id: set.agent_id.to_string(),
-            seen: Some(serials_to_pb(&set.seen)),
-            pending: set.pending.as_str().to_owned(),
-            not_after_unix_ms: set.not_after.unix_ms(),
-        }),
+        Command::SetPendingSerial(set) => Kind::SetPendingSerial(set_pending_to_pb(set)),
         Command::PromoteSerial(promote) => Kind::PromoteSerial(pb::store::PromoteSerial {
             agent_id: promote.agent_id.to_string(),
             seen: Some(serials_to_pb(&promote.seen)),
@@ -172,6 +167,15 @@ fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
         selectors: selectors_to_pb(&admit.selectors),
         can_reattest: admit.can_reattest,
         seen: admit.seen.as_ref().map(serials_to_pb),
+    }
+}
+
+fn set_pending_to_pb(set: &SetPendingSerial) -> pb::store::SetPendingSerial {
+    pb::store::SetPendingSerial {
+        agent_id: set.agent_id.to_string(),
+        seen: Some(serials_to_pb(&set.seen)),
+        pending: set.pending.as_str().to_owned(),
+        not_after_unix_ms: set.not_after.unix_ms(),
     }
 }
 

@@ -91,6 +91,11 @@ fn commands() -> Vec<(&'static str, Command)> {
                 limit: 100,
             }),
         ),
+    ]
+}
+
+fn duties() -> Vec<(&'static str, Command)> {
+    vec![
         (
             "prepare_authority",
             Command::PrepareAuthority {
@@ -134,7 +139,7 @@ fn check(name: &str, bytes: &[u8]) {
 
 #[test]
 fn commands_keep_their_bytes_and_decode_to_themselves() {
-    for (name, command) in commands() {
+    for (name, command) in commands().into_iter().chain(duties()) {
         let bytes = command_to_pb(&command).encode_to_vec();
         check(name, &bytes);
         let decoded = pb::store::Command::decode(bytes.as_slice()).unwrap();

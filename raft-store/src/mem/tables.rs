@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::apply::{Row, Rows, Table, TableError, Tables, WriteSet};
+use crate::apply::{Row, Rows, Table, TableError, TableRow, Tables, WriteSet};
 
 type Map = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
 
@@ -88,7 +88,7 @@ impl Tables for MemoryTables {
         Ok(())
     }
 
-    fn load(&self, loaded: Vec<(Table, Vec<u8>, Vec<u8>)>) -> Result<(), TableError> {
+    fn load(&self, loaded: Vec<TableRow>) -> Result<(), TableError> {
         self.change(|rows, _| {
             rows.extend(loaded.into_iter().map(|(table, key, value)| ((table, key), value)));
         });

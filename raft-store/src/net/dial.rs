@@ -134,14 +134,16 @@ fn explain(address: &str, error: &io::Error) -> DialError {
     if is_key_refusal(error) {
         return DialError::KeyDiffers { address };
     }
-    let reason = match error.kind() {
-        io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-            "connection closed during the handshake".to_owned()
-        }
+    let kind = error.kind();
+    let reason = if kind == io::ErrorKind::ConnectionRefused {
+        "connection refused".to_owned()
+    } else if matches!(kind, io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+        "connection closed during the handshake".to_owned()
+    } else if error.to_string().contains("lookup address") {
         // The resolver's texts differ between systems and name errno strings.
-        _ if error.to_string().contains("lookup address") => "no such host".to_owned(),
-        _ => error.to_string(),
+        "no such host".to_owned()
+    } else {
+        error.to_string()
     };
     DialError::Unreachable { address, reason }
 }

@@ -5,7 +5,8 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
-    clippy::allow_attributes,
+    clippy::pedantic,
+    clippy::restriction,
     reason = "generated code"
 )]
 

@@ -54,15 +54,16 @@ pub(crate) fn read_reply(
 /// What the lack of an answer means.
 pub(crate) fn lost(status: &Status) -> ForwardError {
     let text = chain(status);
-    match status.code() {
-        // Refused before it was read.
-        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument => {
-            ForwardError::NotSent(text)
-        }
-        // A dial that failed has sent nothing; anything else may have.
-        _ if never_connected(status) => ForwardError::NotSent(text),
-        _ => ForwardError::Unknown(text),
+    // Refused before it was read.
+    let refused = matches!(
+        status.code(),
+        Code::PermissionDenied | Code::FailedPrecondition | Code::InvalidArgument
+    );
+    // A dial that failed has sent nothing; anything else may have.
+    if refused || never_connected(status) {
+        return ForwardError::NotSent(text);
     }
+    ForwardError::Unknown(text)
 }
 
 fn never_connected(status: &Status) -> bool {

@@ -241,13 +241,13 @@ impl PinnedCas {
 }
 
 fn refused(error: webpki::Error) -> rustls::Error {
-    match error {
-        // The one that an operator meets: signed by a CA of another cluster key.
-        webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey => {
-            CertificateError::UnknownIssuer.into()
-        }
-        other => CertificateError::Other(rustls::OtherError(Arc::new(other))).into(),
+    // The one that an operator meets: signed by a CA of another cluster key.
+    let other_key =
+        matches!(error, webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey);
+    if other_key {
+        return CertificateError::UnknownIssuer.into();
     }
+    CertificateError::Other(rustls::OtherError(Arc::new(error))).into()
 }
 
 impl ServerCertVerifier for PinnedCas {

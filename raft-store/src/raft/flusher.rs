@@ -12,6 +12,7 @@ use std::thread;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::raft::TypeConfig;
 use crate::storage::LogDisk;
@@ -77,7 +78,7 @@ impl Flusher {
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let (sender, receiver) = oneshot::channel();
         self.queue(Waiter::Other(sender));
-        receiver.await.map_err(|_| stopped())?
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 }
 
@@ -86,7 +87,10 @@ fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
     while let Ok(first) = queue.recv() {
         batch.push(first);
         batch.extend(queue.try_iter());
+        let started = Instant::now();
         let result = disk.sync();
+        metrics::histogram!("spire_server_cluster_wal_sync_elapsed_time")
+            .record(started.elapsed().as_secs_f64() * 1000.0);
         for waiter in batch.drain(..) {
             let result = match &result {
                 Ok(()) => Ok(()),

@@ -11,6 +11,7 @@ use openraft::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
 use prost::Message;
+use tokio::time::Instant;
 
 use crate::apply::{self, Done, Rows, SINGLE, Table, TableError, Tables, Transaction, WriteSet};
 use crate::change::ChangeBatch;
@@ -244,8 +245,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let machine = self.machine.clone();
+        let started = Instant::now();
         let built = tokio::task::spawn_blocking(move || machine.build().map_err(io::Error::from));
-        built.await.map_err(io::Error::other)?
+        let snapshot = built.await.map_err(io::Error::other)??;
+        let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
+        metrics::histogram!("spire_server_cluster_snapshot_elapsed_time").record(elapsed_ms);
+        metrics::gauge!("spire_server_cluster_snapshot_size").set(snapshot.snapshot.len() as f64);
+        Ok(snapshot)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use rocksdb::{DB, DBAccess, DBRawIteratorWithThreadMode, ReadOptions, WriteBatch};
 
-use crate::apply::{Row, Rows, Table, TableError, Tables, WriteSet};
+use crate::apply::{Row, Rows, Table, TableError, TableRow, Tables, WriteSet};
 use crate::rocks::db::{Database, to_io};
 use crate::rocks::keys;
 
@@ -104,7 +104,7 @@ impl Tables for RocksTables {
         Ok(self.database.write_synced(batch)?)
     }
 
-    fn load(&self, rows: Vec<(Table, Vec<u8>, Vec<u8>)>) -> Result<(), TableError> {
+    fn load(&self, rows: Vec<TableRow>) -> Result<(), TableError> {
         let state = self.database.family(keys::STATE)?;
         let mut batch = WriteBatch::default();
         for (table, key, value) in rows {

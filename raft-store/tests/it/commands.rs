@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use steeple_raft_store::Command;
+use steeple_raft_store::testing::TestStore;
+use steeple_raft_store::{Change, Command};
 use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
 use steeple_spiffe_core::selector::Selector;
 use steeple_spiffe_core::time::Timestamp;
@@ -36,4 +37,19 @@ pub(crate) fn entry(number: u32) -> RegistrationEntry {
 
 pub(crate) fn entry_id(number: u32) -> EntryId {
     EntryId::parse(&format!("e{number}")).unwrap()
+}
+
+/// The ids of all entries that a store shows.
+pub(crate) fn entries(store: &TestStore) -> BTreeSet<String> {
+    let subscription = store.handle.subscribe().unwrap();
+    let written = subscription.snapshot.iter().filter_map(|change| match change {
+        Change::EntryWritten { entry, .. } => Some(entry.id.to_string()),
+        Change::EntryDeleted { .. }
+        | Change::AgentWritten { .. }
+        | Change::AgentDeleted { .. }
+        | Change::BundleWritten { .. }
+        | Change::JournalWritten(_)
+        | Change::ClusterWritten(_) => None,
+    });
+    written.collect()
 }

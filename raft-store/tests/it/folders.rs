@@ -1,14 +1,16 @@
-//! Folders that do not fit the configuration.
+//! Stores on disk: restarts, and folders that do not fit the configuration.
 
 use std::path::Path;
 
 use steeple_raft_store::testing::{DEADLINE, TestStore, config, seams};
-use steeple_raft_store::{ClusterId, ClusterKeys, OpenError, Storage, Store};
+use steeple_raft_store::{ClusterId, ClusterKeys, OpenError, RequestId, Storage, Store};
 use steeple_spiffe_core::TrustDomain;
 use tokio::time::Instant;
 
+use crate::commands::{create, entries};
+
 /// The last store's threads let go of the folder a moment after it stopped.
-pub(crate) async fn open_when_free(path: &Path) -> TestStore {
+async fn open_when_free(path: &Path) -> TestStore {
     let deadline = Instant::now() + DEADLINE;
     loop {
         match TestStore::open(config(path.to_owned()), seams(Storage::Rocks)).await {
@@ -86,4 +88,29 @@ async fn another_cluster_key_seals_the_member_and_an_added_one_does_not() {
         }
     };
     store.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restart_from_disk_finds_state_cluster_and_remembered_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("raft");
+    let id = RequestId([3; 16]);
+    let soon = || Instant::now() + DEADLINE;
+
+    let store = TestStore::open(config(path.clone()), seams(Storage::Rocks)).await.unwrap();
+    for number in 0..50 {
+        store.apply(create(number)).await.unwrap();
+    }
+    let answer = store.handle.propose(create(50), id, soon()).await.unwrap();
+    let (before, known) = (store.handle.status(), entries(&store));
+    store.stop().await.unwrap();
+
+    let store = open_when_free(&path).await;
+    let after = store.handle.status();
+    assert_eq!((after.member_id, after.cluster_id), (before.member_id, before.cluster_id));
+    assert!(after.term > before.term, "a restarted leader stands for election");
+    assert_eq!(entries(&store), known);
+    let again = store.handle.propose(create(50), id, soon()).await.unwrap();
+    assert_eq!(again, answer);
+    assert_eq!(entries(&store).len(), 51);
 }

@@ -1,10 +1,12 @@
-//! Whole stores of one member, through the public face: proposals, reads, the change stream, restarts,
-//! power cuts, folders that do not fit. Clusters of several are in `net/` and `cluster/`.
+//! Whole stores through the public face: proposals, reads, the change stream, restarts, power cuts,
+//! folders that do not fit, and clusters of several members.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
+
+mod cluster;
 mod commands;
-mod proposing;
-mod streaming;
-mod restarting;
 #[cfg(feature = "rocks")]
 mod folders;
-mod cluster;
+mod proposing;
+mod restarting;
+mod streaming;

@@ -170,7 +170,8 @@ fn cluster_id(section: &Section<'_>) -> Result<Option<ClusterId>, ConfigError> {
     let Some(text) = section.string("cluster_id")? else { return Ok(None) };
     let id = u128::from_str_radix(&text, 16).ok().filter(|_| text.len() == 32);
     let id = id.ok_or_else(|| {
-        let fix = "is no cluster id; use the 32 hex digits that \"spire-server cluster status\" shows";
+        let fix =
+            "is no cluster id; use the 32 hex digits that \"spire-server cluster status\" shows";
         section.refuse("cluster_id", format!("{text:?} {fix}"))
     })?;
     Ok(Some(ClusterId(id)))
@@ -225,7 +226,9 @@ fn voters_max(section: &Section<'_>) -> Result<Option<u8>, ConfigError> {
         Some(3) => Ok(Some(3)),
         Some(5) => Ok(Some(5)),
         Some(7) => Ok(Some(7)),
-        Some(other) => Err(section.refuse("voters_max", format!("{other} is not one of 1, 3, 5 and 7"))),
+        Some(other) => {
+            Err(section.refuse("voters_max", format!("{other} is not one of 1, 3, 5 and 7")))
+        }
     }
 }
 
@@ -236,7 +239,9 @@ fn replace_dead_after(section: &Section<'_>) -> Result<Option<Duration>, ConfigE
     if after.is_zero() || after >= SHORTEST {
         return Ok(Some(after));
     }
-    let text = format!("{after:?} would replace members that only restart; choose 0s (never) or at least {SHORTEST:?}");
+    let text = format!(
+        "{after:?} would replace members that only restart; choose 0s (never) or at least {SHORTEST:?}"
+    );
     Err(section.refuse("replace_dead_after", text))
 }
 
@@ -250,12 +255,16 @@ fn snapshots(
     let minute = Duration::from_secs(60);
     snapshot.duration_in("interval", minute..=DAY * 30)?;
     if let Some(keep) = snapshot.int("keep")?.filter(|keep| !(1..=10_000).contains(keep)) {
-        return Err(snapshot.refuse("keep", format!("{keep} is out of range; choose between 1 and 10000")));
+        return Err(
+            snapshot.refuse("keep", format!("{keep} is out of range; choose between 1 and 10000"))
+        );
     }
     snapshot.string("directory")?;
     snapshot.string("min_free")?;
     snapshot.collect_unknown(unknown);
-    notices.push(Notice::warning("cluster.snapshot: scheduled snapshots are not supported by this version"));
+    notices.push(Notice::warning(
+        "cluster.snapshot: scheduled snapshots are not supported by this version",
+    ));
     Ok(())
 }
 

@@ -56,12 +56,7 @@ pub struct UnknownKey {
 impl ConfigError {
     /// A value that is refused.
     pub(super) fn value(pos: Pos, key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::Value {
-            line: pos.line,
-            column: pos.column,
-            key: key.into(),
-            message: message.into(),
-        }
+        Self::Value { line: pos.line, column: pos.column, key: key.into(), message: message.into() }
     }
 
     /// A value of the wrong type in a section.
@@ -78,7 +73,9 @@ impl ConfigError {
 fn list(keys: &[UnknownKey]) -> String {
     let texts: Vec<String> = keys
         .iter()
-        .map(|unknown| format!("{:?} in section {} at {}", unknown.key, unknown.section, unknown.pos))
+        .map(|unknown| {
+            format!("{:?} in section {} at {}", unknown.key, unknown.section, unknown.pos)
+        })
         .collect();
     texts.join(", ")
 }

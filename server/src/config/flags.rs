@@ -136,7 +136,11 @@ impl RunFlags {
             let known = FLAGS.iter().find(|(known, ..)| *known == name);
             let Some((name, kind, _)) = known else {
                 let help = matches!(name, "h" | "help");
-                return Err(if help { FlagError::Help } else { FlagError::NotDefined(name.to_owned()) });
+                return Err(if help {
+                    FlagError::Help
+                } else {
+                    FlagError::NotDefined(name.to_owned())
+                });
             };
             let value = match attached {
                 Some(value) => value,
@@ -190,11 +194,8 @@ fn boolean(flag: &str, value: &str) -> Result<bool, FlagError> {
 }
 
 fn port(flag: &str, value: &str) -> Result<Option<u16>, FlagError> {
-    let invalid = |reason| FlagError::InvalidValue {
-        flag: flag.to_owned(),
-        value: value.to_owned(),
-        reason,
-    };
+    let invalid =
+        |reason| FlagError::InvalidValue { flag: flag.to_owned(), value: value.to_owned(), reason };
     let number: i64 = value.parse().map_err(|_not_a_number| invalid("parse error"))?;
     let port = u16::try_from(number).map_err(|_too_large| invalid("value out of range"))?;
     Ok(Some(port).filter(|port| *port > 0))
@@ -219,8 +220,15 @@ mod tests {
             ..RunFlags::default()
         };
         let words = [
-            "-config", "a.conf", "--expandEnv", "-serverPort=9081", "--logLevel", "debug",
-            "-clusterJoin", "a:1", "-clusterJoin=b:2",
+            "-config",
+            "a.conf",
+            "--expandEnv",
+            "-serverPort=9081",
+            "--logLevel",
+            "debug",
+            "-clusterJoin",
+            "a:1",
+            "-clusterJoin=b:2",
         ];
         assert_eq!(parse(&words), Ok(expected.clone()));
         let cut = [&words[..], &["rest", "-nonsense"]].concat();
@@ -234,7 +242,10 @@ mod tests {
             (&["-nope"], "flag provided but not defined: -nope"),
             (&["-config"], "flag needs an argument: -config"),
             (&["-serverPort", "x"], "invalid value \"x\" for flag -serverPort: parse error"),
-            (&["-serverPort=70000"], "invalid value \"70000\" for flag -serverPort: value out of range"),
+            (
+                &["-serverPort=70000"],
+                "invalid value \"70000\" for flag -serverPort: value out of range",
+            ),
             (&["-hold=maybe"], "invalid boolean value \"maybe\" for -hold: parse error"),
             (&["---x"], "bad flag syntax: ---x"),
         ];

@@ -104,7 +104,8 @@ pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
     let plugins =
         plugins.ok_or_else(|| ConfigError::Missing("plugins section must be configured".into()))?;
     let plugins = plugins::read(&plugins, &mut notices)?;
-    let cluster = cluster::read(file.section("cluster")?, &server, flags, &mut notices, &mut unknown)?;
+    let cluster =
+        cluster::read(file.section("cluster")?, &server, flags, &mut notices, &mut unknown)?;
     let health = telemetry::read_health(file.section("health_checks")?, &mut unknown)?;
     let telemetry = telemetry::read(file.section("telemetry")?, &mut notices, &mut unknown)?;
     section.collect_unknown(&mut unknown);
@@ -135,11 +136,18 @@ fn check_lifetimes(server: &ServerConfig, notices: &mut Vec<Notice>) {
     ];
     for (key, ttl) in lifetimes.into_iter().filter(|(_, ttl)| *ttl > guaranteed) {
         let text = if ttl > LONGEST && guaranteed >= LONGEST {
-            format!("{key} is too high; SVIDs with shorter lifetimes are cut to {guaranteed:?}: lower it to {LONGEST:?} or less")
+            format!(
+                "{key} is too high; SVIDs with shorter lifetimes are cut to {guaranteed:?}: lower it to {LONGEST:?} or less"
+            )
         } else if ttl <= LONGEST {
-            format!("{key} is too high for the configured ca_ttl; SVIDs may live {guaranteed:?} only: lower it, or raise ca_ttl to {:?}", ttl * 6)
+            format!(
+                "{key} is too high for the configured ca_ttl; SVIDs may live {guaranteed:?} only: lower it, or raise ca_ttl to {:?}",
+                ttl * 6
+            )
         } else {
-            format!("{key} is too high and ca_ttl is too low for it; SVIDs may live {guaranteed:?} only: lower it to {LONGEST:?} or less and raise ca_ttl")
+            format!(
+                "{key} is too high and ca_ttl is too low for it; SVIDs may live {guaranteed:?} only: lower it to {LONGEST:?} or less and raise ca_ttl"
+            )
         };
         notices.push(Notice::warning(text));
     }

@@ -51,7 +51,8 @@ fn the_examples_load_without_a_notice() {
     ] {
         let text = steeple_hcl1::expand_env(text, &|_| Some("server-0".to_owned()));
         let config = good(&text);
-        let warned: Vec<_> = config.notices.iter().filter(|notice| !notice.text.starts_with("telemetry")).collect();
+        let warned: Vec<_> =
+            config.notices.iter().filter(|notice| !notice.text.starts_with("telemetry")).collect();
         assert!(warned.is_empty(), "{warned:?}");
     }
 }
@@ -143,7 +144,10 @@ fn the_cluster_block_is_read_key_by_key() {
     ));
     let cluster = config.cluster;
     assert_eq!(cluster.name, "prod");
-    assert_eq!(cluster.cluster_id.map(|id| id.to_string()).as_deref(), Some("000102030405060708090a0b0c0d0e0f"));
+    assert_eq!(
+        cluster.cluster_id.map(|id| id.to_string()).as_deref(),
+        Some("000102030405060708090a0b0c0d0e0f")
+    );
     assert_eq!(cluster.bind, Some(("::1".to_owned(), 9082)));
     assert_eq!(cluster.advertise_address, "a:9082");
     assert_eq!(cluster.peers, ["a:9082", "b:9082", "c:9082"]);
@@ -163,47 +167,77 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
     let plugin = |line: &str| file("", line, "");
     let cluster = |line: &str| file("", "", &format!("cluster {{\n{line}\n}}"));
     let table = [
-        (server("bind_port = 70000"), "at 4:13: server.bind_port: 70000 is no port; choose between 1 and 65535"),
+        (
+            server("bind_port = 70000"),
+            "at 4:13: server.bind_port: 70000 is no port; choose between 1 and 65535",
+        ),
         (server("ca_ttl = \"1d\""), "at 4:10: server.ca_ttl:"),
         (server("ca_key_type = \"dsa\""), "server.ca_key_type: key type \"dsa\" is unknown"),
         (server("log_level = \"loud\""), "not a valid logrus Level"),
         (server("log_format = \"xml\""), "choose text or json"),
         (server("audit_log_enabled = \"true\""), "expected true or false without quotes"),
         (server("admin_ids = [\"x\"]"), "could not parse admin ID \"x\""),
-        (server("svid_ttl = \"1h\"\ndefault_x509_svid_ttl = \"1h\""), "use default_x509_svid_ttl alone"),
+        (
+            server("svid_ttl = \"1h\"\ndefault_x509_svid_ttl = \"1h\""),
+            "use default_x509_svid_ttl alone",
+        ),
         (server("upstream_bundle = false"), "drop the key"),
         (server("proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]"), "PROXY protocol"),
         (server("experimental { bundle_endpoint_enabled = true }"), "use server.federation"),
-        (server("nonsense = 1"), "unknown configuration detected: \"nonsense\" in section server at 4:1"),
+        (
+            server("nonsense = 1"),
+            "unknown configuration detected: \"nonsense\" in section server at 4:1",
+        ),
         (server("ratelimit { nope = true }"), "\"nope\" in section server.ratelimit"),
         (file("", "", "nope {}"), "\"nope\" in section top-level"),
         (file("", "", "health_checks { nope = 1 }"), "\"nope\" in section health_checks"),
-        (plugin("DataStore \"sql\" { plugin_data { database_type = \"mysql\" } }"), "without a database"),
-        (plugin("DataStore \"sql\" { plugin_data { database_type \"aws_postgresql\" {} } }"), "\"aws_postgresql\" is not supported"),
+        (
+            plugin("DataStore \"sql\" { plugin_data { database_type = \"mysql\" } }"),
+            "without a database",
+        ),
+        (
+            plugin("DataStore \"sql\" { plugin_data { database_type \"aws_postgresql\" {} } }"),
+            "\"aws_postgresql\" is not supported",
+        ),
         (plugin("DataStore \"sql\" { plugin_data {} }"), "database_type must be set"),
         (plugin("KeyManager \"aws_kms\" {}"), "external signers are not supported yet"),
         (plugin("KeyManager \"nope\" {}"), "no built-in plugin \"nope\" for type \"KeyManager\""),
         (plugin("NodeAttestor \"k8s_psat\" {}"), "join_token and x509pop"),
-        (plugin("NodeAttestor \"join_token\" {}\nNodeAttestor \"join_token\" {}"), "declared more than once"),
+        (
+            plugin("NodeAttestor \"join_token\" {}\nNodeAttestor \"join_token\" {}"),
+            "declared more than once",
+        ),
         (plugin("NodeAttestor \"x509pop\" { plugin_cmd = \"/x\" }"), "external plugins"),
         (plugin("UpstreamAuthority \"disk\" {}"), "not supported by this version"),
         (plugin("Nonsense \"x\" {}"), "unsupported plugin type \"Nonsense\""),
         (cluster("voters_max = 4"), "at 9:14: cluster.voters_max: 4 is not one of 1, 3, 5 and 7"),
-        (cluster("heartbeat_interval = \"1ms\""), "1ms is out of range; choose between 10ms and 5s"),
+        (
+            cluster("heartbeat_interval = \"1ms\""),
+            "1ms is out of range; choose between 10ms and 5s",
+        ),
         (cluster("replace_dead_after = \"5s\""), "choose 0s (never) or at least 30s"),
         (cluster("peers = [\"a\"]"), "\"a\" is no address; write host:port"),
         (cluster("peers = [\"a:1\", \"a:1\"]"), "\"a:1\" is listed twice"),
         (cluster("peers = [\"a:1\", \"b:1\"]"), "spire-server cluster keygen"),
-        (cluster("key_file = \"a\"\nkey_env = \"b\""), "set only one of key_file, key_env and key_command"),
+        (
+            cluster("key_file = \"a\"\nkey_env = \"b\""),
+            "set only one of key_file, key_env and key_command",
+        ),
         (cluster("cluster_id = \"x\""), "32 hex digits"),
         (cluster("name = \"a b\""), "is no name"),
         (cluster("quorum = 2"), "\"quorum\" in section cluster"),
         (cluster("snapshot { every = \"1h\" }"), "\"every\" in section cluster.snapshot"),
         ("plugins {}".to_owned(), "server section must be configured"),
-        ("server { trust_domain = \"a\" data_dir = \"b\" }".to_owned(), "plugins section must be configured"),
+        (
+            "server { trust_domain = \"a\" data_dir = \"b\" }".to_owned(),
+            "plugins section must be configured",
+        ),
         ("server { data_dir = \"b\" } plugins {}".to_owned(), "trust_domain must be configured"),
         ("server { trust_domain = \"a\" } plugins {}".to_owned(), "data_dir must be configured"),
-        ("server { trust_domain = \"A B\" data_dir = \"b\" } plugins {}".to_owned(), "could not parse trust_domain \"A B\""),
+        (
+            "server { trust_domain = \"A B\" data_dir = \"b\" } plugins {}".to_owned(),
+            "could not parse trust_domain \"A B\"",
+        ),
         ("server {".to_owned(), "unable to decode configuration: at "),
     ];
     for (text, part) in table {
@@ -222,8 +256,12 @@ fn a_missing_file_is_named_with_its_absolute_path() {
 
 #[test]
 fn lifetimes_that_rotation_would_cut_are_warned_of() {
-    let config = good(&file("ca_ttl = \"6h\"\ndefault_x509_svid_ttl = \"2h\"\nagent_ttl = \"30m\"", "", ""));
+    let config =
+        good(&file("ca_ttl = \"6h\"\ndefault_x509_svid_ttl = \"2h\"\nagent_ttl = \"30m\"", "", ""));
     let texts: Vec<&str> = config.notices.iter().map(|notice| notice.text.as_str()).collect();
     assert_eq!(texts.len(), 1, "{texts:?}");
-    assert!(texts.iter().all(|text| text.starts_with("default_x509_svid_ttl is too high")), "{texts:?}");
+    assert!(
+        texts.iter().all(|text| text.starts_with("default_x509_svid_ttl is too high")),
+        "{texts:?}"
+    );
 }

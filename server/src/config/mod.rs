@@ -5,13 +5,13 @@
 //! what is unknown is an error with its place, what is known and unused is a notice. Opens no file
 //! but the configuration itself.
 
+mod cluster;
 mod error;
 mod flags;
-mod section;
 mod load;
-mod server;
-mod cluster;
 mod plugins;
+mod section;
+mod server;
 mod telemetry;
 
 pub(crate) use cluster::hostname;

@@ -62,7 +62,8 @@ pub(super) fn read(
     let mut seen = BTreeSet::new();
     for plugin in declared(section)? {
         if !seen.insert((plugin.kind.clone(), plugin.name.clone())) {
-            let text = format!("plugin {:?}/{:?} declared more than once", plugin.kind, plugin.name);
+            let text =
+                format!("plugin {:?}/{:?} declared more than once", plugin.kind, plugin.name);
             return Err(plugin.refuse(text));
         }
         let enabled = plugin.section.bool("enabled")?.unwrap_or(true);
@@ -83,7 +84,8 @@ pub(super) fn read(
                 plugin.kind, plugin.name
             ))),
             "NodeResolver" if plugin.name == "noop" => {
-                notices.push(Notice::deprecated("NodeResolver \"noop\" does nothing: drop the block"));
+                notices
+                    .push(Notice::deprecated("NodeResolver \"noop\" does nothing: drop the block"));
             }
             _ => return Err(plugin.refuse(format!("unsupported plugin type {:?}", plugin.kind))),
         }
@@ -218,15 +220,19 @@ fn node_attestor(plugin: &Plugin<'_>) -> Result<AttestorConfig, ConfigError> {
                 .string("spiffe_prefix")
                 .map_err(|error| ConfigError::decode("plugin_data", error))?,
             ca_bundle_path: data.string("ca_bundle_path")?.map(PathBuf::from),
-            ca_bundle_paths: data.strings("ca_bundle_paths")?.into_iter().map(PathBuf::from).collect(),
+            ca_bundle_paths: data
+                .strings("ca_bundle_paths")?
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
             agent_path_template: data.string("agent_path_template")?,
             max_intermediates: data.int("max_intermediates")?,
             max_rsa_key_size: data.int("max_rsa_key_size")?,
             verify_client_ip: data.bool("verify_client_ip")?.unwrap_or(false),
         }))),
-        name if MISSING_ATTESTORS.contains(&name) => Err(plugin.refuse(
-            "not supported by this version, which has join_token and x509pop",
-        )),
+        name if MISSING_ATTESTORS.contains(&name) => {
+            Err(plugin.refuse("not supported by this version, which has join_token and x509pop"))
+        }
         _ => Err(plugin.no_such()),
     }
 }

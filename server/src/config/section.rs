@@ -35,7 +35,8 @@ impl<'a> Section<'a> {
 
     /// A text; an empty one counts as absent, as in SPIRE.
     pub(super) fn string(&self, key: &str) -> Result<Option<String>, ConfigError> {
-        let text = self.block.string(key).map_err(|error| ConfigError::decode(&self.name, error))?;
+        let text =
+            self.block.string(key).map_err(|error| ConfigError::decode(&self.name, error))?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
@@ -67,7 +68,8 @@ impl<'a> Section<'a> {
             return Ok(Some(value));
         }
         let (low, high) = (range.start(), range.end());
-        Err(self.refuse(key, format!("{value:?} is out of range; choose between {low:?} and {high:?}")))
+        Err(self
+            .refuse(key, format!("{value:?} is out of range; choose between {low:?} and {high:?}")))
     }
 
     /// A port number. Zero counts as absent, as in SPIRE.
@@ -92,7 +94,8 @@ impl<'a> Section<'a> {
 
     /// A sub-section; repeated ones are joined.
     pub(super) fn section(&self, key: &str) -> Result<Option<Section<'a>>, ConfigError> {
-        let block = self.block.block(key).map_err(|error| ConfigError::decode(&self.name, error))?;
+        let block =
+            self.block.block(key).map_err(|error| ConfigError::decode(&self.name, error))?;
         Ok(block.map(|block| Section::new(self.path(key), block)))
     }
 

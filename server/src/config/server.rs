@@ -165,9 +165,8 @@ fn trust_domain(section: &Section<'_>, flags: &RunFlags) -> Result<TrustDomain, 
     let configured = section.string("trust_domain")?;
     let text = flags.trust_domain.clone().or(configured);
     let text = text.ok_or_else(|| missing("trust_domain must be configured"))?;
-    TrustDomain::parse_name_or_id(&text).map_err(|error| {
-        missing(&format!("could not parse trust_domain {text:?}: {error}"))
-    })
+    TrustDomain::parse_name_or_id(&text)
+        .map_err(|error| missing(&format!("could not parse trust_domain {text:?}: {error}")))
 }
 
 fn socket_path(
@@ -182,7 +181,8 @@ fn socket_path(
             let text = "use socket_path alone; registration_uds_path is its old spelling";
             return Err(section.refuse("registration_uds_path", text));
         }
-        notices.push(Notice::deprecated("registration_uds_path is an old spelling: use socket_path"));
+        notices
+            .push(Notice::deprecated("registration_uds_path is an old spelling: use socket_path"));
     }
     let path = flags.socket_path.clone().or(new).or(old);
     Ok(path.unwrap_or(DEFAULT_SOCKET.to_owned()).into())
@@ -275,7 +275,8 @@ fn ca_subject(
         && parsed.organization.is_empty()
         && parsed.common_name.is_empty();
     if empty {
-        notices.push(Notice::warning("ca_subject configurable is empty; using the default subject"));
+        notices
+            .push(Notice::warning("ca_subject configurable is empty; using the default subject"));
         return Ok(None);
     }
     Ok(Some(parsed))
@@ -305,19 +306,22 @@ fn ratelimit(
 fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<(), ConfigError> {
     match section.bool("upstream_bundle")? {
         None => {}
-        Some(true) => notices.push(Notice::deprecated("upstream_bundle is always on: drop the key")),
+        Some(true) => {
+            notices.push(Notice::deprecated("upstream_bundle is always on: drop the key"))
+        }
         Some(false) => {
             let text = "false is not supported since SPIRE 0.11: drop the key";
             return Err(section.refuse("upstream_bundle", text));
         }
     }
     section.duration("max_attested_node_info_staleness")?;
-    for cidr in section.strings("proxy_protocol_trusted_cidrs")? {
-        let text = format!("{cidr:?}: PROXY protocol is not supported by this version; drop the key");
+    if !section.strings("proxy_protocol_trusted_cidrs")?.is_empty() {
+        let text = "PROXY protocol is not supported by this version; drop the key";
         return Err(section.refuse("proxy_protocol_trusted_cidrs", text));
     }
     if section.bool("profiling_enabled")?.unwrap_or(false) {
-        notices.push(Notice::warning("profiling is not supported by this version; the key is unused"));
+        notices
+            .push(Notice::warning("profiling is not supported by this version; the key is unused"));
     }
     section.int("profiling_port")?;
     section.int("profiling_freq")?;
@@ -331,10 +335,7 @@ fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<(), Config
 }
 
 /// `experimental { }`: SPIRE checks no unknown key here, which silently loses old settings; we warn.
-fn experimental(
-    section: &Section<'_>,
-    notices: &mut Vec<Notice>,
-) -> Result<Settings, ConfigError> {
+fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Settings, ConfigError> {
     let Some(experimental) = section.section("experimental")? else {
         return Ok(Settings::default());
     };
@@ -354,11 +355,10 @@ fn experimental(
             "policies of your own are not supported by this version; drop the block to use SPIRE's default policy",
         ));
     }
-    for key in ["named_pipe_name"] {
-        if experimental.has(key) {
-            let text = "named_pipe_name is not supported in this platform; please use socket_path instead";
-            return Err(experimental.refuse(key, text));
-        }
+    if experimental.has("named_pipe_name") {
+        let text =
+            "named_pipe_name is not supported in this platform; please use socket_path instead";
+        return Err(experimental.refuse("named_pipe_name", text));
     }
     for flag in experimental.strings("feature_flags")? {
         if !matches!(flag.as_str(), "wit-svid" | "i_am_a_test_flag") {

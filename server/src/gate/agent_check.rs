@@ -91,13 +91,27 @@ mod tests {
         let refused = Verdict::Refused;
         let table = [
             ("current", Some(agent(Some("1"), None)), "1", 5, 5, Verdict::Current),
-            ("current beside pending", Some(agent(Some("1"), Some("2"))), "1", 5, 5, Verdict::Current),
+            (
+                "current beside pending",
+                Some(agent(Some("1"), Some("2"))),
+                "1",
+                5,
+                5,
+                Verdict::Current,
+            ),
             ("pending", Some(agent(Some("1"), Some("2"))), "2", 5, 5, Verdict::Pending { seen }),
             ("superseded", Some(agent(Some("3"), None)), "1", 5, 5, refused(Reason::NotActive)),
             ("banned", Some(agent(None, None)), "1", 5, 5, refused(Reason::Banned)),
             ("unknown", None, "1", 5, 5, refused(Reason::NotAttested)),
             ("expired and unknown", None, "1", 101, 101, refused(Reason::Expired)),
-            ("expired and banned", Some(agent(None, None)), "1", 101, 101, refused(Reason::Expired)),
+            (
+                "expired and banned",
+                Some(agent(None, None)),
+                "1",
+                101,
+                101,
+                refused(Reason::Expired),
+            ),
             ("in its last second", Some(agent(Some("1"), None)), "1", 100, 100, Verdict::Current),
             (
                 "expired by one clock only",

@@ -128,10 +128,7 @@ pub struct Notes {
 impl Notes {
     /// Notes of an answer that reflects at least a revision.
     pub fn new(revision: Revision) -> Self {
-        Self {
-            revision: AtomicU64::new(revision.as_u64()),
-            staleness_ms: AtomicU64::new(FRESH),
-        }
+        Self { revision: AtomicU64::new(revision.as_u64()), staleness_ms: AtomicU64::new(FRESH) }
     }
 
     /// The answer reflects a revision.

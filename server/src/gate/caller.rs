@@ -326,9 +326,7 @@ fn refusal(rule: &Rule, doubt: Doubt) -> Failure {
     let denied = |detail| Failure::denied(rule.method, Some(detail));
     match doubt {
         Doubt::NotGranted => Failure::denied(rule.method, None),
-        Doubt::SerialsMoved => {
-            Failure::unavailable("agent serials are changing", RETRY_AFTER)
-        }
+        Doubt::SerialsMoved => Failure::unavailable("agent serials are changing", RETRY_AFTER),
         Doubt::Agent(Reason::Expired) => denied(Detail::AgentExpired),
         Doubt::Agent(Reason::NotAttested) => denied(Detail::AgentNotAttested),
         Doubt::Agent(Reason::Banned) => denied(Detail::AgentBanned),
@@ -339,3 +337,7 @@ fn refusal(rule: &Rule, doubt: Doubt) -> Failure {
         ),
     }
 }
+
+#[cfg(test)]
+#[path = "caller_tests.rs"]
+mod tests;

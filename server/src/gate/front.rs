@@ -22,7 +22,7 @@ use super::caller::Gate;
 use super::policy::{self, Rule};
 use super::staleness::Standing;
 use crate::listen::{Application, Peer};
-use crate::metrics::RpcTimer;
+use crate::metrics::{RpcTimer, code_name};
 use crate::status::Failure;
 
 /// Request: wait until this replica has applied the revision.
@@ -70,7 +70,8 @@ impl Application for Front {
         let timer = RpcTimer::start(rule);
         let notes = Arc::new(Notes::new(self.shared.gate.views.revision()));
         let client_deadline = timeout(request.headers()).map(|timeout| Instant::now() + timeout);
-        let answered = self.admit_and_route(rule, Arc::clone(&peer), request, &notes, client_deadline);
+        let answered =
+            self.admit_and_route(rule, Arc::clone(&peer), request, &notes, client_deadline);
         let response = match client_deadline {
             None => answered.await,
             Some(deadline) => tokio::time::timeout_at(deadline, answered)
@@ -94,10 +95,11 @@ impl Front {
         match admitted {
             Ok(call) => {
                 request.extensions_mut().insert(call);
-                match self.routes.clone().call(request).await {
+                let response = match self.routes.clone().call(request).await {
                     Ok(response) => response,
                     Err(never) => match never {},
-                }
+                };
+                said_if_missing(rule, response)
             }
             Err(failure) => {
                 tracing::debug!(
@@ -171,6 +173,18 @@ impl Front {
     }
 }
 
+/// A method of the policy that no route leads to is one that this version does not have yet. The
+/// router's own answer has no text.
+fn said_if_missing(rule: &Rule, response: Response<Body>) -> Response<Body> {
+    let silent = tonic::Status::from_header_map(response.headers())
+        .is_some_and(|status| status.code() == Code::Unimplemented && status.message().is_empty());
+    if !silent {
+        return response;
+    }
+    let text = format!("{}/{} is not supported by this version", rule.service(), rule.name());
+    Failure::unimplemented(text).into_status().into_http()
+}
+
 /// What the log lines about a call say of it.
 struct Line {
     rule: &'static Rule,
@@ -186,7 +200,14 @@ impl Line {
             .map(|status| status.message().to_owned())
             .unwrap_or_default();
         if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
-            tracing::error!(service, method, caller_addr, caller_id, error = message, "Call failed");
+            tracing::error!(
+                service,
+                method,
+                caller_addr,
+                caller_id,
+                error = message,
+                "Call failed"
+            );
         }
         if !audit {
             return;
@@ -196,7 +217,7 @@ impl Line {
             tracing::info!(r#type, status, service, method, caller_addr, caller_id, "API accessed");
         } else {
             let (r#type, status) = ("audit", "error");
-            let status_code = format!("{code:?}");
+            let status_code = code_name(code);
             tracing::info!(
                 r#type,
                 status,
@@ -257,7 +278,8 @@ fn attempt(headers: &HeaderMap) -> Result<Option<[u8; 16]>, Failure> {
     let Some(value) = headers.get(REQUEST_ID) else { return Ok(None) };
     let text = value.to_str().ok().filter(|text| text.len() == 32);
     let number = text.and_then(|text| u128::from_str_radix(text, 16).ok());
-    let number = number.ok_or_else(|| Failure::invalid("steeple-request-id is no 32 hex digits"))?;
+    let number =
+        number.ok_or_else(|| Failure::invalid("steeple-request-id is no 32 hex digits"))?;
     Ok(Some(number.to_be_bytes()))
 }
 

@@ -120,9 +120,18 @@ pub static RULES: &[Rule] = &[
     row("/spire.api.server.svid.v1.SVID/NewDownstreamX509CA", &[Downstream]),
     row("/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships", OPERATORS),
     row("/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship", OPERATORS),
-    row("/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship", OPERATORS),
-    row("/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship", OPERATORS),
-    row("/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship", OPERATORS),
+    row(
+        "/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship",
+        OPERATORS,
+    ),
+    row(
+        "/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship",
+        OPERATORS,
+    ),
+    row(
+        "/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship",
+        OPERATORS,
+    ),
     row("/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority", OPERATORS),
@@ -135,7 +144,10 @@ pub static RULES: &[Rule] = &[
     row("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority", OPERATORS),
-    row("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority", OPERATORS),
+    row(
+        "/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority",
+        OPERATORS,
+    ),
     row("/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority", OPERATORS),
     row("/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority", OPERATORS),

@@ -189,7 +189,10 @@ mod tests {
     fn a_call_is_refused_only_when_waiting_cannot_help() {
         let mut buckets = Buckets::default();
         let too_big = buckets.reserve(address(1), 500, 501, ms(0), None);
-        assert_eq!(too_big.map_err(|e| e.to_string()), Err("rate (501) exceeds burst size (500)".into()));
+        assert_eq!(
+            too_big.map_err(|e| e.to_string()),
+            Err("rate (501) exceeds burst size (500)".into())
+        );
         assert_eq!(buckets.reserve(address(1), 1, 1, ms(0), None), Ok(ms(0)));
         let late = buckets.reserve(address(1), 1, 1, ms(0), Some(ms(999)));
         assert_eq!(late, Err(LimitError::ExceedsDeadline { cost: 1 }));

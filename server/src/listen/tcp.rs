@@ -68,7 +68,8 @@ impl ApiListener {
     ///
     /// [`TcpError`], with the fix in its text.
     pub async fn bind(host: &str, port: u16) -> Result<Self, TcpError> {
-        let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let text =
+            if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let resolve = |source| TcpError::Resolve { text: text.clone(), source };
         let address = tokio::net::lookup_host(text.as_str())
             .await

@@ -32,7 +32,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum UdsError {
     /// The folder cannot be made.
-    #[error("could not create folder {path} of the admin socket; make it writable or change socket_path")]
+    #[error(
+        "could not create folder {path} of the admin socket; make it writable or change socket_path"
+    )]
     Folder {
         /// The folder.
         path: PathBuf,

@@ -4,6 +4,8 @@
 //! [`super::admission`]. A new certificate is signed first and released only after the command that
 //! records its serial has been applied.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
 use steeple_api::convert::agent as convert;
 use steeple_api::convert::{id, selector, svid};
 use steeple_api::pb;
@@ -15,8 +17,6 @@ use steeple_spiffe_core::limits::{AGENT_VERSION_BYTES_MAX, JOIN_TOKEN_BYTES_MAX}
 use steeple_spiffe_core::{
     AgentRecord, EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId, Timestamp,
 };
-use std::collections::BTreeSet;
-use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admission;
@@ -91,7 +91,8 @@ impl rpc::agent_server::Agent for AgentService {
     ) -> Result<Response<()>, Status> {
         let call = Call::of(&request)?;
         let agent_id = self.agent_id(request.into_inner().id.as_ref())?;
-        self.change(&call, Command::DeleteAgent(agent_id.clone()), "failed to delete agent").await?;
+        self.change(&call, Command::DeleteAgent(agent_id.clone()), "failed to delete agent")
+            .await?;
         tracing::info!(agent_id = %agent_id, "Agent deleted");
         Ok(Response::new(()))
     }

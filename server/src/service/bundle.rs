@@ -69,9 +69,8 @@ impl rpc::bundle_server::Bundle for BundleService {
         let next_page_token = page.next_token(rows.last().map(|(row, _)| *row));
         let mask = request.output_mask.as_ref();
         // The own bundle is left out after paging, as in SPIRE: a page may be short.
-        let foreign = rows.iter().filter(|(_, bundle)| {
-            bundle.trust_domain != *self.context.trust_domain()
-        });
+        let foreign =
+            rows.iter().filter(|(_, bundle)| bundle.trust_domain != *self.context.trust_domain());
         let bundles = foreign.map(|(_, bundle)| masked(bundle, mask)).collect();
         Ok(Response::new(rpc::ListFederatedBundlesResponse { bundles, next_page_token }))
     }

@@ -133,7 +133,11 @@ impl ClusterService {
         };
         match &status.state {
             MemberState::Forming { text } => {
-                warn("forming", text.clone(), "start the missing founders, or correct cluster.peers");
+                warn(
+                    "forming",
+                    text.clone(),
+                    "start the missing founders, or correct cluster.peers",
+                );
             }
             MemberState::Joining => warn(
                 "joining",
@@ -147,12 +151,17 @@ impl ClusterService {
             warn("no_contact", quorum.text.clone(), fix);
         }
         let leads = status.leader == Some(status.member_id);
-        let silent = status.members.iter().filter(|member| {
-            leads && !member.reachable && member.id != status.member_id
-        });
+        let silent = status
+            .members
+            .iter()
+            .filter(|member| leads && !member.reachable && member.id != status.member_id);
         for member in silent {
             let text = format!("member {} at {} does not answer", member.id, member.address);
-            warn("member_unreachable", text, "start it, or remove it with \"spire-server cluster remove\"");
+            warn(
+                "member_unreachable",
+                text,
+                "start it, or remove it with \"spire-server cluster remove\"",
+            );
         }
         if quorum.voters == 2 {
             let fix = "add a third member: with two the loss of either stops writes";
@@ -235,7 +244,8 @@ fn target(text: &str) -> Result<Option<MemberId>, Failure> {
         return Ok(None);
     }
     let id = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
-    let id = id.ok_or_else(|| Failure::invalid(format!("{text:?} is no member id: 16 hex digits")))?;
+    let id =
+        id.ok_or_else(|| Failure::invalid(format!("{text:?} is no member id: 16 hex digits")))?;
     Ok(Some(MemberId(id)))
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use steeple_raft_store::{Applied, Command, ProposeError, Revision};
 use steeple_spiffe_core::TrustDomain;
+use tokio_util::sync::CancellationToken;
 
 use crate::attest::Attestors;
 use crate::authority::Issuer;
@@ -25,6 +26,8 @@ pub struct Context {
     pub limits: Arc<RateLimits>,
     /// What the operator decided about calls.
     pub settings: Settings,
+    /// Cancelled when the process stops: streams that would go on end then.
+    pub stop: CancellationToken,
 }
 
 /// Settings that change what calls do.

@@ -412,7 +412,9 @@ mod tests {
     #[test]
     fn a_large_batch_is_split_so_that_each_command_fits() {
         let mut batch = Batch::new(5);
-        for (number, bytes) in [COMMAND_BYTES - 1, 1, 1, COMMAND_BYTES * 3, 1].into_iter().enumerate() {
+        for (number, bytes) in
+            [COMMAND_BYTES - 1, 1, 1, COMMAND_BYTES * 3, 1].into_iter().enumerate()
+        {
             batch.push(number, bytes, number);
         }
         let numbers: Vec<Vec<usize>> = batch

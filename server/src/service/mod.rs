@@ -3,17 +3,17 @@
 //! A service may use the gate, the views, the issuer, the attestors and the store's handle; nobody
 //! imports a service. Codes and texts of failures are made in [`crate::status`] alone.
 
-mod context;
-mod paging;
-mod agent;
 mod admission;
-mod entry;
-mod sync;
-mod svid;
+mod agent;
 mod bundle;
-mod updates;
 mod cluster;
+mod context;
+mod entry;
 mod health;
+mod paging;
+mod svid;
+mod sync;
+mod updates;
 
 pub use agent::AgentService;
 pub use bundle::BundleService;

@@ -141,7 +141,8 @@ impl rpc::svid_server::Svid for SvidService {
         &self,
         _request: Request<rpc::NewDownstreamX509caRequest>,
     ) -> Result<Response<rpc::NewDownstreamX509caResponse>, Status> {
-        Err(Failure::unimplemented("downstream authorities are not supported by this version").into())
+        Err(Failure::unimplemented("downstream authorities are not supported by this version")
+            .into())
     }
 }
 
@@ -304,9 +305,9 @@ impl SvidService {
 /// Whether `*.example.org` stands beside a name that it covers, such as `a.example.org`.
 fn wildcard_overlaps(names: &[String]) -> bool {
     names.iter().filter_map(|name| name.strip_prefix("*.")).any(|suffix| {
-        names.iter().any(|name| name.split_once('.').is_some_and(|(label, rest)| {
-            label != "*" && rest == suffix
-        }))
+        names.iter().any(|name| {
+            name.split_once('.').is_some_and(|(label, rest)| label != "*" && rest == suffix)
+        })
     })
 }
 

@@ -31,18 +31,21 @@ pub(super) fn respond(
     requests: Streaming<rpc::SyncAuthorizedEntriesRequest>,
 ) -> ResponseStream {
     let session = Session { views, agent, phase: Phase::First, ready: VecDeque::new() };
-    Box::pin(futures::stream::try_unfold((session, requests), |(mut session, mut requests)| async {
-        loop {
-            if let Some(response) = session.ready.pop_front() {
-                return Ok(Some((response, (session, requests))));
+    Box::pin(futures::stream::try_unfold(
+        (session, requests),
+        |(mut session, mut requests)| async {
+            loop {
+                if let Some(response) = session.ready.pop_front() {
+                    return Ok(Some((response, (session, requests))));
+                }
+                if matches!(session.phase, Phase::Over) {
+                    return Ok(None);
+                }
+                let Some(request) = requests.message().await? else { return Ok(None) };
+                session.take(request)?;
             }
-            if matches!(session.phase, Phase::Over) {
-                return Ok(None);
-            }
-            let Some(request) = requests.message().await? else { return Ok(None) };
-            session.take(request)?;
-        }
-    }))
+        },
+    ))
 }
 
 /// One agent's conversation. Pure: requests go in, answers queue up.
@@ -177,7 +180,7 @@ mod tests {
 
     #[test]
     fn up_to_a_page_of_entries_is_sent_whole_and_ends_the_stream() {
-        let (phase, ready) = open(Default::default(), entries(PAGE)).ok().expect("accepted");
+        let (phase, ready) = open(Default::default(), entries(PAGE)).expect("accepted");
         assert!(matches!(phase, Phase::Over));
         let [only] = ready.make_contiguous_for_test();
         assert_eq!((only.entries.len(), only.entry_revisions.len(), only.more), (PAGE, 0, false));
@@ -185,7 +188,7 @@ mod tests {
 
     #[test]
     fn more_are_announced_by_revision_and_sent_when_asked_for() {
-        let (phase, ready) = open(Default::default(), entries(PAGE + 1)).ok().expect("accepted");
+        let (phase, ready) = open(Default::default(), entries(PAGE + 1)).expect("accepted");
         let shape: Vec<_> = ready.iter().map(|r| (r.entry_revisions.len(), r.more)).collect();
         assert_eq!(shape, [(PAGE, true), (1, false)]);
         let Phase::Asking(offer) = phase else { panic!("the agent may ask") };

@@ -59,10 +59,15 @@ impl rpc::updates_server::Updates for UpdatesService {
         let agent = call.agent()?.id.clone();
         let signal = self.context.views().subscribe_revision();
         let told = Told::new(self.context.trust_domain().clone(), agent);
-        let watch = Watch { context: self.context.clone(), call, signal, told, resume: Some(resume) };
-        let steps = futures::stream::try_unfold(watch, |mut watch| async move {
-            let step = watch.next().await?;
-            Ok::<_, Status>(Some((step, watch)))
+        let watch =
+            Watch { context: self.context.clone(), call, signal, told, resume: Some(resume) };
+        let stop = self.context.stop.clone();
+        let steps = futures::stream::try_unfold((watch, stop), |(mut watch, stop)| async move {
+            // A stream has no end of its own: it must not hold up the drain.
+            let Some(step) = stop.run_until_cancelled(watch.next()).await else {
+                return Err(Failure::unavailable("this replica is stopping", Duration::ZERO).into());
+            };
+            Ok::<_, Status>(Some((step?, (watch, stop))))
         });
         Ok(Response::new(Box::pin(steps)))
     }
@@ -85,7 +90,10 @@ impl Watch {
             let (step, _) = self.told.step(self.context.views(), revision);
             // Without a history of changes only an agent that missed nothing can resume.
             if resume == revision {
-                return Ok(rpc::WatchResponse { revision: revision.as_u64(), ..Default::default() });
+                return Ok(rpc::WatchResponse {
+                    revision: revision.as_u64(),
+                    ..Default::default()
+                });
             }
             return Ok(rpc::WatchResponse { resync: true, ..step });
         }
@@ -146,11 +154,20 @@ impl Told {
         let step = rpc::WatchResponse {
             revision: revision.as_u64(),
             resync: false,
-            entries_changed: changed(&self.entries, &entries).map(|one| entry::to_pb(one)).collect(),
+            entries_changed: changed(&self.entries, &entries)
+                .map(|one| entry::to_pb(one))
+                .collect(),
             entries_removed: removed(&self.entries, &entries).map(ToString::to_string).collect(),
-            bundle: own.as_ref().filter(|own| Some(*own) != self.bundle.as_ref()).map(|own| bundle::to_pb(own)),
-            federated_bundles_changed: changed(&self.federated, &federated).map(|one| bundle::to_pb(one)).collect(),
-            federated_bundles_removed: removed(&self.federated, &federated).map(ToString::to_string).collect(),
+            bundle: own
+                .as_ref()
+                .filter(|own| Some(*own) != self.bundle.as_ref())
+                .map(|own| bundle::to_pb(own)),
+            federated_bundles_changed: changed(&self.federated, &federated)
+                .map(|one| bundle::to_pb(one))
+                .collect(),
+            federated_bundles_removed: removed(&self.federated, &federated)
+                .map(ToString::to_string)
+                .collect(),
         };
         self.entries = entries;
         self.federated = federated;
@@ -190,7 +207,8 @@ mod tests {
     #[test]
     fn a_difference_names_what_is_new_or_other_and_what_is_gone() {
         let same = Arc::new(1);
-        let before = BTreeMap::from([("a", Arc::clone(&same)), ("b", Arc::new(2)), ("c", Arc::new(3))]);
+        let before =
+            BTreeMap::from([("a", Arc::clone(&same)), ("b", Arc::new(2)), ("c", Arc::new(3))]);
         let after = BTreeMap::from([("a", same), ("b", Arc::new(20)), ("d", Arc::new(4))]);
         let values: Vec<i32> = changed(&before, &after).map(|value| **value).collect();
         assert_eq!(values, [20, 4]);

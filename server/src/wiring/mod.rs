@@ -5,9 +5,9 @@
 //! port. End: the reverse, as `docs/reference/cluster.md` 3 says. A task that ends by itself ends the
 //! process.
 
-mod start;
-mod parts;
 mod api;
+mod parts;
+mod start;
 mod stop;
 
 pub use parts::{PluginError, attestors_for_validation};

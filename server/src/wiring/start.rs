@@ -34,8 +34,17 @@ use crate::{cluster_key, config};
 /// Mode of the data folder when it has to be made (SPIRE's, less what the mask takes).
 const DATA_FOLDER_MODE: u32 = 0o755;
 
-/// The tasks of the process, each with a name for the log when it ends by itself.
-pub(super) type Tasks = JoinSet<(&'static str, anyhow::Result<()>)>;
+/// What a task ends with: its name, for the log when it ends by itself, and its result.
+pub(super) type Task = (&'static str, anyhow::Result<()>);
+
+/// The tasks of the process.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    /// Those that hold client connections: the drain waits for them alone.
+    pub(super) connections: JoinSet<Task>,
+    /// All others.
+    pub(super) others: JoinSet<Task>,
+}
 
 /// Runs a server until a signal or a failure ends it.
 ///
@@ -55,7 +64,7 @@ pub async fn run(config: Config, logging: Logging) -> anyhow::Result<()> {
         world: World::real(),
         stages: Stages::default(),
         go_away: watch::channel(0).0,
-        tasks: Tasks::new(),
+        tasks: Tasks::default(),
     };
     let store = start.open().await?;
     stop::supervise(signals, logging, start.stages, start.tasks, store).await
@@ -165,6 +174,7 @@ impl Start {
                 self.config.server.limit_signing,
             )),
             settings: self.config.server.settings,
+            stop: self.stages.stop.clone(),
         };
         let duties = Duties {
             handle: handle.clone(),
@@ -275,7 +285,7 @@ impl Start {
             close: self.stages.close.clone(),
             open,
         };
-        self.spawn("api", task.run());
+        self.tasks.connections.spawn(async move { ("api", task.run().await) });
     }
 
     fn spawn_socket<A: Application>(&mut self, socket: AdminListener, application: A) {
@@ -286,9 +296,9 @@ impl Start {
             "Starting Server APIs"
         );
         let signals = self.signals();
-        self.spawn("admin socket", async move {
+        self.tasks.connections.spawn(async move {
             socket.run(application, signals).await;
-            Ok(())
+            ("admin socket", Ok(()))
         });
     }
 
@@ -322,21 +332,27 @@ impl Start {
         name: &'static str,
         task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
     ) {
-        self.tasks.spawn(async move { (name, task.await) });
+        self.tasks.others.spawn(async move { (name, task.await) });
     }
 }
 
 /// Makes the data folder if it is missing and finds out now whether it can be written.
 fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(DATA_FOLDER_MODE)
-        .create(folder)
-        .with_context(|| format!("could not create data_dir {}; make its parent writable or change data_dir", folder.display()))?;
+    fs::DirBuilder::new().recursive(true).mode(DATA_FOLDER_MODE).create(folder).with_context(
+        || {
+            format!(
+                "could not create data_dir {}; make its parent writable or change data_dir",
+                folder.display()
+            )
+        },
+    )?;
     let probe = folder.join(".write-check");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .with_context(|| format!("data_dir {} is not writable; make it so for this user or change data_dir", folder.display()))
+    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(|| {
+        format!(
+            "data_dir {} is not writable; make it so for this user or change data_dir",
+            folder.display()
+        )
+    })
 }
 
 /// What to do about a registry that does not open.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use steeple_raft_store::{Role, StoreHandle};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinSet};
 
-use super::start::Tasks;
+use super::start::{Task, Tasks};
 use crate::logging::Logging;
 use crate::shutdown::{Asked, DRAIN_MAX, Signals, Stages};
 
@@ -16,9 +16,6 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 /// After the drain everything else has this long; what is written is durable already.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
-/// The tasks that hold client connections: the drain waits for them alone.
-const CONNECTION_TASKS: [&str; 2] = ["api", "admin socket"];
-
 /// Waits for a signal or a failure and ends the process in order.
 pub(super) async fn supervise(
     mut signals: Signals,
@@ -27,10 +24,10 @@ pub(super) async fn supervise(
     mut tasks: Tasks,
     store: Option<StoreHandle>,
 ) -> anyhow::Result<()> {
-    let mut open = CONNECTION_TASKS.len();
     loop {
         let ended = tokio::select! {
-            ended = tasks.join_next() => ended,
+            Some(ended) = tasks.connections.join_next() => ended,
+            Some(ended) = tasks.others.join_next() => ended,
             asked = signals.next() => match asked {
                 Asked::Stop => break,
                 Asked::ReopenLog => {
@@ -48,7 +45,7 @@ pub(super) async fn supervise(
         stages.stop.cancel();
         stages.abort.cancel();
         stages.close.cancel();
-        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks)).await.ok();
+        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks.others)).await.ok();
         return Err(failure);
     }
     tracing::info!("Stopping");
@@ -57,13 +54,13 @@ pub(super) async fn supervise(
         if let Some(store) = store {
             hand_over(&store).await;
         }
-        let drain = drain(&mut tasks, &mut open);
+        let drain = finish(&mut tasks.connections);
         if tokio::time::timeout(DRAIN_MAX, drain).await.is_err() {
             tracing::warn!("Open calls were cut off: they took longer than the drain");
         }
         stages.abort.cancel();
         stages.close.cancel();
-        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks)).await.ok();
+        tokio::time::timeout(CLOSE_MAX, finish(&mut tasks.others)).await.ok();
     };
     tokio::select! {
         () = orderly => {}
@@ -91,26 +88,13 @@ async fn hand_over(store: &StoreHandle) {
     }
 }
 
-/// Waits until the tasks with client connections have ended.
-async fn drain(tasks: &mut Tasks, open: &mut usize) {
-    while *open > 0 {
-        let Some(ended) = tasks.join_next().await else { return };
-        if let Ok((name, _)) = &ended
-            && CONNECTION_TASKS.contains(name)
-        {
-            *open -= 1;
-        }
-        note(ended);
-    }
-}
-
-async fn finish(tasks: &mut Tasks) {
+async fn finish(tasks: &mut JoinSet<Task>) {
     while let Some(ended) = tasks.join_next().await {
         note(ended);
     }
 }
 
-type Ended = Result<(&'static str, anyhow::Result<()>), JoinError>;
+type Ended = Result<Task, JoinError>;
 
 /// A failure on the way down is worth a line, but the stop goes on.
 fn note(ended: Ended) {
@@ -121,11 +105,10 @@ fn note(ended: Ended) {
     }
 }
 
-fn why(ended: Option<Ended>) -> anyhow::Error {
+fn why(ended: Ended) -> anyhow::Error {
     match ended {
-        Some(Ok((name, Ok(())))) => anyhow!("{name} ended by itself"),
-        Some(Ok((name, Err(error)))) => error.context(format!("{name} failed")),
-        Some(Err(error)) => anyhow::Error::new(error).context("a task of the server was lost"),
-        None => anyhow!("nothing is left to run"),
+        Ok((name, Ok(()))) => anyhow!("{name} ended by itself"),
+        Ok((name, Err(error))) => error.context(format!("{name} failed")),
+        Err(error) => anyhow::Error::new(error).context("a task of the server was lost"),
     }
 }

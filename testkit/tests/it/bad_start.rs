@@ -46,7 +46,7 @@ async fn an_unknown_key_is_named_with_its_place() {
     fs::write(&config, text).unwrap();
     let (code, text) = refused(&config).await;
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("no_such_key") && text.contains("line"), "{text}");
+    assert!(text.contains("\"no_such_key\" in section server at "), "{text}");
 }
 
 #[tokio::test]

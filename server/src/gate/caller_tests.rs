@@ -1,0 +1,202 @@
+//! Callers against a real registry of one member: who gets in, who is told no, and that nobody is
+//! told no without a confirmed read.
+
+use std::net::SocketAddr;
+
+use steeple_api::status::reason_of;
+use steeple_raft_store::command::{AdmitAgent, SetPendingSerial};
+use steeple_raft_store::testing::TestStore;
+use steeple_spiffe_core::random::SystemRandom;
+use steeple_spiffe_core::time::SystemClock;
+use steeple_spiffe_core::{SelectorSet, Timestamp};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use super::*;
+use crate::gate::policy;
+use crate::gate::staleness::Limits;
+
+const SYNC: &str = "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries";
+const LIST: &str = "/spire.api.server.entry.v1.Entry/ListEntries";
+const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle/GetBundle";
+const LOGGER: &str = "/spire.api.server.logger.v1.Logger/GetLogger";
+const STATUS: &str = "/steeple.cluster.v1.Cluster/Status";
+const AGENT: &str = "spiffe://example.org/spire/agent/x509pop/a";
+
+struct World {
+    store: TestStore,
+    gate: Gate,
+    /// Ends the views' task with the test.
+    _views: tokio_util::sync::DropGuard,
+}
+
+impl World {
+    async fn start() -> Self {
+        let store = TestStore::start().await;
+        let (views, task) = Views::start(store.handle.clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(task.run(shutdown.clone()));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let limits =
+            Limits { renew_only_delay: Duration::ZERO, max_staleness: Duration::from_secs(600) };
+        let second = Duration::from_secs(1);
+        let reads =
+            Reads::new(store.handle.clone(), views.clone(), Arc::clone(&clock), limits, second);
+        let listed = ["spiffe://example.org/admin", "spiffe://foreign.org/admin"];
+        let gate = Gate {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            admin_ids: Arc::new(listed.iter().map(|id| id.parse().unwrap()).collect()),
+            store: store.handle.clone(),
+            views,
+            reads,
+            clock,
+            random: Arc::new(SystemRandom),
+        };
+        Self { store, gate, _views: shutdown.drop_guard() }
+    }
+
+    async fn apply(&self, command: Command) {
+        let applied = self.store.apply(command).await.unwrap();
+        applied.outcome.unwrap();
+    }
+
+    async fn admit_agent(&self, current: &str) {
+        self.apply(Command::AdmitAgent(AdmitAgent {
+            token: None,
+            agent_id: AGENT.parse().unwrap(),
+            attestation_type: "x509pop".into(),
+            serial: serial(current),
+            not_after: later(),
+            selectors: SelectorSet::new(),
+            can_reattest: true,
+            seen: None,
+        }))
+        .await;
+    }
+
+    async fn call(&self, method: &str, peer: &Peer) -> Result<Caller, Failure> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        self.gate.admit(policy::rule(method).unwrap(), peer, deadline).await
+    }
+}
+
+fn serial(digits: &str) -> Serial {
+    Serial::from_decimal(digits).unwrap()
+}
+
+fn later() -> Timestamp {
+    SystemClock.now().plus(Duration::from_secs(3600))
+}
+
+fn address() -> SocketAddr {
+    ([127, 0, 0, 1], 1).into()
+}
+
+fn bearer(id: &str, presented: &str) -> Peer {
+    let certificate = PeerCertificate {
+        id: id.parse().unwrap(),
+        serial: serial(presented),
+        not_after: later(),
+        authority_key_id: Vec::new(),
+        chain_der: Vec::new(),
+    };
+    Peer::Remote { address: address(), certificate: Some(Arc::new(certificate)) }
+}
+
+#[tokio::test]
+async fn callers_get_what_the_policy_grants_and_nothing_else() {
+    let world = World::start().await;
+    let anonymous = Peer::Remote { address: address(), certificate: None };
+    let local = Peer::Local { credentials: None };
+    let admin = bearer("spiffe://example.org/admin", "1");
+    let foreign = bearer("spiffe://foreign.org/admin", "1");
+    let workload = bearer("spiffe://example.org/web", "1");
+    let table = [
+        (&anonymous, BUNDLE, Some(Role::Nobody)),
+        (&anonymous, LIST, None),
+        (&anonymous, SYNC, None),
+        (&local, BUNDLE, Some(Role::Nobody)),
+        (&local, LIST, Some(Role::Local)),
+        (&local, LOGGER, Some(Role::Local)),
+        // The socket is never an agent.
+        (&local, SYNC, None),
+        (&admin, LIST, Some(Role::Admin)),
+        (&admin, STATUS, Some(Role::Admin)),
+        (&admin, LOGGER, None),
+        (&foreign, LIST, Some(Role::Admin)),
+        (&foreign, STATUS, None),
+        (&workload, BUNDLE, Some(Role::Nobody)),
+        (&workload, LIST, None),
+    ];
+    for (peer, method, expected) in table {
+        let result = world.call(method, peer).await;
+        match expected {
+            Some(role) => {
+                assert_eq!(result.map(|caller| caller.role()), Ok(role), "{method} {peer:?}")
+            }
+            None => {
+                let failure = result.expect_err(method);
+                assert_eq!(failure.code(), Code::PermissionDenied, "{method} {peer:?}");
+                assert_eq!(failure.message(), format!("authorization denied for method {method}"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_replaces_the_old_one_at_its_first_use() {
+    let world = World::start().await;
+    world.admit_agent("1").await;
+    let (old, new) = (bearer(AGENT, "1"), bearer(AGENT, "2"));
+    assert_eq!(world.call(SYNC, &old).await.map(|caller| caller.role()), Ok(Role::Agent));
+    world
+        .apply(Command::SetPendingSerial(SetPendingSerial {
+            agent_id: AGENT.parse().unwrap(),
+            seen: Serials { current: Some(serial("1")), pending: None },
+            pending: serial("2"),
+            not_after: later(),
+        }))
+        .await;
+    // Both are good until the new one is used.
+    world.call(SYNC, &old).await.unwrap();
+    let Caller::Agent(agent) = world.call(SYNC, &new).await.unwrap() else { panic!("an agent") };
+    assert_eq!(agent.seen, Serials { current: Some(serial("2")), pending: None });
+    let status = world.call(SYNC, &old).await.unwrap_err().into_status();
+    assert_eq!(reason_of(&status), Some(Detail::AgentNotActive));
+    world.call(SYNC, &new).await.unwrap();
+}
+
+#[tokio::test]
+async fn agents_are_told_why_they_are_refused() {
+    let world = World::start().await;
+    let agent = bearer(AGENT, "1");
+    let reason = async || {
+        let status = world.call(SYNC, &agent).await.unwrap_err().into_status();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        reason_of(&status)
+    };
+    assert_eq!(reason().await, Some(Detail::AgentNotAttested));
+    world.admit_agent("1").await;
+    world.call(SYNC, &agent).await.unwrap();
+    world.apply(Command::BanAgent(AGENT.parse().unwrap())).await;
+    assert_eq!(reason().await, Some(Detail::AgentBanned));
+    world.apply(Command::DeleteAgent(AGENT.parse().unwrap())).await;
+    assert_eq!(reason().await, Some(Detail::AgentNotAttested));
+}
+
+#[tokio::test]
+async fn nobody_is_refused_for_lack_of_a_confirmed_read() {
+    let World { store, gate, _views } = World::start().await;
+    store.stop().await.unwrap();
+    let deadline = || Instant::now() + Duration::from_millis(300);
+    for (method, peer) in [
+        (SYNC, bearer(AGENT, "1")),
+        (LIST, bearer("spiffe://example.org/web", "1")),
+        (LIST, bearer(AGENT, "1")),
+    ] {
+        let failure =
+            gate.admit(policy::rule(method).unwrap(), &peer, deadline()).await.unwrap_err();
+        assert_eq!(failure.code(), Code::Unavailable, "{method} {failure:?}");
+        assert_eq!(reason_of(&failure.into_status()), None);
+    }
+}

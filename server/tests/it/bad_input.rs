@@ -1,0 +1,96 @@
+//! Bad input ends the process with exit code 1 and a sentence that says what to do.
+
+use std::fs;
+use std::net::TcpListener;
+
+use crate::process::{Place, run, stderr};
+
+#[test]
+fn a_bad_configuration_is_refused_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("server.conf");
+    let table = [
+        ("server {", "unable to decode configuration: at 1:"),
+        (
+            "server { trust_domain = \"a\" data_dir = \"b\" nope = 1 }\nplugins {}",
+            "unknown configuration detected: \"nope\" in section server at 1:",
+        ),
+        (
+            "server { trust_domain = \"a\" data_dir = \"b\" }\nplugins {}\ncluster { voters_max = 2 }",
+            "at 3:24: cluster.voters_max: 2 is not one of 1, 3, 5 and 7",
+        ),
+    ];
+    for (text, part) in table {
+        fs::write(&path, text).expect("written");
+        let config = path.display().to_string();
+        let ran = run(&["run", "-config", &config]);
+        assert_eq!(ran.status.code(), Some(1));
+        assert!(stderr(&ran).contains(part), "{}", stderr(&ran));
+        let validated = run(&["validate", "-config", &config]);
+        assert_eq!(validated.status.code(), Some(1));
+        let said = stderr(&validated);
+        assert!(said.starts_with("SPIRE server configuration file is invalid: "), "{said}");
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+#[test]
+fn validate_says_that_a_good_file_is_good_and_what_a_plugin_dislikes() {
+    let place = Place::new();
+    let config = place.config().display().to_string();
+    let good = run(&["validate", "-config", &config]);
+    assert_eq!(good.status.code(), Some(0));
+    assert_eq!(good.stdout, b"SPIRE server configuration file is valid.\n");
+
+    place.write_config("plugins { NodeAttestor \"x509pop\" { plugin_data {} } }");
+    let bad = run(&["validate", "-config", &config]);
+    assert_eq!(bad.status.code(), Some(1));
+    let said = stderr(&bad);
+    assert!(said.contains("Validation errors:\n\tNodeAttestor \"x509pop\":\n\t\t"), "{said}");
+    assert!(said.contains("ca_bundle_path"), "{said}");
+}
+
+#[test]
+fn bad_flags_show_the_usage() {
+    let output = run(&["run", "-nope"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = stderr(&output);
+    assert!(said.starts_with("flag provided but not defined: -nope\nUsage of run:\n"), "{said}");
+    let output = run(&["run", "-config", "/no/such/file"]);
+    let said = stderr(&output);
+    assert!(
+        said.contains("could not find config file /no/such/file: please use the -config flag"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_stands_in_the_way_of_a_start_is_named_with_the_fix() {
+    let place = Place::new();
+    let taken = TcpListener::bind(("127.0.0.1", place.api_port)).expect("the port");
+    let said = place.fail();
+    assert!(said.contains("change bind_address or bind_port"), "{said}");
+    drop(taken);
+
+    fs::create_dir_all(place.data("raft")).expect("made");
+    fs::write(place.data("raft").join("precious"), "x").expect("written");
+    let said = place.fail();
+    assert!(said.contains("move what lies in DATA_DIR/raft elsewhere"), "{said}");
+    assert!(place.data("raft").join("precious").exists());
+
+    let place = Place::new();
+    fs::write(place.folder.path().join("data"), "a file").expect("written");
+    let said = place.fail();
+    assert!(said.contains("could not create data_dir"), "{said}");
+
+    let place = Place::new();
+    fs::create_dir_all(place.data("")).expect("made");
+    fs::write(place.data("cluster.key"), "nonsense").expect("written");
+    std::fs::set_permissions(
+        place.data("cluster.key"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o600),
+    )
+    .expect("closed");
+    let said = place.fail();
+    assert!(said.contains("cluster key: line 1 is not 32 bytes in base64"), "{said}");
+}
