@@ -26,7 +26,7 @@ pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
 
 /// Runs the wanted lanes (all when none is named) and adds their counts.
 pub(crate) fn lanes(wanted: &[String]) -> Result<()> {
-    let all: [(&str, fn() -> Result<Prepared>); 4] =
+    let all: [(&str, Prepare); 4] =
         [("rust", rust_client), ("go", go_client), ("python", python_client), ("stock", stock)];
     for (name, prepare) in all {
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
@@ -49,6 +49,9 @@ pub(crate) fn lanes(wanted: &[String]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Sees whether a lane has what it needs, and builds it.
+type Prepare = fn() -> Result<Prepared>;
 
 /// What a lane needs is there, or is not.
 enum Prepared {

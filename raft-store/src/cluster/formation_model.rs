@@ -356,11 +356,11 @@ fn write_set(key: &mut Vec<u8>, set: &FoundingSet) {
 fn explore(start: World, settle_every: usize) -> usize {
     let mut seen = HashSet::from([start.key()]);
     let mut open = vec![start];
-    let mut visited = 0;
+    let mut visited = 0_usize;
     while let Some(world) = open.pop() {
         visited += 1;
         check_safety(&world);
-        let settles = visited % settle_every != 0 || world.settle();
+        let settles = !visited.is_multiple_of(settle_every) || world.settle();
         assert!(settles, "stuck: {:?}", world.standings());
         for next in world.next() {
             if seen.insert(next.key()) {

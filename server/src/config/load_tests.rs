@@ -162,6 +162,7 @@ fn the_cluster_block_is_read_key_by_key() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of what is wrong")]
 fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
     let server = |line: &str| file(line, "", "");
     let plugin = |line: &str| file("", line, "");

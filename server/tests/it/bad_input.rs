@@ -86,7 +86,7 @@ fn what_stands_in_the_way_of_a_start_is_named_with_the_fix() {
     let place = Place::new();
     fs::create_dir_all(place.data("")).expect("made");
     fs::write(place.data("cluster.key"), "nonsense").expect("written");
-    std::fs::set_permissions(
+    fs::set_permissions(
         place.data("cluster.key"),
         std::os::unix::fs::PermissionsExt::from_mode(0o600),
     )
