@@ -153,7 +153,15 @@ fn lints() -> Result<()> {
     one(
         "docs",
         cargo()
-            .args(["doc", "--locked", "--profile", PROFILE, "--workspace", "--no-deps"])
+            .args([
+                "doc",
+                "--locked",
+                "--profile",
+                PROFILE,
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+            ])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )
 }

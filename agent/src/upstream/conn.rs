@@ -112,7 +112,7 @@ impl Upstream {
         self.call_ungated(attempt).await
     }
 
-    /// As [`Self::call`], during a [`Pause`].
+    /// As [`Self::call`], during a `Pause`.
     pub async fn call_during<T, F, Fut>(
         &self,
         _pause: &Pause<'_>,

@@ -211,7 +211,7 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
         (plugin("NodeAttestor \"x509pop\" { plugin_cmd = \"/x\" }"), "external plugins"),
         (plugin("UpstreamAuthority \"disk\" {}"), "not supported by this version"),
         (plugin("Nonsense \"x\" {}"), "unsupported plugin type \"Nonsense\""),
-        (cluster("voters_max = 4"), "at 9:14: cluster.voters_max: 4 is not one of 1, 3, 5 and 7"),
+        (cluster("voters_max = 4"), "at 10:14: cluster.voters_max: 4 is not one of 1, 3, 5 and 7"),
         (
             cluster("heartbeat_interval = \"1ms\""),
             "1ms is out of range; choose between 10ms and 5s",
