@@ -57,13 +57,15 @@ enum Refusal {
 
 fn configure(command: &str, words: &[String]) -> Result<Config, Refusal> {
     let flags = Flags::parse(words).map_err(|error| {
-        let _unread = write!(io::stderr(), "{}", Flags::usage(command));
-        match error {
-            FlagError::Help => Refusal::Help,
+        // Go's flag package tells an error before the usage text, and SPIRE once more after it.
+        let (refusal, first) = match error {
+            FlagError::Help => (Refusal::Help, String::new()),
             FlagError::Unknown(_) | FlagError::NoValue(_) | FlagError::BadSwitch { .. } => {
-                Refusal::Text(error.to_string())
+                (Refusal::Text(error.to_string()), format!("{error}\n"))
             }
-        }
+        };
+        let _unread = write!(io::stderr(), "{first}{}", Flags::usage(command));
+        refusal
     })?;
     let lookup = |name: &str| std::env::var(name).ok();
     load(&flags, &lookup).map_err(|error| Refusal::Text(chain(&error)))

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::error::{DialError, Error};
+use crate::error::{DialError, Error, RpcError};
 use crate::flags::FlagSet;
 use crate::io::Io;
 
@@ -32,6 +32,7 @@ const REQUEST_ID_KEY: &str = "steeple-request-id";
 #[derive(Debug)]
 struct Daemon {
     name: &'static str,
+    before_path: &'static str,
     default_socket: &'static str,
     /// Holds a path.
     socket_variable: &'static str,
@@ -44,6 +45,7 @@ struct Daemon {
 
 const SERVER: Daemon = Daemon {
     name: "server",
+    before_path: "//",
     default_socket: "/tmp/spire-server/private/api.sock",
     socket_variable: "SPIRE_SERVER_PRIVATE_SOCKET",
     template_variable: "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE",
@@ -53,6 +55,7 @@ const SERVER: Daemon = Daemon {
 
 const AGENT: Daemon = Daemon {
     name: "agent",
+    before_path: "",
     default_socket: "/tmp/spire-agent/public/api.sock",
     socket_variable: "SPIRE_AGENT_PUBLIC_SOCKET",
     template_variable: "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE",
@@ -161,6 +164,9 @@ impl Daemon {
             let moved = env(self.socket_variable).filter(|path| !path.is_empty());
             moved.unwrap_or_else(|| path.to_owned())
         };
+        if chosen.is_empty() {
+            return Err(RpcError::no_address().into());
+        }
         Ok(std::path::absolute(chosen)?)
     }
 
@@ -168,6 +174,7 @@ impl Daemon {
         // Dialled here rather than inside tonic, so that the reason is ours to word.
         let stream = UnixStream::connect(path).await.map_err(|source| DialError {
             path: path.display().to_string(),
+            before_path: self.before_path,
             daemon: self.name,
             old_socket: self.old_socket(path),
             source,
@@ -234,6 +241,15 @@ mod tests {
             (default, "", &[moved][..], Ok("/run/env.sock")),
             (default, "a", &[moved, template][..], Ok("/run/a/api.sock")),
             ("/own.sock", "a", &[moved, template][..], Ok("/own.sock")),
+            // Recorded from SPIRE 1.15.3.
+            (
+                "",
+                "",
+                &[][..],
+                Err(
+                    "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix: missing address\"",
+                ),
+            ),
             (
                 default,
                 "a",

@@ -201,7 +201,7 @@ fn group_help(program: &Program, group: &str, io: &mut Io<'_>) -> std::io::Resul
             write!(io.stderr, "{}", flags.usage())?;
         }
     }
-    writeln!(
+    write!(
         io.stderr,
         "This command is accessed by using one of the subcommands below.\n\nSubcommands:\n{}",
         table(&listed)

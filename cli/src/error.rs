@@ -61,6 +61,11 @@ impl Error {
         Self::While { doing: doing.into(), source: Box::new(self) }
     }
 
+    /// As [`Error::during`] if a call failed, which a dead socket is too: gRPC-Go dials in the call.
+    pub(crate) fn during_call(self, doing: &str) -> Self {
+        if self.code().is_some() { self.during(doing) } else { self }
+    }
+
     /// The whole chain on one line, outermost first, as Go's `%v` shows a wrapped error.
     pub(crate) fn chain(&self) -> String {
         match self {
@@ -142,6 +147,12 @@ impl From<tonic::Status> for RpcError {
 }
 
 impl RpcError {
+    /// The path of the socket is empty.
+    pub(crate) fn no_address() -> Self {
+        let message = "connection error: desc = \"transport: Error while dialing: dial unix: missing address\"";
+        Self { code: Code::Unavailable, message: message.to_owned() }
+    }
+
     /// The deadline passed.
     pub(crate) fn deadline() -> Self {
         Self { code: Code::DeadlineExceeded, message: "context deadline exceeded".to_owned() }
@@ -158,6 +169,8 @@ impl RpcError {
 pub(crate) struct DialError {
     /// The socket's path.
     pub(crate) path: String,
+    /// What gRPC-Go writes before the path: SPIRE's server tool dials an address with two slashes.
+    pub(crate) before_path: &'static str,
     /// The daemon that should listen there, `server` or `agent`.
     pub(crate) daemon: &'static str,
     /// Where the daemon of an older release listens, if something is there.
@@ -175,8 +188,10 @@ impl std::error::Error for DialError {
 impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = errno_text(&self.source);
-        let inner =
-            format!("transport: error while dialing: dial unix {}: connect: {reason}", self.path);
+        let inner = format!(
+            "transport: Error while dialing: dial unix {}{}: connect: {reason}",
+            self.before_path, self.path
+        );
         write!(
             f,
             "rpc error: code = Unavailable desc = connection error: desc = {}",
@@ -214,7 +229,7 @@ impl DialError {
 }
 
 /// The C library's words, which Go prints in lower case and without the number.
-fn errno_text(error: &std::io::Error) -> String {
+pub(crate) fn errno_text(error: &std::io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();
@@ -267,6 +282,7 @@ mod tests {
         ] {
             let error = DialError {
                 path: "/x.sock".to_owned(),
+                before_path: "//",
                 daemon: "server",
                 old_socket: None,
                 source: std::io::Error::from_raw_os_error(number),
@@ -274,7 +290,7 @@ mod tests {
             assert_eq!(
                 error.to_string(),
                 format!(
-                    "rpc error: code = Unavailable desc = connection error: desc = \"transport: error while dialing: dial unix /x.sock: connect: {expected}\""
+                    "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix ///x.sock: connect: {expected}\""
                 ),
                 "{kind}"
             );

@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::{Error, errno_text};
 use crate::io::Io;
 
 /// More than a million entries fill; a larger input is a mistake.
@@ -25,9 +25,12 @@ pub(crate) fn read_text(path: &str, io: &mut Io<'_>) -> Result<String, Error> {
     let count = if path == "-" {
         (&mut *io.stdin).take(INPUT_BYTES_MAX).read_to_string(&mut text)?
     } else {
-        let file = std::fs::File::open(path)
-            .map_err(|error| Error::invalid(format!("open {path}: {error}")))?;
-        file.take(INPUT_BYTES_MAX).read_to_string(&mut text)?
+        let failed = |doing: &str, error: &std::io::Error| {
+            Error::invalid(format!("{doing} {path}: {}", errno_text(error)))
+        };
+        let file = std::fs::File::open(path).map_err(|error| failed("open", &error))?;
+        let read = file.take(INPUT_BYTES_MAX).read_to_string(&mut text);
+        read.map_err(|error| failed("read", &error))?
     };
     if u64::try_from(count).is_ok_and(|count| count == INPUT_BYTES_MAX) {
         return Err(Error::invalid(format!("{path} is longer than {INPUT_BYTES_MAX} bytes")));
@@ -45,7 +48,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Err
         // What is left of a failed attempt; if it cannot be removed either, the first error tells
         // more.
         drop(std::fs::remove_file(beside));
-        Error::invalid(format!("failed to write {}: {error}", path.display()))
+        Error::invalid(format!("open {}: {}", path.display(), errno_text(&error)))
     })
 }
 

@@ -18,8 +18,8 @@ pub enum DnsNameError {
     #[error("domain ends with dot")]
     TrailingDot,
     /// The name is longer than 253 bytes.
-    #[error("domain is longer than 253 bytes")]
-    TooLong,
+    #[error("idna error\nidna: invalid label {0:?}")]
+    TooLong(String),
     /// More than one asterisk.
     #[error("too many wildcards")]
     TooManyWildcards,
@@ -27,20 +27,20 @@ pub enum DnsNameError {
     #[error("wildcard must be first label")]
     MisplacedWildcard,
     /// Two dots in a row, or one at the start.
-    #[error("empty label")]
-    EmptyLabel,
+    #[error("idna error\nidna: invalid label {0:?}")]
+    EmptyLabel(String),
     /// A label of more than 63 bytes.
-    #[error("label is longer than 63 bytes")]
-    LabelTooLong,
+    #[error("idna error\nidna: invalid label {0:?}")]
+    LabelTooLong(String),
     /// A character outside letters, digits, the dash and the underscore.
     #[error("label contains an invalid character")]
     BadCharacter,
     /// A label starts or ends with a dash.
-    #[error("label starts or ends with a dash")]
-    EdgeDash,
+    #[error("idna error\nidna: invalid label {0:?}")]
+    EdgeDash(String),
     /// Dashes in the third and fourth place of a label that is no `xn--` label.
-    #[error("label has dashes in its third and fourth places")]
-    ReservedDashes,
+    #[error("idna error\nidna: invalid label {0:?}")]
+    ReservedDashes(String),
     /// A name that a wildcard of the same list already covers.
     #[error("name \"{0}\" overlaps with an existing wildcard name in the list: wildcard overlap")]
     WildcardOverlap(String),
@@ -58,13 +58,16 @@ pub fn check_dns_name(name: &str) -> Result<(), DnsNameError> {
         return Err(DnsNameError::TrailingDot);
     }
     if name.len() > 253 {
-        return Err(DnsNameError::TooLong);
+        return Err(DnsNameError::TooLong(name.to_owned()));
     }
     let plain = match name.matches('*').count() {
         0 => name,
         1 => name.strip_prefix("*.").ok_or(DnsNameError::MisplacedWildcard)?,
         _ => return Err(DnsNameError::TooManyWildcards),
     };
+    if plain.split('.').any(str::is_empty) {
+        return Err(DnsNameError::EmptyLabel(plain.to_owned()));
+    }
     plain.split('.').try_for_each(check_label)
 }
 
@@ -81,20 +84,20 @@ pub fn check_wildcard_overlap(names: &[String]) -> Result<(), DnsNameError> {
 }
 
 fn check_label(label: &str) -> Result<(), DnsNameError> {
-    if label.is_empty() {
-        return Err(DnsNameError::EmptyLabel);
-    }
     if label.len() > 63 {
-        return Err(DnsNameError::LabelTooLong);
+        return Err(DnsNameError::LabelTooLong(label.to_owned()));
     }
     if !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
         return Err(DnsNameError::BadCharacter);
     }
     if label.starts_with('-') || label.ends_with('-') {
-        return Err(DnsNameError::EdgeDash);
+        return Err(DnsNameError::EdgeDash(label.to_owned()));
     }
     let reserved = label.get(2..4) == Some("--");
-    if reserved && !label.starts_with("xn") { Err(DnsNameError::ReservedDashes) } else { Ok(()) }
+    if reserved && !label.starts_with("xn") {
+        return Err(DnsNameError::ReservedDashes(label.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -120,22 +123,39 @@ mod tests {
             ("a.*.example", Err(DnsNameError::MisplacedWildcard)),
             ("*a.example", Err(DnsNameError::MisplacedWildcard)),
             ("*.*.example", Err(DnsNameError::TooManyWildcards)),
-            ("a..example", Err(DnsNameError::EmptyLabel)),
+            ("a..example", Err(DnsNameError::EmptyLabel("a..example".to_owned()))),
             ("under_score.example", Ok(())),
             ("Example.ORG", Ok(())),
             ("abc--d.example", Ok(())),
             ("a b.example", Err(DnsNameError::BadCharacter)),
             ("a/b.example", Err(DnsNameError::BadCharacter)),
-            ("XN--bcher-kva.example", Err(DnsNameError::ReservedDashes)),
-            ("-a.example", Err(DnsNameError::EdgeDash)),
-            ("ab--c.example", Err(DnsNameError::ReservedDashes)),
-            (&long_label, Err(DnsNameError::LabelTooLong)),
+            (
+                "XN--bcher-kva.example",
+                Err(DnsNameError::ReservedDashes("XN--bcher-kva".to_owned())),
+            ),
+            ("-a.example", Err(DnsNameError::EdgeDash("-a".to_owned()))),
+            ("ab--c.example", Err(DnsNameError::ReservedDashes("ab--c".to_owned()))),
+            (&long_label, Err(DnsNameError::LabelTooLong(long_label.clone()))),
         ];
         for (name, expected) in cases {
             assert_eq!(check_dns_name(name), expected, "{name:?}");
         }
-        assert_eq!(check_dns_name(&"a.".repeat(128)[..255]), Err(DnsNameError::TooLong));
+        let long = "a.".repeat(128)[..255].to_owned();
+        assert_eq!(check_dns_name(&long), Err(DnsNameError::TooLong(long.clone())));
     }
+
+    #[test]
+    fn labels_are_refused_in_the_words_recorded_from_spire_1_15_3() {
+        let long_label = "a".repeat(64);
+        let long_name = format!("{long_label}.org");
+        for (name, named) in
+            [("a..b", "a..b"), ("-a.b", "-a"), (long_name.as_str(), long_label.as_str())]
+        {
+            let error = check_dns_name(name).unwrap_err().to_string();
+            assert_eq!(error, format!("idna error\nidna: invalid label \"{named}\""));
+        }
+    }
+
     #[test]
     fn wildcards_may_not_cover_other_names_of_the_list() {
         let cases = [
@@ -144,6 +164,8 @@ mod tests {
             (&["foo.example.com", "*.example.com"], Some("foo.example.com")),
             (&["*.example.com", "foo.bar.example.com"], None),
             (&["localhost"], None),
+            (&["*.example.com", "example.com"], None),
+            (&["*.example.com"], None),
         ];
         for (names, covered) in cases {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

@@ -34,6 +34,17 @@ impl Agent {
         Self::launch(folder, Some(token)).await
     }
 
+    /// Starts an agent for servers that are no cluster of ours, attesting by join token.
+    pub async fn start_at(
+        folder: &Path,
+        addresses: &[String],
+        bundle: &[u8],
+        token: &str,
+    ) -> Result<Self> {
+        Self::write_config(folder, addresses, bundle, "")?;
+        Self::launch(folder, Some(token)).await
+    }
+
     /// Starts an agent that has attested before, knowing the members in the given order.
     pub async fn resume(folder: &Path, cluster: &Cluster, order: &[usize]) -> Result<Self> {
         Self::configure(folder, cluster, order, "")?;
@@ -51,20 +62,26 @@ impl Agent {
     }
 
     fn configure(folder: &Path, cluster: &Cluster, order: &[usize], lines: &str) -> Result<()> {
-        fs::create_dir_all(folder).context("create the agent's folder")?;
-        let [health_port] = ports::lease()?;
-        fs::write(folder.join("health-port"), health_port.to_string())
-            .context("note the health port")?;
         let first = order.first().context("an agent needs a server")?;
         let bundle = cluster.member(*first)?.cli(&["bundle", "show"])?;
         if !bundle.status.success() {
             bail!("bundle show: {}", String::from_utf8_lossy(&bundle.stderr));
         }
-        fs::write(folder.join("bundle.pem"), &bundle.stdout).context("write the trust bundle")?;
-        let mut addresses = Vec::new();
-        for index in order {
-            addresses.push(format!("\"127.0.0.1:{}\"", cluster.member(*index)?.api_port));
-        }
+        let addresses = order
+            .iter()
+            .map(|index| Ok(format!("127.0.0.1:{}", cluster.member(*index)?.api_port)))
+            .collect::<Result<Vec<_>>>()?;
+        Self::write_config(folder, &addresses, &bundle.stdout, lines)
+    }
+
+    fn write_config(folder: &Path, addresses: &[String], bundle: &[u8], lines: &str) -> Result<()> {
+        fs::create_dir_all(folder).context("create the agent's folder")?;
+        let [health_port] = ports::lease()?;
+        fs::write(folder.join("health-port"), health_port.to_string())
+            .context("note the health port")?;
+        fs::write(folder.join("bundle.pem"), bundle).context("write the trust bundle")?;
+        let addresses: Vec<String> =
+            addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let text = format!(
             "agent {{\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n  trust_domain = \"{TRUST_DOMAIN}\"\n  \
              server_addresses = [{addresses}]\n  socket_path = \"{socket}\"\n  trust_bundle_path = \"{bundle}\"\n\

@@ -111,7 +111,7 @@ impl Flags {
         let mut names: Vec<&str> = TEXT.into_iter().chain(SWITCHES).collect();
         names.sort_unstable();
         let lines = names.iter().map(|name| format!("  -{name}\n"));
-        format!("Usage of agent {command}:\n{}", lines.collect::<String>())
+        format!("Usage of {command}:\n{}", lines.collect::<String>())
     }
 }
 

@@ -35,6 +35,9 @@ pub enum ConvertError {
     /// A name in `federates_with` is malformed.
     #[error("invalid federated trust domain: {0}")]
     FederatedTrustDomain(TrustDomainError),
+    /// A name in a filter by `federates_with` is malformed.
+    #[error("{0}")]
+    FilteredTrustDomain(TrustDomainError),
     /// More foreign trust domains than an entry may have.
     #[error("too many federated trust domains, at most {FEDERATES_WITH_MAX} are allowed")]
     TooManyFederatedTrustDomains,
@@ -155,6 +158,7 @@ impl ConvertError {
             | Self::DnsName(_)
             | Self::TooManyDnsNames
             | Self::FederatedTrustDomain(_)
+            | Self::FilteredTrustDomain(_)
             | Self::TooManyFederatedTrustDomains
             | Self::NoSelectors
             | Self::TooManySelectors

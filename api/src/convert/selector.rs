@@ -61,7 +61,13 @@ pub fn federates_with_filter_from_pb(
 ) -> Result<(SelectorMatch, BTreeSet<TrustDomain>), ConvertError> {
     use pb::types::federates_with_match::MatchBehavior;
 
-    let given = trust_domains_from_pb(&message.trust_domains)?;
+    // SPIRE 1.15.3 names a bad trust domain of a filter without the words it has for an entry's.
+    let given = trust_domains_from_pb(&message.trust_domains).map_err(|error| {
+        if let ConvertError::FederatedTrustDomain(error) = error {
+            return ConvertError::FilteredTrustDomain(error);
+        }
+        error
+    })?;
     if given.is_empty() {
         return Err(ConvertError::EmptyTrustDomainSet);
     }
@@ -150,6 +156,15 @@ mod tests {
         let empty = pb::types::FederatesWithMatch::default();
         let error = federates_with_filter_from_pb(&empty).unwrap_err();
         assert_eq!(error.to_string(), "empty trust domain set");
+        let bad = pb::types::FederatesWithMatch {
+            trust_domains: vec!["BAD!".to_owned()],
+            ..Default::default()
+        };
+        // Recorded from SPIRE 1.15.3.
+        assert_eq!(
+            federates_with_filter_from_pb(&bad).unwrap_err().to_string(),
+            "trust domain characters are limited to lowercase letters, numbers, dots, dashes, and underscores"
+        );
         let odd = pb::types::SelectorMatch { selectors: vec![message("a", "b")], r#match: 9 };
         assert_eq!(filter_from_pb(&odd), Err(ConvertError::MatchBehavior(9)));
     }

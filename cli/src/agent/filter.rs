@@ -10,7 +10,7 @@ use time::macros::format_description;
 
 use crate::error::Error;
 use crate::flags::{FlagSet, Tristate};
-use crate::ids::{parse_match, parse_selectors};
+use crate::ids::{parse_match, parse_selector};
 use crate::output::go_quote;
 
 /// What to look for; empty fields do not filter.
@@ -106,8 +106,13 @@ impl Filter {
         if self.selectors.is_empty() {
             return Ok(None);
         }
-        let behavior = parse_match(&self.match_selectors_on)?;
-        let selectors = parse_selectors(&self.selectors)?;
+        let behavior = parse_match(&self.match_selectors_on)
+            .map_err(|_unknown| Error::invalid("unsupported match behavior"))?;
+        let selectors = self.selectors.iter().map(|text| {
+            parse_selector(text)
+                .map_err(|error| error.during(format!("error parsing selector {}", go_quote(text))))
+        });
+        let selectors = selectors.collect::<Result<Vec<_>, Error>>()?;
         Ok(Some(pb::types::SelectorMatch { selectors, r#match: behavior.into() }))
     }
 }

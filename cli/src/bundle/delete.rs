@@ -53,7 +53,12 @@ impl Command for Delete {
                 return Err(Error::invalid("id is required"));
             }
             let mode = parse_mode(&self.mode)?;
-            let mut client = BundleClient::new(self.socket.connect(io).await?);
+            let mut client = BundleClient::new(
+                self.socket
+                    .connect(io)
+                    .await
+                    .map_err(|error| error.during_call("failed to delete federated bundle"))?,
+            );
             let request = BatchDeleteFederatedBundleRequest {
                 trust_domains: vec![self.id.clone()],
                 mode: mode.into(),

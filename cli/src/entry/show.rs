@@ -42,13 +42,18 @@ impl Command for Show {
         Box::pin(async move {
             self.check()?;
             let filter = self.filter.to_list()?;
-            let mut client = EntryClient::new(self.socket.connect(io).await?)
-                .max_decoding_message_size(REPLY_BYTES_MAX);
+            let doing = if self.entry_id.is_empty() {
+                "error fetching entries".to_owned()
+            } else {
+                format!("error fetching entry ID {}", self.entry_id)
+            };
+            let channel = self.socket.connect(io).await;
+            let channel = channel.map_err(|error| error.during_call(&doing))?;
+            let mut client = EntryClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
             let mut entries = if self.entry_id.is_empty() {
                 list(&mut client, filter).await?
             } else {
                 let request = GetEntryRequest { id: self.entry_id.clone(), output_mask: None };
-                let doing = format!("error fetching entry ID {}", self.entry_id);
                 let entry = client.get_entry(request).await;
                 vec![entry.map_err(|status| Error::from(status).during(doing))?.into_inner()]
             };

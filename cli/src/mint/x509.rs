@@ -22,7 +22,7 @@ use crate::error::{Error, causes};
 use crate::files::{PRIVATE, PUBLIC, write_file};
 use crate::flags::{FlagSet, GoDuration};
 use crate::io::Io;
-use crate::output::{Format, OutputFlag, print_value};
+use crate::output::{Format, OutputFlag};
 
 /// Mints an X509-SVID.
 #[derive(Debug, Default)]
@@ -85,7 +85,8 @@ impl X509 {
             Error::invalid(format!("unable to generate CSR: {}", causes(&error)))
         })?;
 
-        let channel = self.socket.connect(io).await?;
+        let channel = self.socket.connect(io).await;
+        let channel = channel.map_err(|error| error.during_call("unable to mint SVID"))?;
         let asked_at = io.clock.now();
         let request = write_request(MintX509svidRequest { csr, ttl })?;
         let reply = SvidClient::new(channel.clone()).mint_x509svid(request).await;
@@ -119,12 +120,15 @@ impl Minted {
         let encoded = |ders: &[Vec<u8>]| -> Vec<String> {
             ders.iter().map(|der| STANDARD.encode(der)).collect()
         };
-        let value = json!({
-            "x509_svid": encoded(&self.chain),
-            "private_key": STANDARD.encode(self.key.expose()),
-            "root_cas": encoded(&self.roots),
-        });
-        print_value(io, value)
+        // In SPIRE's order, which is not that of the alphabet.
+        writeln!(
+            io.stdout,
+            "{{\"x509_svid\":{},\"private_key\":{},\"root_cas\":{}}}",
+            json!(encoded(&self.chain)),
+            json!(STANDARD.encode(self.key.expose())),
+            json!(encoded(&self.roots)),
+        )?;
+        Ok(())
     }
 
     fn write_to(&self, folder: &Path, io: &mut Io<'_>) -> Result<(), Error> {

@@ -86,12 +86,15 @@ impl FetchJwt {
         &self,
         io: &Io<'_>,
     ) -> Result<(pb::workload::JwtsvidResponse, pb::workload::JwtBundlesResponse), Error> {
-        let mut client = self.call.client(io).await?;
+        let doing = "failed to receive JWT bundles";
+        let client = self.call.client(io).await;
+        let mut client = client.map_err(|error| error.during_call(doing))?;
         let request = workload_request(pb::workload::JwtBundlesRequest {});
         let bundles = self
             .call
             .within(async { first(client.fetch_jwt_bundles(request).await).await })
-            .await?;
+            .await
+            .map_err(|error| error.during_call(doing))?;
         let request = workload_request(pb::workload::JwtsvidRequest {
             audience: self.audience.0.clone(),
             spiffe_id: self.spiffe_id.clone(),

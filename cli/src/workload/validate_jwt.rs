@@ -38,7 +38,9 @@ impl Command for ValidateJwt {
             if self.svid.is_empty() {
                 return Err(Error::invalid("svid must be specified"));
             }
-            let mut client = self.call.client(io).await?;
+            let client = self.call.client(io).await;
+            let doing = "unable to validate JWT SVID";
+            let mut client = client.map_err(|error| error.during_call(doing))?;
             let request = workload_request(pb::workload::ValidateJwtsvidRequest {
                 audience: self.audience.clone(),
                 svid: self.svid.clone(),

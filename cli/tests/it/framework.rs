@@ -176,6 +176,62 @@ async fn an_absent_socket_is_told_as_grpc_tells_it_with_a_hint() {
     command.run().await.matches("socket-absent-agent");
 }
 
+/// Recorded from SPIRE 1.15.3: the first line of stderr, to the byte.
+#[tokio::test]
+async fn errors_of_sockets_files_and_filters_read_as_spires() {
+    let absent = |before: &str, slashes: &str| {
+        format!(
+            "{before}rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix {slashes}/nonexistent/s: connect: no such file or directory\""
+        )
+    };
+    let cases = [
+        ("spire-server agent list", absent("Error: ", "//")),
+        ("spire-server agent purge", absent("Error: failed to list agents: ", "//")),
+        ("spire-server entry show", absent("Error: error fetching entries: ", "//")),
+        ("spire-server entry show -entryID x", absent("Error: error fetching entry ID x: ", "//")),
+        (
+            "spire-server x509 mint -spiffeID spiffe://a.test/b",
+            absent("Error: unable to mint SVID: ", "//"),
+        ),
+        (
+            "spire-server jwt mint -spiffeID spiffe://a.test/b -audience a",
+            absent("Error: unable to mint SVID: ", "//"),
+        ),
+        (
+            "spire-server bundle delete -id spiffe://a.test",
+            absent("Error: failed to delete federated bundle: ", "//"),
+        ),
+        ("spire-agent api fetch", absent("", "")),
+        ("spire-agent api fetch jwt -audience a", absent("failed to receive JWT bundles: ", "")),
+        (
+            "spire-agent api validate jwt -audience a -svid x",
+            absent("unable to validate JWT SVID: ", ""),
+        ),
+        (
+            "spire-server entry create -data /nonexistent.json",
+            "Error: open /nonexistent.json: no such file or directory".to_owned(),
+        ),
+        ("spire-server entry create -data /etc", "Error: read /etc: is a directory".to_owned()),
+        (
+            "spire-server agent list -selector bad",
+            "Error: error parsing selector \"bad\": selector \"bad\" must be formatted as type:value"
+                .to_owned(),
+        ),
+        (
+            "spire-server agent count -selector a:b -matchSelectorsOn other",
+            "Error: unsupported match behavior".to_owned(),
+        ),
+    ];
+    for (words, expected) in cases {
+        let outcome = line(&format!("{words} -socketPath /nonexistent/s")).run().await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{words}");
+        assert_eq!(outcome.stderr.lines().next(), Some(expected.as_str()), "{words}");
+    }
+    let outcome = line("spire-server agent list -socketPath=").run().await;
+    let expected = "Error: rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial unix: missing address\"\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (1, expected));
+}
+
 #[tokio::test]
 async fn a_socket_nobody_listens_on_is_told_apart() {
     let fake = Fake::start();

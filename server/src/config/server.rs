@@ -103,7 +103,7 @@ impl FromStr for LogLevel {
             "info" => Ok(Self::Info),
             "debug" => Ok(Self::Debug),
             "trace" => Ok(Self::Trace),
-            _ => Err(format!("not a valid logrus Level: {text:?}")),
+            _ => Err(format!("could not start logger: not a valid logrus Level: {text:?}")),
         }
     }
 }

@@ -186,7 +186,7 @@ impl Conversation {
 
     async fn next(&mut self) -> Result<rpc::AttestAgentRequest, Failure> {
         let message = self.requests.message().await.map_err(|status| Failure::stream(&status))?;
-        message.ok_or_else(|| Failure::invalid("stream ended before the attestation did"))
+        message.ok_or_else(|| Failure::invalid("failed to receive request from stream: EOF"))
     }
 }
 
