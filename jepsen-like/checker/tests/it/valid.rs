@@ -1,0 +1,83 @@
+//! Valid histories pass, whatever was lost or late in them.
+
+use steeple_checker::history::ReadLimits;
+use steeple_checker::*;
+
+use crate::generator::{Shape, valid};
+
+/// How random histories are checked: no share of unknown outcomes is too large for their size.
+pub(crate) fn settings() -> Settings {
+    let requirements = Requirements {
+        tried_operations: false,
+        unknown_percent_max: 50.0,
+        ok_before_faults_percent_min: 0.0,
+        ..Requirements::default()
+    };
+    Settings { requirements, ..Settings::default() }
+}
+
+#[test]
+fn valid_histories_of_every_kind_pass() {
+    let mut placed = 0;
+    for seed in 0..300 {
+        for (lost, everything) in [(0, true), (4, true), (12, false)] {
+            let expiring = everything && seed % 2 == 0;
+            let shape = Shape { lost, everything, expiring, ..Shape::default() };
+            let history = History::from_lines(valid(seed, shape)).unwrap();
+            let report = check(&history, &settings());
+            assert_eq!(report.overall(), Verdict::Pass, "seed {seed}, lost {lost}: {report}");
+            placed += report.checks[0].notes.len();
+        }
+    }
+    assert!(placed > 300, "unknown outcomes must occur");
+}
+
+#[test]
+fn text_and_back_is_the_same_history() {
+    let lines = valid(7, Shape::default());
+    let mut writer = history::Writer::new(Vec::new());
+    lines.iter().for_each(|line| writer.write(line).unwrap());
+    let text = writer.into_inner();
+    let mut reader = history::Reader::new(text.as_slice(), ReadLimits::default());
+    let mut back = Vec::new();
+    while let Some((number, line)) = reader.next_line().unwrap() {
+        assert_eq!(number, back.len() as u64 + 1);
+        back.push(line);
+    }
+    assert_eq!(back, lines);
+}
+
+#[test]
+fn same_seed_makes_same_history() {
+    assert_eq!(valid(3, Shape::default()), valid(3, Shape::default()));
+    assert_ne!(valid(3, Shape::default()), valid(4, Shape::default()));
+}
+
+/// Prints a figure; run it with `--release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_the_passes() {
+    for calls in [100_000, 400_000] {
+        let shape = Shape { clients: 8, calls, lost: 1, calls_per_era: 500, ..Shape::default() };
+        let history = History::from_lines(valid(1, shape)).unwrap();
+        let count = history.calls.len() as f64;
+        let start = std::time::Instant::now();
+        let witness = check::witness::witness(&history, model::Limits::default());
+        let took = start.elapsed().as_secs_f64();
+        println!(
+            "witness: {count} calls, {} in {took:.2} s: {:.0} ops/s",
+            witness.verdict.word(),
+            count / took
+        );
+        let start = std::time::Instant::now();
+        let blackbox = check::blackbox::blackbox(&history, 10_000_000);
+        let took = start.elapsed().as_secs_f64();
+        println!(
+            "black box: {} actions, {} in {took:.2} s: {:.0} ops/s",
+            blackbox.examined,
+            blackbox.verdict.word(),
+            blackbox.examined as f64 / took
+        );
+        assert!(witness.verdict.is_pass() && blackbox.verdict.is_pass());
+    }
+}
