@@ -1,5 +1,9 @@
 //! One binary for all integration tests of the checker.
 
 mod generator;
+mod models;
 mod mutations;
+mod porcupine;
+mod program;
+mod stateright;
 mod valid;

@@ -19,7 +19,7 @@ pub(crate) fn settings() -> Settings {
 #[test]
 fn valid_histories_of_every_kind_pass() {
     let mut placed = 0;
-    for seed in 0..300 {
+    for seed in 0..120 {
         for (lost, everything) in [(0, true), (4, true), (12, false)] {
             let expiring = everything && seed % 2 == 0;
             let shape = Shape { lost, everything, expiring, ..Shape::default() };
@@ -29,7 +29,7 @@ fn valid_histories_of_every_kind_pass() {
             placed += report.checks[0].notes.len();
         }
     }
-    assert!(placed > 300, "unknown outcomes must occur");
+    assert!(placed > 120, "unknown outcomes must occur");
 }
 
 #[test]
