@@ -97,7 +97,8 @@ fn metadata() -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).context("read cargo metadata")
 }
 
-/// The folder a path lies in, for messages.
-pub(crate) fn top_folder(path: &str) -> &str {
+/// The folder of the crate that a path lies in: the first one, or the second below `jepsen-like`.
+pub(crate) fn crate_folder(path: &str) -> &str {
+    let path = path.strip_prefix("jepsen-like/").unwrap_or(path);
     Path::new(path).iter().next().and_then(|part| part.to_str()).unwrap_or("")
 }

@@ -177,7 +177,20 @@ impl Unstable {
                         found.tokens.insert(token.token.clone());
                     }
                 }
-                _ => {}
+                Operation::InitCluster { .. }
+                | Operation::DeleteEntries(_)
+                | Operation::GetEntry { .. }
+                | Operation::ListEntries { .. }
+                | Operation::CountEntries
+                | Operation::AdmitAgent(_)
+                | Operation::SetPendingSerial { .. }
+                | Operation::PromoteSerial { .. }
+                | Operation::BanAgent { .. }
+                | Operation::DeleteAgent { .. }
+                | Operation::SetAgentVersion { .. }
+                | Operation::GetAgent { .. }
+                | Operation::CountAgents
+                | Operation::PruneExpired(_) => {}
             }
         }
         found

@@ -147,7 +147,18 @@ impl<'a> Sweep<'a> {
                 }
             }
             // Others touch no entry, or only those that can expire, which are never sure.
-            _ => {}
+            Operation::InitCluster { .. }
+            | Operation::GetEntry { .. }
+            | Operation::ListEntries { .. }
+            | Operation::CountEntries
+            | Operation::AdmitAgent(_)
+            | Operation::SetPendingSerial { .. }
+            | Operation::PromoteSerial { .. }
+            | Operation::BanAgent { .. }
+            | Operation::SetAgentVersion { .. }
+            | Operation::GetAgent { .. }
+            | Operation::CountAgents
+            | Operation::PruneExpired(_) => {}
         }
     }
 
@@ -206,7 +217,21 @@ impl<'a> Sweep<'a> {
                 }
             }
             // Aliases and updates are never sure.
-            _ => {}
+            Operation::InitCluster { .. }
+            | Operation::UpdateEntries(_)
+            | Operation::GetEntry { .. }
+            | Operation::ListEntries { .. }
+            | Operation::CountEntries
+            | Operation::CreateToken(_)
+            | Operation::AdmitAgent(_)
+            | Operation::SetPendingSerial { .. }
+            | Operation::PromoteSerial { .. }
+            | Operation::BanAgent { .. }
+            | Operation::DeleteAgent { .. }
+            | Operation::SetAgentVersion { .. }
+            | Operation::GetAgent { .. }
+            | Operation::CountAgents
+            | Operation::PruneExpired(_) => {}
         }
     }
 

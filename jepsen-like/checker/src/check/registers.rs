@@ -290,7 +290,16 @@ pub(super) fn on_agent<'o>(
         Operation::DeleteAgent { agent_id } => (agent_id, AgentAction::Deleted),
         Operation::SetAgentVersion { agent_id, .. } => (agent_id, AgentAction::There),
         Operation::GetAgent { agent_id } => (agent_id, AgentAction::Absent),
-        _ => return None,
+        Operation::InitCluster { .. }
+        | Operation::CreateEntries(_)
+        | Operation::UpdateEntries(_)
+        | Operation::DeleteEntries(_)
+        | Operation::GetEntry { .. }
+        | Operation::ListEntries { .. }
+        | Operation::CountEntries
+        | Operation::CreateToken(_)
+        | Operation::CountAgents
+        | Operation::PruneExpired(_) => return None,
     };
     let action = match reply {
         Some(Reply::Rejected(Rejection::AgentNotFound)) => AgentAction::Absent,

@@ -65,7 +65,11 @@ fn last(limits: Limits, ops: Vec<(i64, Operation)>) -> Reply {
     reply
 }
 
+/// A name, operations with their times, the last one's reply.
+type Row = (&'static str, Vec<(i64, Operation)>, Reply);
+
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn every_decision_is_that_of_the_rules() {
     let create = |e: Entry| (0, Operation::CreateEntries(vec![e]));
     let stored = |e: Entry| Arc::new(e);
@@ -95,7 +99,7 @@ fn every_decision_is_that_of_the_rules() {
             Prune { agents_expired_for_s: Some(1), include_non_reattestable: false, limit: 9 };
         (time, Operation::PruneExpired(how))
     };
-    let rows: Vec<(&str, Vec<(i64, Operation)>, Reply)> = vec![
+    let rows: Vec<Row> = vec![
         ("create", vec![create(entry("e", "w"))], one(ItemReply::Created(stored(entry("e", "w"))))),
         (
             "similar",
