@@ -187,10 +187,10 @@ impl World {
             None if self.rng.percent(50) => Outcome::Failed { text: "no leader".into() },
             Some(_) | None => Outcome::Unknown { text: "timed out".into() },
         };
-        if matches!(outcome, Outcome::Unknown { .. }) {
-            if let (Some(id), true) = (&open.request, open.op.is_write()) {
-                self.lost.push((id.clone(), Arc::clone(&open.op)));
-            }
+        if let (Outcome::Unknown { .. }, Some(id)) = (&outcome, &open.request)
+            && open.op.is_write()
+        {
+            self.lost.push((id.clone(), Arc::clone(&open.op)));
         }
         if let (
             Operation::ListEntries { listing, .. },

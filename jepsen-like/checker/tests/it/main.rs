@@ -1,11 +1,6 @@
 //! One binary for all integration tests of the checker.
 
 #![cfg(test)]
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that finds nothing where something must be has failed"
-)]
 #![expect(clippy::wildcard_enum_match_arm, reason = "tests pick single events out of many")]
 #![expect(clippy::ptr_arg, reason = "all mutations have one type; some add lines, some do not")]
 

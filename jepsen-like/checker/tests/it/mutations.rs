@@ -204,12 +204,10 @@ fn stale_revision_of_client(lines: &mut Vec<Line>, rng: &mut Rng) -> Option<()> 
     let all = calls(lines);
     let reads: Vec<_> = all.iter().filter(|f| matches!(f.reply(), Some(Reply::Entry(_)))).collect();
     let read = rng.pick(&reads)?;
-    let before = all.iter().filter(|f| f.client == read.client && f.complete < read.invoke);
-    let last = before
-        .filter(|f| {
-            f.revision() > 0 && f.is_single(&all) && !matches!(f.op, Operation::ListEntries { .. })
-        })
-        .last()?;
+    let mut before = all.iter().filter(|f| f.client == read.client && f.complete < read.invoke);
+    let last = before.rfind(|f| {
+        f.revision() > 0 && f.is_single(&all) && !matches!(f.op, Operation::ListEntries { .. })
+    })?;
     let floor = last.revision();
     set(lines, read.complete, |revision, _, _| *revision = floor - 1);
     Some(())
@@ -314,9 +312,9 @@ fn batches(lines: &[Line], reader: &str) -> Vec<(usize, u64, bool)> {
         Event::Feed(Feed { subscriber, step }) if subscriber == reader => Some((at, step)),
         _ => None,
     });
-    of.filter_map(|(at, step)| match step {
-        FeedStep::Batch { revision, changes } => Some((at, *revision, !changes.is_empty())),
-        FeedStep::Start { .. } | FeedStep::Resume { .. } => Some((at, 0, false)),
+    of.map(|(at, step)| match step {
+        FeedStep::Batch { revision, changes } => (at, *revision, !changes.is_empty()),
+        FeedStep::Start { .. } | FeedStep::Resume { .. } => (at, 0, false),
     })
     .collect()
 }
