@@ -21,8 +21,16 @@ pub const SYNC_ON_DEMAND_WAIT: Duration = Duration::from_secs(2);
 /// One RPC to the servers, all attempts together.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Dial and handshake with one address: short, so that a dead server doesn't eat [`RPC_TIMEOUT`].
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Dial and handshake with one address, four round trips: short, so that a server that hangs, whose
+/// kernel still accepts connections, costs a call seconds.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A call that has had no answer for so long makes the agent ask whether the server is there at all,
+/// while there are others. Longer than a server waits for a confirmed read or a new leader.
+pub const SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// A server that does not even say no to that question in this time hangs.
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// First pause before an address that failed is tried again while others work.
 pub const ADDRESS_BACKOFF_START: Duration = Duration::from_secs(1);
@@ -102,5 +110,9 @@ pub const TRUST_BUNDLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const _: () = assert!(
     CONNECT_TIMEOUT.as_secs() * 2 < RPC_TIMEOUT.as_secs(),
     "a call must outlive two dead addresses"
+);
+const _: () = assert!(
+    (SILENCE_MAX.as_secs() + PROBE_TIMEOUT.as_secs()) * 4 < RPC_TIMEOUT.as_secs(),
+    "a call must outlive several servers that hang"
 );
 const _: () = assert!(WORKLOAD_STREAM_QUEUE > 0, "a channel needs room");

@@ -1,10 +1,11 @@
 //! Which server is asked.
 //!
 //! Owns the rotation over several servers: one is picked at random and kept while it works; when it
-//! cannot be reached or answers `Unavailable`, the next one is asked in the same call. An address
-//! that failed rests for a growing time and is only tried when no other is left. Also owns the
-//! moment the agent's certificate changes: calls in flight end first, then every connection is
-//! opened anew.
+//! cannot be reached, hangs or answers `Unavailable`, the next one is asked in the same call. Servers
+//! are asked one after the other, never side by side: the answer of one that was given up is never
+//! taken, so that what a later one answered holds. An address that failed rests for a growing time
+//! and is only tried when no other is left. Also owns the moment the agent's certificate changes:
+//! calls in flight end first, then every connection is opened anew.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -14,9 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::ClientConfig;
+use steeple_api::pb;
 use steeple_spiffe_core::Random;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::debug;
@@ -24,7 +26,9 @@ use tracing::debug;
 use super::address::ServerAddress;
 use super::dial::{DialError, chain, connect, dial_error};
 use crate::backoff::Backoff;
-use crate::limits::{ADDRESS_BACKOFF_MAX, ADDRESS_BACKOFF_START, RPC_TIMEOUT};
+use crate::limits::{
+    ADDRESS_BACKOFF_MAX, ADDRESS_BACKOFF_START, PROBE_TIMEOUT, RPC_TIMEOUT, SILENCE_MAX,
+};
 
 /// A call came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +53,9 @@ pub struct Upstream {
     /// Read by calls, written while the agent's certificate is replaced.
     gate: RwLock<()>,
     generation: AtomicU64,
-    /// Tells long streams to end: they don't hold the gate.
-    renewed: watch::Sender<u64>,
+    /// Tells long streams to end: they don't hold the gate, and one on a hanging server would not
+    /// notice.
+    reopen: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -79,7 +84,7 @@ impl Pause<'_> {
         let upstream = self.upstream;
         let generation = upstream.generation.fetch_add(1, Ordering::SeqCst) + 1;
         upstream.lock().servers.values_mut().for_each(|server| server.channel = None);
-        upstream.renewed.send_replace(generation);
+        upstream.reopen.send_replace(generation);
     }
 }
 
@@ -97,7 +102,7 @@ impl Upstream {
             pool: Mutex::new(Pool::default()),
             gate: RwLock::new(()),
             generation: AtomicU64::new(0),
-            renewed: watch::Sender::new(0),
+            reopen: watch::Sender::new(0),
         }
     }
 
@@ -130,12 +135,10 @@ impl Upstream {
         Pause { _gate: self.gate.write().await, upstream: self }
     }
 
-    /// A channel for a long stream and the signal that ends it. Tried servers as in a call.
-    pub async fn open_stream(&self) -> Result<(Channel, watch::Receiver<u64>), CallError> {
-        let _open = self.gate.read().await;
-        let renewed = self.renewed.subscribe();
-        let channel = self.call_ungated(|channel| async move { Ok(channel) }).await?;
-        Ok((channel, renewed))
+    /// Changes when long streams shall be opened anew: the agent's certificate was replaced, or the
+    /// server in use failed a call.
+    pub fn reopen_streams(&self) -> watch::Receiver<u64> {
+        self.reopen.subscribe()
     }
 
     /// Counts the agent's certificates: rises when one replaces another.
@@ -200,17 +203,24 @@ impl Upstream {
                 return Attempt::Failed(failure);
             }
         };
-        // While there are others, a server that hangs must not use up the whole time.
+        // While there are others, a slow server must not use up the whole time, and one that hangs
+        // no more than seconds of it.
         let now = Instant::now();
-        let share = if self.has_alternatives(address) { 2 } else { 1 };
+        let others = self.has_alternatives(address);
+        let share = if others { 2 } else { 1 };
         let until = now + deadline.saturating_duration_since(now) / share;
-        let status = match timeout_at(until, attempt(channel)).await {
-            Ok(Ok(value)) => {
+        let hang = channel.clone();
+        let answer = tokio::select! {
+            answer = timeout_at(until, attempt(channel)) => answer.ok(),
+            () = hangs(hang), if others => None,
+        };
+        let status = match answer {
+            Some(Ok(value)) => {
                 self.use_from_now_on(address);
                 return Attempt::Answered(Ok(value));
             }
-            Ok(Err(status)) => status,
-            Err(_elapsed) => Status::deadline_exceeded(format!("no answer from {address}")),
+            Some(Err(status)) => status,
+            None => Status::deadline_exceeded(format!("no answer from {address}")),
         };
         if !is_worth_another_server(&status) {
             self.use_from_now_on(address);
@@ -262,11 +272,15 @@ impl Upstream {
         }
     }
 
-    /// Random order, those that rest last. Forgets servers that the resolver no longer names.
+    /// Random order, those that rest last. Forgets servers that the resolver no longer names, and
+    /// knows of those that it does: they are alternatives before they were ever asked.
     fn order(&self, mut resolved: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut pool = self.lock();
         if !resolved.is_empty() {
             pool.servers.retain(|address, _| resolved.contains(address));
+        }
+        for address in &resolved {
+            pool.server(*address);
         }
         let now = Instant::now();
         resolved.sort_by_cached_key(|address| {
@@ -295,6 +309,7 @@ impl Upstream {
         let mut pool = self.lock();
         if pool.current == Some(address) {
             pool.current = None;
+            self.reopen.send_modify(|_unchanged| {});
         }
         let server = pool.server(address);
         server.channel = None;
@@ -362,6 +377,21 @@ fn is_worth_another_server(status: &Status) -> bool {
     let is_local = status.source().is_some();
     let timed_out = status.code() == Code::DeadlineExceeded;
     is_local || timed_out || status.code() == Code::Unavailable
+}
+
+/// Resolves when a server has stopped answering at all: stopped, swapped out, cut off without a word.
+/// Slow answers are waited for. Any answer to the probe will do; a server on this port says
+/// `Unimplemented`. HTTP/2 pings would do the same, but stock servers close connections that ping
+/// more often than every five minutes.
+async fn hangs(channel: Channel) {
+    loop {
+        tokio::time::sleep(SILENCE_MAX).await;
+        let mut health = pb::health::health_client::HealthClient::new(channel.clone());
+        let probe = health.check(pb::health::HealthCheckRequest::default());
+        if timeout(PROBE_TIMEOUT, probe).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// A status as gRPC tools print it, with the local cause if it has one.

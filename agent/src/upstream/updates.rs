@@ -15,29 +15,29 @@ use crate::limits::SERVER_MESSAGE_BYTES_MAX;
 #[derive(Debug)]
 pub struct Watch {
     responses: Streaming<pb::agent_ext::v1::WatchResponse>,
-    renewed: watch::Receiver<u64>,
+    reopen: watch::Receiver<u64>,
 }
 
 impl Watch {
     /// Opens a stream that tells of changes after `revision` (0 = the server sends everything once).
     pub async fn open(upstream: &Upstream, revision: u64) -> Result<Self, CallError> {
-        let generation = upstream.generation();
-        let (channel, renewed) = upstream.open_stream().await?;
-        let mut client = pb::agent_ext::v1::updates_client::UpdatesClient::new(channel)
-            .max_decoding_message_size(SERVER_MESSAGE_BYTES_MAX);
-        let request = pb::agent_ext::v1::WatchRequest { resume_revision: revision };
-        let opened = client.watch(request).await;
-        let failed = |status| CallError { status, is_unknown_authority: false, generation };
-        let responses = opened.map_err(failed)?.into_inner();
-        Ok(Self { responses, renewed })
+        let reopen = upstream.reopen_streams();
+        let open = |channel| async move {
+            let mut client = pb::agent_ext::v1::updates_client::UpdatesClient::new(channel)
+                .max_decoding_message_size(SERVER_MESSAGE_BYTES_MAX);
+            let request = pb::agent_ext::v1::WatchRequest { resume_revision: revision };
+            Ok(client.watch(request).await?.into_inner())
+        };
+        let responses = upstream.call(open).await?;
+        Ok(Self { responses, reopen })
     }
 
     /// Waits for the next change and returns the revision it reflects; `None` when the stream is over
-    /// because the server ended it or the agent's certificate was replaced.
+    /// because the server ended it, failed a call or the agent's certificate was replaced.
     pub async fn changed(&mut self) -> Result<Option<u64>, Status> {
         tokio::select! {
             message = self.responses.message() => Ok(message?.map(|step| step.revision)),
-            _ = self.renewed.changed() => Ok(None),
+            _ = self.reopen.changed() => Ok(None),
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) batch_max: usize,
     /// Offers the push stream.
     pub(crate) pushes: bool,
+    /// How long a JWT-SVID takes.
+    pub(crate) jwt_takes: Duration,
     pub(crate) calls: BTreeMap<&'static str, usize>,
 }
 
@@ -56,6 +58,20 @@ pub(crate) struct FakeServer {
 pub(crate) struct Listening {
     pub(crate) address: SocketAddr,
     runtime: Option<Runtime>,
+}
+
+impl Listening {
+    /// Stops it as SIGSTOP does a process: connections stay open, the kernel accepts more, nothing
+    /// is ever answered. Until what is returned is dropped.
+    pub(crate) fn freeze(&self) -> std::sync::mpsc::Sender<()> {
+        let (thaw, frozen) = std::sync::mpsc::channel();
+        let runtime = self.runtime.as_ref().expect("it serves");
+        // Its only worker waits here.
+        runtime.spawn(async move {
+            let _thawed = frozen.recv();
+        });
+        thaw
+    }
 }
 
 impl Drop for Listening {
@@ -83,6 +99,7 @@ impl FakeServer {
             unavailable: false,
             batch_max: 500,
             pushes: true,
+            jwt_takes: Duration::ZERO,
             calls: BTreeMap::new(),
         };
         Self {
@@ -427,6 +444,8 @@ mod svid_service {
             request: Request<NewJwtsvidRequest>,
         ) -> Result<Response<NewJwtsvidResponse>, Status> {
             self.enter_as_agent("NewJWTSVID", &request)?;
+            let takes = self.state().jwt_takes;
+            tokio::time::sleep(takes).await;
             let message = request.into_inner();
             let state = self.state();
             let entry = state.entries.get(&message.entry_id);

@@ -1,13 +1,16 @@
 //! What workloads get, and when.
 
+use std::time::Duration;
+
 use steeple_api::pb;
 use steeple_spiffe_core::svid::x509::{certificate_facts, verify_chain};
 use steeple_spiffe_core::time::SystemClock;
 use steeple_spiffe_core::{Clock as _, LocalSigner, Signer as _};
+use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use crate::fake_server::{FakeServer, Listening};
-use crate::scene::{Scene, Settings, eventually, ids, next, with_header, within};
+use crate::scene::{Agent, Scene, Settings, eventually, ids, next, with_header, within};
 
 async fn scene_with(entries: &[&str]) -> (Scene, Listening, Settings) {
     let scene = Scene::new();
@@ -124,6 +127,62 @@ async fn a_dead_or_leaderless_server_does_not_matter_while_another_works() {
     let servers = vec![dead, without_leader.address, good.address];
     let agent = scene.serving(&Settings { servers, ..Settings::default() }).await;
     assert_eq!(agent.x509().await.expect("svids").svids.len(), 1);
+}
+
+/// A token for an audience that no cache knows.
+async fn token(agent: &Agent<'_>, audience: &str) -> Duration {
+    let request = with_header(pb::workload::JwtsvidRequest {
+        audience: vec![audience.to_owned()],
+        spiffe_id: String::new(),
+    });
+    let mut client = agent.client().await;
+    let asked = Instant::now();
+    within(client.fetch_jwtsvid(request)).await.expect("token");
+    asked.elapsed()
+}
+
+/// Two replicas and which of them the agent asks.
+async fn two_replicas() -> (Scene, [(FakeServer, Listening); 2], Settings) {
+    let (scene, first, mut settings) = scene_with(&["web"]).await;
+    let other = FakeServer::of(scene.server.authority.clone());
+    other.add_entry(other.entry("web"));
+    let second = other.listen(None);
+    settings.servers = vec![first.address, second.address];
+    let servers = [(scene.server.clone(), first), (other, second)];
+    (scene, servers, settings)
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_costs_a_call_seconds_while_another_works() {
+    let (scene, servers, settings) = two_replicas().await;
+    let agent = scene.serving(&settings).await;
+    token(&agent, "warm").await;
+    let used = servers.iter().position(|(server, _)| server.calls("NewJWTSVID") == 1);
+    let used = used.expect("one of them was asked");
+    let (other, hung) = (&servers[1 - used].0, &servers[used].1);
+    let watched = other.calls("Watch");
+
+    let thaw = hung.freeze();
+    let took = token(&agent, "while one hangs").await;
+    assert!(took < Duration::from_secs(8), "a token took {took:?}");
+    assert_eq!(other.calls("NewJWTSVID"), 1);
+    let took = token(&agent, "from now on").await;
+    assert!(took < Duration::from_secs(1), "the server that works is kept, but it took {took:?}");
+    eventually("pushes come from the server that works", || other.calls("Watch") > watched).await;
+    drop(thaw);
+}
+
+#[tokio::test]
+async fn a_slow_server_that_is_alive_is_waited_for_and_asked_once() {
+    let (scene, servers, settings) = two_replicas().await;
+    // Longer than the silence and the probe together.
+    for (server, _) in &servers {
+        server.state().jwt_takes = Duration::from_secs(4);
+    }
+    let agent = scene.serving(&settings).await;
+    token(&agent, "slow").await;
+    let asked: Vec<usize> = servers.iter().map(|(server, _)| server.calls("NewJWTSVID")).collect();
+    assert_eq!(asked.iter().sum::<usize>(), 1, "{asked:?}");
 }
 
 #[tokio::test]
