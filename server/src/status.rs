@@ -172,6 +172,11 @@ impl Failure {
         &self.message
     }
 
+    /// What an agent is told to do about it.
+    pub fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
     /// As the status of one item of a batch.
     pub fn into_item(self) -> pb::types::Status {
         steeple_api::status::item(self.code, self.message)

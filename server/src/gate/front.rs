@@ -20,6 +20,7 @@ use tower::Service as _;
 use super::call::{Call, Notes, WORK_MAX};
 use super::caller::Gate;
 use super::policy::{self, Rule};
+use super::refusals::Refusals;
 use super::staleness::Standing;
 use crate::listen::{Application, Peer};
 use crate::metrics::{RpcTimer, code_name};
@@ -50,12 +51,13 @@ struct Shared {
     /// Whether this is the admin socket, on which some methods exist alone.
     socket: bool,
     audit: bool,
+    refusals: Refusals,
 }
 
 impl Front {
     /// A front before some routes. `socket` marks the admin socket, `audit` writes a line per call.
     pub fn new(gate: Gate, member: MemberId, routes: Routes, socket: bool, audit: bool) -> Self {
-        let shared = Arc::new(Shared { gate, member, socket, audit });
+        let shared = Arc::new(Shared { gate, member, socket, audit, refusals: Refusals::new() });
         Self { shared, routes: routes.prepare() }
     }
 }
@@ -91,7 +93,8 @@ impl Front {
         notes: &Arc<Notes>,
         client_deadline: Option<Instant>,
     ) -> Response<Body> {
-        let admitted = self.admit(rule, peer, request.headers(), notes, client_deadline).await;
+        let admitted =
+            self.admit(rule, Arc::clone(&peer), request.headers(), notes, client_deadline).await;
         match admitted {
             Ok(call) => {
                 request.extensions_mut().insert(call);
@@ -102,12 +105,7 @@ impl Front {
                 said_if_missing(rule, response)
             }
             Err(failure) => {
-                tracing::debug!(
-                    method = rule.name(),
-                    service = rule.service(),
-                    error = failure.message(),
-                    "Request refused"
-                );
+                self.shared.refusals.log(rule, &peer, &failure);
                 failure.into_status().into_http()
             }
         }

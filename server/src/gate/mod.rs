@@ -1,6 +1,6 @@
 //! The gate: what happens to a request before a service sees it.
 //!
-//! [`front`] takes a request from a listener; [`caller`] finds out who calls and [`policy`] whether
+//! [`front`] takes a request from a listener (and says in `refusals` whom it let in nowhere); [`caller`] finds out who calls and [`policy`] whether
 //! they may; [`agent_check`] judges an agent's certificate against the registry; [`ratelimit`] holds
 //! back; [`reads`] confirms reads with the cluster and [`staleness`] decides what may still be
 //! served when that is impossible. A stale view may allow; only a confirmed read may refuse.
@@ -13,6 +13,7 @@ pub mod front;
 pub mod policy;
 pub mod ratelimit;
 pub mod reads;
+mod refusals;
 pub mod staleness;
 
 pub use call::Call;

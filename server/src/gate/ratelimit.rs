@@ -115,6 +115,14 @@ impl Limiter {
         }
         Ok(())
     }
+
+    /// Takes one token if it is there now.
+    pub fn take(&self, peer: &Peer) -> bool {
+        let (Some(rate), Some(address)) = (self.rate, peer.ip()) else { return true };
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.epoch.elapsed();
+        buckets.reserve(address, rate, 1, now, Some(Duration::ZERO)).is_ok()
+    }
 }
 
 /// When each address' bucket will be full again.
