@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -48,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) formed: watch::Sender<bool>,
     pub(crate) in_flight: Semaphore,
     pub(crate) barrier: Barrier,
+    /// Set when the process is about to end: this member takes no leadership any more.
+    standing_down: AtomicBool,
 }
 
 impl Core {
@@ -73,7 +76,19 @@ impl Core {
             formed: watch::channel(formed).0,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
             barrier: Barrier::default(),
+            standing_down: AtomicBool::new(false),
         }
+    }
+
+    /// Stands in no election from now on and takes over from no leader.
+    pub(crate) fn stand_down(&self) {
+        self.standing_down.store(true, Ordering::Relaxed);
+        self.raft.runtime_config().elect(false);
+    }
+
+    /// Whether [`Self::stand_down`] was called.
+    pub(crate) fn stands_down(&self) -> bool {
+        self.standing_down.load(Ordering::Relaxed)
     }
 
     /// Consensus as it stands.
@@ -113,7 +128,10 @@ impl Core {
         let text = if voters.is_empty() {
             match &*self.state.borrow() {
                 MemberState::Forming { text } => format!("no cluster yet: {text}"),
-                MemberState::Joining => "no cluster yet: joining".to_owned(),
+                MemberState::Joining { text } if text.is_empty() => {
+                    "no cluster yet: joining".to_owned()
+                }
+                MemberState::Joining { text } => format!("no cluster yet: joining: {text}"),
                 MemberState::Member => "no cluster yet".to_owned(),
             }
         } else {
@@ -160,6 +178,11 @@ impl Core {
                 address: node.address.clone(),
                 role: if voters.contains(id) { Role::Voter } else { Role::Learner },
                 reachable: self.reaches(*id),
+                version: if *id == self.member_id.0 {
+                    Some(self.config.version.clone())
+                } else {
+                    self.forwarder.version(MemberId(*id))
+                },
                 lag: metrics.replication.as_ref().and_then(|matched| matched.get(id)).map(
                     |matched| {
                         last_log_index.saturating_sub(matched.as_ref().map_or(0, |id| id.index))
@@ -171,7 +194,9 @@ impl Core {
             member_id: self.member_id,
             cluster_id: self.cluster_id(),
             state: self.state.borrow().clone(),
-            leader: leadership.leader,
+            leader: leadership
+                .leader
+                .filter(|leader| *leader != self.member_id || self.contact() == Contact::InContact),
             term: leadership.term,
             applied_index: self.feed.reached_now().index,
             commit_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),

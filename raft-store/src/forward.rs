@@ -47,6 +47,9 @@ pub(crate) trait Forwarder: Send + Sync + fmt::Debug {
 
     /// Whether the member answers at present.
     fn is_reachable(&self, member: MemberId) -> bool;
+
+    /// The version of its program, if it has said so.
+    fn version(&self, member: MemberId) -> Option<String>;
 }
 
 /// The forwarder of a member without a peer network: there is no one else.
@@ -73,6 +76,10 @@ impl Forwarder for NoPeers {
 
     fn is_reachable(&self, _member: MemberId) -> bool {
         false
+    }
+
+    fn version(&self, _member: MemberId) -> Option<String> {
+        None
     }
 }
 

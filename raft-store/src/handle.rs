@@ -95,6 +95,11 @@ impl StoreHandle {
         self.core.transfer_leadership(to).await
     }
 
+    /// Stands in no election from now on and takes over from no leader: the process is about to end.
+    pub fn stand_down(&self) {
+        self.core.stand_down();
+    }
+
     /// Whether the cluster exists: its first command has been applied here.
     pub fn formed(&self) -> watch::Receiver<bool> {
         self.core.formed.subscribe()

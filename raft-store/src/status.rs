@@ -24,7 +24,10 @@ pub enum MemberState {
         text: String,
     },
     /// Asks a cluster to be taken in.
-    Joining,
+    Joining {
+        /// Why it is not in yet, with the fix; empty while nothing has gone wrong.
+        text: String,
+    },
     /// Belongs to a cluster.
     Member,
 }
@@ -51,6 +54,8 @@ pub struct MemberView {
     pub role: Role,
     /// Whether it answers this member now.
     pub reachable: bool,
+    /// The version of its program, as it said when it was last asked.
+    pub version: Option<String>,
     /// On the leader: log entries it still has to receive. `None` on others, or not known.
     pub lag: Option<u64>,
 }
@@ -64,7 +69,8 @@ pub struct MemberStatus {
     pub cluster_id: Option<ClusterId>,
     /// Where it stands.
     pub state: MemberState,
-    /// The leader, as far as known.
+    /// The leader, as far as known. A leader that has lost its quorum does not count as one: the
+    /// others may have chosen another.
     pub leader: Option<MemberId>,
     /// The current term.
     pub term: u64,

@@ -116,6 +116,7 @@ impl Store {
             // None of these ends before it is told to, unless something failed.
             ended = tasks.join_next() => outcome_of(ended),
             () = shutdown.cancelled() => {
+                core.stand_down();
                 hand_over(&core).await;
                 Ok(())
             }

@@ -14,7 +14,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use steeple_raft_store::StoreHandle;
+use steeple_raft_store::{MemberState, MemberStatus, StoreHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ impl Health {
         if let (Self::Serving(serving), Some(cluster)) = (self, cluster.as_object_mut()) {
             cluster.append(&mut serving.numbers());
         }
-        let server = reason.map_or(Value::Null, |reason| json!({ "get_bundle_err": reason }));
+        let server = reason.map_or_else(|| json!({}), |reason| json!({ "get_bundle_err": reason }));
         json!({ "server": server, "cluster": cluster })
     }
 }
@@ -99,6 +99,16 @@ impl Serving {
     fn not_ready(&self) -> Option<String> {
         if self.stop.is_cancelled() {
             return Some("stopping".into());
+        }
+        match self.store.status().state {
+            MemberState::Forming { text } => return Some(text),
+            MemberState::Joining { text } if text.is_empty() => {
+                return Some("waiting to join a cluster".into());
+            }
+            MemberState::Joining { text } => {
+                return Some(format!("waiting to join a cluster: {text}"));
+            }
+            MemberState::Member => {}
         }
         if self.reads.confirmed_age().is_none() {
             return Some("no read has been confirmed since the start".into());
@@ -117,10 +127,9 @@ impl Serving {
 
     fn numbers(&self) -> serde_json::Map<String, Value> {
         let status = self.store.status();
-        let leads = status.leader == Some(status.member_id);
         let seconds = |age: Duration| age.as_secs_f64();
         let numbers = json!({
-            "role": if leads { "leader" } else { "follower" },
+            "role": role(&status),
             "member": status.member_id.to_string(),
             "leader": status.leader.map(|id| id.to_string()).unwrap_or_default(),
             "quorum_contact_age_s": status.quorum_contact_age.map(seconds),
@@ -135,6 +144,15 @@ impl Serving {
             | Value::String(_)
             | Value::Array(_) => serde_json::Map::new(),
         }
+    }
+}
+
+/// A member without a leader plays no part; neither does a leader that has lost its quorum.
+fn role(status: &MemberStatus) -> &'static str {
+    match status.leader {
+        Some(leader) if leader == status.member_id => "leader",
+        Some(_) => "follower",
+        None => "none",
     }
 }
 
@@ -214,6 +232,8 @@ fn answer(health: &Health, path: &str, ready_path: &str, live_path: &str) -> Res
 
 #[cfg(test)]
 mod tests {
+    use steeple_raft_store::MemberId;
+
     use super::*;
 
     #[test]
@@ -227,5 +247,29 @@ mod tests {
         assert_eq!(body.pointer("/cluster/sealed"), Some(&Value::Bool(true)));
         let reason = body.pointer("/cluster/reason").and_then(Value::as_str);
         assert_eq!(reason, Some("Sealed: cluster key does not open k1"));
+        let server = body.pointer("/server/get_bundle_err").and_then(Value::as_str);
+        assert_eq!(server, reason, "where SPIRE says it");
+    }
+
+    #[test]
+    fn only_a_leader_with_a_quorum_calls_itself_leader() {
+        let this = MemberId(1);
+        for (leader, expected) in
+            [(Some(this), "leader"), (Some(MemberId(2)), "follower"), (None, "none")]
+        {
+            let status = MemberStatus {
+                member_id: this,
+                cluster_id: None,
+                state: MemberState::Member,
+                leader,
+                term: 1,
+                applied_index: 0,
+                commit_index: 0,
+                last_log_index: 0,
+                quorum_contact_age: None,
+                members: Vec::new(),
+            };
+            assert_eq!(role(&status), expected);
+        }
     }
 }

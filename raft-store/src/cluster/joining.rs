@@ -41,7 +41,7 @@ pub(crate) async fn run(life: &Life) -> Result<(), RunError> {
 ///
 /// If the disk fails.
 pub(crate) async fn run_at(life: &Life, first: Option<String>) -> Result<(), RunError> {
-    life.core.state.send_replace(MemberState::Joining);
+    life.core.state.send_replace(MemberState::Joining { text: String::new() });
     let mut reminded: Option<Instant> = None;
     let mut first = first;
     loop {
@@ -53,8 +53,10 @@ pub(crate) async fn run_at(life: &Life, first: Option<String>) -> Result<(), Run
             }
             Ok(_) => {}
             Err(reasons) => {
+                let text = reasons.join("; ");
+                life.core.state.send_replace(MemberState::Joining { text: text.clone() });
                 if reminded.is_none_or(|at| at.elapsed() >= REMIND_EVERY) {
-                    tracing::info!("waiting to join a cluster: {}", reasons.join("; "));
+                    tracing::info!("waiting to join a cluster: {text}");
                     reminded = Some(Instant::now());
                 }
             }

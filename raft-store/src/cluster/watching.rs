@@ -1,7 +1,8 @@
 //! What is said of a member's life, and what it does about moving: follows consensus, changes nothing.
 //!
 //! Owns the log lines that scripts wait for (leadership, contact, membership), the address book's
-//! upkeep, pings to members that consensus does not talk to, and the search for members that moved.
+//! upkeep, pings to members that consensus does not talk to or that have not introduced themselves yet,
+//! and the search for members that moved.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -175,11 +176,10 @@ pub(crate) async fn ping(life: Arc<Life>) -> Result<(), RunError> {
             continue;
         }
         let metrics = life.metrics();
-        let quiet = metrics
-            .membership_config
-            .nodes()
-            .map(|(id, _)| MemberId(*id))
-            .filter(|id| *id != life.me() && life.silent_for(*id) >= PING_EVERY);
+        let quiet = metrics.membership_config.nodes().map(|(id, _)| MemberId(*id)).filter(|id| {
+            let silent = life.silent_for(*id) >= PING_EVERY;
+            *id != life.me() && (silent || life.network.addresses.needs_introduction(*id))
+        });
         let introduction = life.introduction(None).await;
         let pings = quiet.map(|id| life.network.ping(id, introduction.clone()));
         let answers = join_all(pings).await;

@@ -23,6 +23,8 @@ struct Known {
     /// Boot times.
     last_answer: Option<Duration>,
     last_failure: Option<Duration>,
+    /// The version it runs, and when it said so.
+    version: Option<(String, Duration)>,
 }
 
 impl AddressBook {
@@ -67,6 +69,26 @@ impl AddressBook {
         known.is_some_and(|known| {
             known.last_answer.is_some() && known.last_answer > known.last_failure
         })
+    }
+
+    /// Notes what a member said of its program.
+    pub(crate) fn introduced(&self, member: MemberId, version: &str, now: Duration) {
+        self.lock().entry(member).or_default().version = Some((version.to_owned(), now));
+    }
+
+    /// The version it runs, as it last said.
+    pub(crate) fn version(&self, member: MemberId) -> Option<String> {
+        let entries = self.lock();
+        let (version, _) = entries.get(&member)?.version.as_ref()?;
+        Some(version.clone()).filter(|version| !version.is_empty())
+    }
+
+    /// Whether it should say who it is (again): it never did, or was away meanwhile and may run
+    /// another program now.
+    pub(crate) fn needs_introduction(&self, member: MemberId) -> bool {
+        let entries = self.lock();
+        let Some(known) = entries.get(&member) else { return true };
+        known.version.as_ref().is_none_or(|(_, at)| Some(*at) < known.last_failure)
     }
 
     /// Boot time of its last sign of life.

@@ -231,7 +231,9 @@ impl PeerNetwork {
         let request = pb::raft::v1::HelloRequest { introduction: Some(introduction) };
         let reply = client.hello(self.brief(request)).await;
         self.note(member, &reply);
-        Ok(reply?.into_inner().introduction.unwrap_or_default())
+        let introduction = reply?.into_inner().introduction.unwrap_or_default();
+        self.addresses.introduced(member, &introduction.version, self.clock.boot_time());
+        Ok(introduction)
     }
 
     /// Tells the leader where we are.
@@ -393,6 +395,10 @@ impl Forwarder for PeerNetwork {
 
     fn is_reachable(&self, member: MemberId) -> bool {
         self.addresses.answers(member)
+    }
+
+    fn version(&self, member: MemberId) -> Option<String> {
+        self.addresses.version(member)
     }
 }
 

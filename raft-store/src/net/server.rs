@@ -337,6 +337,9 @@ impl Peer for PeerService {
         let (member, name) = self.of_our_cluster(&request)?;
         let transfer = wire::transfer_from_pb(request.get_ref()).map_err(garbled)?;
         self.speaks_for_itself(member, &name, transfer.from_leader())?;
+        if self.core.stands_down() {
+            return Err(Status::failed_precondition("this member is stopping"));
+        }
         let reply = self.core.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         Ok(Response::new(wire::transfer_reply_to_pb(&reply)))
     }

@@ -27,8 +27,13 @@ pub enum Reason {
     /// The certificate has ended by every clock that was asked.
     Expired,
     /// The certificate has ended by this replica's clock but not by the cluster's: one of them is
-    /// wrong, so nothing may be concluded.
-    ClocksDisagree,
+    /// wrong, or the last write is too long ago, so nothing may be concluded.
+    ClocksDisagree {
+        /// This replica's clock, the one that is ahead.
+        local: Timestamp,
+        /// Cluster time, which is behind.
+        cluster: Timestamp,
+    },
     /// The registry knows no such agent.
     NotAttested,
     /// The agent is banned.
@@ -47,8 +52,9 @@ pub fn judge(
     cluster: Timestamp,
 ) -> Verdict {
     if local > not_after {
-        let reason = if cluster > not_after { Reason::Expired } else { Reason::ClocksDisagree };
-        return Verdict::Refused(reason);
+        let ended = cluster > not_after;
+        let disagree = Reason::ClocksDisagree { local, cluster };
+        return Verdict::Refused(if ended { Reason::Expired } else { disagree });
     }
     let Some(record) = record else { return Verdict::Refused(Reason::NotAttested) };
     let Some(current) = &record.serials.current else { return Verdict::Refused(Reason::Banned) };
@@ -119,7 +125,10 @@ mod tests {
                 "1",
                 101,
                 99,
-                refused(Reason::ClocksDisagree),
+                refused(Reason::ClocksDisagree {
+                    local: Timestamp::from_unix_s(101),
+                    cluster: Timestamp::from_unix_s(99),
+                }),
             ),
         ];
         for (case, record, presented, local, cluster, expected) in table {

@@ -331,8 +331,13 @@ fn refusal(rule: &Rule, doubt: Doubt) -> Failure {
         Doubt::Agent(Reason::NotAttested) => denied(Detail::AgentNotAttested),
         Doubt::Agent(Reason::Banned) => denied(Detail::AgentBanned),
         Doubt::Agent(Reason::NotActive) => denied(Detail::AgentNotActive),
-        Doubt::Agent(Reason::ClocksDisagree) => Failure::unavailable(
-            "this replica's clock and the cluster's disagree whether the certificate has expired",
+        Doubt::Agent(Reason::ClocksDisagree { local, cluster }) => Failure::unavailable(
+            format!(
+                "agent SVID has expired by this server's clock but not by cluster time, which is \
+                 {} s behind it: correct this server's clock if it is ahead, or the leader's if \
+                 that is behind; otherwise the next write moves cluster time on",
+                local.since(cluster).as_secs()
+            ),
             RETRY_AFTER,
         ),
     }

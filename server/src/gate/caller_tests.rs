@@ -200,3 +200,18 @@ async fn nobody_is_refused_for_lack_of_a_confirmed_read() {
         assert_eq!(reason_of(&failure.into_status()), None);
     }
 }
+
+#[tokio::test]
+async fn a_certificate_that_ended_by_one_clock_only_is_no_refusal_and_names_the_clock() {
+    let mut world = World::start().await;
+    world.admit_agent("1").await;
+    let ahead = later().plus(Duration::from_secs(10));
+    world.gate.clock = Arc::new(steeple_spiffe_core::time::FixedClock::new(ahead));
+    let failure = world.call(SYNC, &bearer(AGENT, "1")).await.unwrap_err();
+    assert_eq!(failure.code(), Code::Unavailable);
+    let text = failure.message();
+    assert!(text.contains("expired by this server's clock but not by cluster time"), "{text}");
+    assert!(text.contains("correct this server's clock if it is ahead"), "{text}");
+    let behind = text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
+    assert!(behind.is_some_and(|s| (3600..3700).contains(&s)), "{text}");
+}

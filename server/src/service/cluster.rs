@@ -83,7 +83,10 @@ impl ClusterService {
 
         let (state, state_text) = match &status.state {
             MemberState::Forming { text } => (State::Forming, text.clone()),
-            MemberState::Joining => (State::Joining, "asks to be taken into a cluster".to_owned()),
+            MemberState::Joining { text } if text.is_empty() => {
+                (State::Joining, "asks to be taken into a cluster".to_owned())
+            }
+            MemberState::Joining { text } => (State::Joining, text.clone()),
             MemberState::Member => (State::Member, String::new()),
         };
         let age = self.context.gate.reads.confirmed_age();
@@ -139,9 +142,13 @@ impl ClusterService {
                     "start the missing founders, or correct cluster.peers",
                 );
             }
-            MemberState::Joining => warn(
+            MemberState::Joining { text } => warn(
                 "joining",
-                "this member has not been taken in yet".into(),
+                if text.is_empty() {
+                    "this member has not been taken in yet".into()
+                } else {
+                    format!("this member has not been taken in yet: {text}")
+                },
                 "check that cluster.peers names a member of the cluster and the keys agree",
             ),
             MemberState::Member => {}
@@ -150,11 +157,11 @@ impl ClusterService {
             let fix = "bring back enough voters or the network between them";
             warn("no_contact", quorum.text.clone(), fix);
         }
-        let leads = status.leader == Some(status.member_id);
+        let asks_all = asks_all(status);
         let silent = status
             .members
             .iter()
-            .filter(|member| leads && !member.reachable && member.id != status.member_id);
+            .filter(|member| asks_all && !member.reachable && member.id != status.member_id);
         for member in silent {
             let text = format!("member {} at {} does not answer", member.id, member.address);
             warn(
@@ -185,14 +192,18 @@ fn members(status: &MemberStatus) -> Vec<rpc::Member> {
     members.into_iter().map(|view| member(status, view)).collect()
 }
 
+/// Whether this member knows of all others if they answer: as leader, and without one. A follower
+/// hears its leader; what it knows of the others may be a second old.
+fn asks_all(status: &MemberStatus) -> bool {
+    status.leader.is_none_or(|leader| leader == status.member_id)
+}
+
 fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
     use rpc::member::{Reachability, Role as PbRole};
 
     let leader = status.leader == Some(view.id);
     let this_member = view.id == status.member_id;
-    let leads = status.leader == Some(status.member_id);
-    // A follower hears its leader and no one else: of the others it knows nothing.
-    let known = leads || leader || this_member;
+    let known = asks_all(status) || leader || this_member;
     let reachability = match (view.reachable || this_member, known) {
         (true, _) => Reachability::Reachable,
         (false, true) => Reachability::Unreachable,
@@ -213,7 +224,7 @@ fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
         this_member,
         reachability: reachability.into(),
         applied_lag: view.lag,
-        version: if this_member { env!("CARGO_PKG_VERSION").to_owned() } else { String::new() },
+        version: view.version.clone().unwrap_or_default(),
     }
 }
 
@@ -255,7 +266,8 @@ mod tests {
 
     fn view(id: u64, role: Role, reachable: bool) -> MemberView {
         let address = format!("server-{id}.peers:8082");
-        MemberView { id: MemberId(id), name: String::new(), address, role, reachable, lag: None }
+        let (name, version) = (String::new(), (id != 3).then(|| format!("0.{id}")));
+        MemberView { id: MemberId(id), name, address, role, reachable, version, lag: None }
     }
 
     fn status(this: u64, leader: Option<u64>) -> MemberStatus {
@@ -291,6 +303,16 @@ mod tests {
         let by_follower = seen(&status(2, Some(1)));
         let expected = [(1, Reachable), (2, Reachable), (3, Unknown)];
         assert_eq!(by_follower, expected.map(|(id, reach)| (name(id), reach.into())));
+        let without_leader = seen(&status(1, None));
+        let expected = [(1, Reachable), (2, Unreachable), (3, Unreachable)];
+        assert_eq!(without_leader, expected.map(|(id, reach)| (name(id), reach.into())));
+    }
+
+    #[test]
+    fn a_members_version_is_what_it_said_or_nothing() {
+        let members = members(&status(1, Some(1)));
+        let versions: Vec<&str> = members.iter().map(|m| m.version.as_str()).collect();
+        assert_eq!(versions, ["0.1", "0.2", ""]);
     }
 
     #[test]

@@ -28,7 +28,9 @@ fn what_was_acknowledged_survives_a_kill() {
     server.kill();
 
     let server = place.start();
-    place.wait_for("/ready", 200);
+    let body = place.wait_for("/ready", 200);
+    assert!(body.contains("\"server\":{}"), "SPIRE's body of a server in health: {body}");
+    assert!(body.contains("\"role\":\"leader\""), "{body}");
     let shown = run(&["entry", "show", "-socketPath", &socket, "-entryID", "e1"]);
     assert!(shown.status.success(), "{shown:?}");
     assert!(String::from_utf8_lossy(&shown.stdout).contains("spiffe://example.org/web"));
