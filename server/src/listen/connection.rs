@@ -10,6 +10,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 
 use super::peer::Peer;
 
@@ -31,6 +33,10 @@ const CONNECTION_AGE_JITTER: f64 = 0.1;
 /// How long streams may go on after GOAWAY on an aged connection. Unary calls take milliseconds;
 /// push streams resume on the next connection.
 const GOAWAY_GRACE: Duration = Duration::from_secs(30);
+
+/// After the stop was asked for, a connection without an open call has this long to say goodbye. A
+/// client that hangs never does, and must not hold up the end.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 
 /// Streams of one client at a time. A stock agent has a handful; 250 is gRPC's usual number.
 const STREAMS_MAX: u32 = 250;
@@ -51,7 +57,7 @@ pub trait Application: Clone + Send + Sync + 'static {
         &self,
         peer: Arc<Peer>,
         request: http::Request<Incoming>,
-    ) -> impl Future<Output = http::Response<tonic::body::Body>> + Send;
+    ) -> impl Future<Output = http::Response<Body>> + Send;
 }
 
 /// What tells connections to end.
@@ -77,9 +83,20 @@ pub async fn serve<I, A>(
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Application,
 {
+    let open = OpenCalls::default();
+    let calls = open.clone();
     let service = service_fn(move |request| {
-        let (application, peer) = (application.clone(), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(application.answer(peer, request).await) }
+        let (application, peer, held) = (application.clone(), Arc::clone(&peer), calls.enter());
+        async move {
+            let response = application.answer(peer, request).await;
+            // The call is over when the last frame of its answer has left.
+            Ok::<_, Infallible>(response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    let _open = &held;
+                    frame
+                }))
+            }))
+        }
     });
     let connection = builder().serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
@@ -95,6 +112,7 @@ pub async fn serve<I, A>(
             result = connection.as_mut() => result,
             () = signals.abort.cancelled() => Ok(()),
             () = grace(signals.shutdown.clone()) => Ok(()),
+            () = said_goodbye(signals.shutdown.clone(), open) => Ok(()),
         }
     };
     if let Err(error) = result {
@@ -143,6 +161,55 @@ async fn grace(shutdown: CancellationToken) {
     }
 }
 
+/// Resolves when the process stops and no call has been open for [`GOODBYE_MAX`].
+async fn said_goodbye(shutdown: CancellationToken, open: OpenCalls) {
+    shutdown.cancelled().await;
+    loop {
+        open.none().await;
+        let pause = tokio::time::sleep(GOODBYE_MAX);
+        tokio::select! {
+            () = open.some() => {}
+            () = pause => return,
+        }
+    }
+}
+
+/// How many calls of a connection are open.
+#[derive(Clone, Debug)]
+struct OpenCalls(Arc<watch::Sender<usize>>);
+
+impl Default for OpenCalls {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(0)))
+    }
+}
+
+impl OpenCalls {
+    fn enter(&self) -> OpenCall {
+        self.0.send_modify(|open| *open += 1);
+        OpenCall(Arc::clone(&self.0))
+    }
+
+    async fn none(&self) {
+        // The sender is held by this very value.
+        self.0.subscribe().wait_for(|open| *open == 0).await.ok();
+    }
+
+    async fn some(&self) {
+        self.0.subscribe().wait_for(|open| *open > 0).await.ok();
+    }
+}
+
+/// One open call.
+#[derive(Debug)]
+struct OpenCall(Arc<watch::Sender<usize>>);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open = open.saturating_sub(1));
+    }
+}
+
 fn aged(unit: f64) -> Duration {
     let factor = 1.0 + CONNECTION_AGE_JITTER * (2.0 * unit.clamp(0.0, 1.0) - 1.0);
     CONNECTION_AGE_MAX.mul_f64(factor)
@@ -151,6 +218,18 @@ fn aged(unit: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_stop_waits_for_open_calls_and_not_for_silent_clients() {
+        let (shutdown, open) = (CancellationToken::new(), OpenCalls::default());
+        let call = open.enter();
+        let mut waiting = pin!(said_goodbye(shutdown.clone(), open.clone()));
+        shutdown.cancel();
+        let early = tokio::time::timeout(GOODBYE_MAX * 2, waiting.as_mut()).await;
+        assert!(early.is_err(), "a call is open");
+        drop(call);
+        tokio::time::timeout(GOODBYE_MAX * 10, waiting).await.expect("nothing is open");
+    }
 
     #[test]
     fn connection_age_varies_by_a_tenth_around_three_minutes() {

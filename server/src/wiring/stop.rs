@@ -52,6 +52,7 @@ pub(super) async fn supervise(
     stages.stop.cancel();
     let orderly = async {
         if let Some(store) = store {
+            store.stand_down();
             hand_over(&store).await;
         }
         let drain = finish(&mut tasks.connections);
