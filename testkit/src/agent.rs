@@ -51,7 +51,8 @@ impl Agent {
         Self::launch(folder, None).await
     }
 
-    async fn launch(folder: &Path, token: Option<&str>) -> Result<Self> {
+    /// Starts an agent on a configured folder and waits until it is ready.
+    pub async fn launch(folder: &Path, token: Option<&str>) -> Result<Self> {
         let port =
             fs::read_to_string(folder.join("health-port")).context("read the health port")?;
         let health_port = port.parse().context("read the health port")?;
@@ -61,7 +62,12 @@ impl Agent {
         Ok(agent)
     }
 
-    fn configure(folder: &Path, cluster: &Cluster, order: &[usize], lines: &str) -> Result<()> {
+    /// Writes `agent.conf` into the folder, for a test to change before the agent is launched.
+    pub fn configure(folder: &Path, cluster: &Cluster, order: &[usize], lines: &str) -> Result<()> {
+        fs::create_dir_all(folder).context("create the agent's folder")?;
+        let [health_port] = ports::lease()?;
+        fs::write(folder.join("health-port"), health_port.to_string())
+            .context("note the health port")?;
         let first = order.first().context("an agent needs a server")?;
         let bundle = cluster.member(*first)?.cli(&["bundle", "show"])?;
         if !bundle.status.success() {

@@ -51,15 +51,21 @@ pub fn tls_channel(port: u16, config: Arc<rustls::ClientConfig>) -> Channel {
 
 /// GET over plain HTTP on loopback; anything but 200 is an error with the body.
 pub async fn http_ok(port: u16, path: &str) -> Result<()> {
+    let reply = http_reply(port, path).await?;
+    if reply.starts_with("HTTP/1.1 200") {
+        return Ok(());
+    }
+    bail!("{path} answers {reply}")
+}
+
+/// GET over plain HTTP on loopback: status line, headers and body.
+pub async fn http_reply(port: u16, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.context("connect")?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.context("send the request")?;
     let mut reply = String::new();
     stream.read_to_string(&mut reply).await.context("read the reply")?;
-    if reply.starts_with("HTTP/1.1 200") {
-        return Ok(());
-    }
-    bail!("{path} answers {reply}")
+    Ok(reply)
 }
 
 /// The id of the servers.

@@ -87,25 +87,13 @@ impl Cluster {
         let mut members = Vec::new();
         let [one_port] = ports::lease()?;
         for index in 0..spec.members {
-            let [own_port, peer_port, health_port] = ports::lease()?;
-            let api_port = if spec.one_port { one_port } else { own_port };
-            let last = if spec.one_port {
-                u8::try_from(index + 1).context("a loopback address")?
-            } else {
-                1
-            };
-            let api_address = Ipv4Addr::new(127, 0, 0, last);
-            let folder = folder.join(format!("server-{index}"));
-            fs::create_dir_all(&folder).context("create a member's folder")?;
-            members.push(Member {
-                index,
-                folder,
-                api_address,
-                api_port,
-                peer_port,
-                health_port,
-                process: None,
-            });
+            let mut member = Member::prepare(folder, index)?;
+            if spec.one_port {
+                member.api_port = one_port;
+                let last = u8::try_from(index + 1).context("a loopback address")?;
+                member.api_address = Ipv4Addr::new(127, 0, 0, last);
+            }
+            members.push(member);
         }
         let peers: Vec<String> =
             members.iter().map(|member| format!("\"127.0.0.1:{}\"", member.peer_port)).collect();
@@ -123,6 +111,18 @@ impl Cluster {
         }
         cluster.wait_ready(Duration::from_secs(30)).await?;
         Ok(cluster)
+    }
+
+    /// Adds a member that is no founder: it asks the others to take it in. Returns its index; it is
+    /// not started yet.
+    pub fn add_member(&mut self, spec: &ClusterSpec) -> Result<usize> {
+        let index = self.members.len();
+        let member = Member::prepare(&self.folder, index)?;
+        let peers: Vec<String> =
+            self.members.iter().map(|peer| format!("\"127.0.0.1:{}\"", peer.peer_port)).collect();
+        member.write_config(spec, &self.folder.join("cluster.key"), &peers.join(", "))?;
+        self.members.push(member);
+        Ok(index)
     }
 
     /// The folder that holds everything.
@@ -209,6 +209,22 @@ impl Cluster {
 }
 
 impl Member {
+    /// A member with ports and a folder of its own.
+    fn prepare(cluster: &Path, index: usize) -> Result<Self> {
+        let [api_port, peer_port, health_port] = ports::lease()?;
+        let folder = cluster.join(format!("server-{index}"));
+        fs::create_dir_all(&folder).context("create a member's folder")?;
+        Ok(Self {
+            index,
+            folder,
+            api_address: Ipv4Addr::LOCALHOST,
+            api_port,
+            peer_port,
+            health_port,
+            process: None,
+        })
+    }
+
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.folder.join("server.conf")

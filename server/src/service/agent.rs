@@ -255,7 +255,8 @@ impl AgentService {
     async fn record_version(&self, call: &Call, version: String) -> Result<(), Failure> {
         let agent = call.agent()?;
         if version.len() > AGENT_VERSION_BYTES_MAX {
-            let text = format!("agent version is longer than {AGENT_VERSION_BYTES_MAX} characters");
+            let text =
+                format!("agent version is too long (max {AGENT_VERSION_BYTES_MAX} characters)");
             return Err(Failure::invalid(text));
         }
         let record = self.context.views().agent(&agent.id);

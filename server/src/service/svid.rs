@@ -94,7 +94,7 @@ impl rpc::svid_server::Svid for SvidService {
         limits
             .wait(&call.peer, params.len(), call.client_deadline)
             .await
-            .map_err(|error| Failure::limited("certificate signing request", &error))?;
+            .map_err(|error| Failure::limited("certificate signing", &error))?;
         let basis = self.basis(&call).await?;
         let (service, agent) = (self.clone(), call.agent()?.id.clone());
         // A full batch costs some 50 ms of CPU: not on the threads that serve connections.

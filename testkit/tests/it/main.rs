@@ -7,8 +7,11 @@
     reason = "tests fail by panicking"
 )]
 
+mod bad_calls;
 mod bad_start;
 mod crashes;
 mod power_cut;
 mod registry;
+mod stopping;
 mod tokens;
+mod x509pop;

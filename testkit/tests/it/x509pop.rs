@@ -1,0 +1,112 @@
+//! An agent that proves itself by a certificate of its machine, against three members.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use steeple_testkit::process::{Process, binary, wait_for};
+use steeple_testkit::{Agent, Cluster, ClusterSpec};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A certificate authority of machines, and its certificate in PEM.
+fn authority() -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let pem = params.self_signed(&key).unwrap().pem();
+    (Issuer::new(params, key), pem)
+}
+
+/// Writes key and certificate of one machine.
+fn machine(folder: &Path, name: &str, issuer: &Issuer<'_, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    fs::create_dir_all(folder).unwrap();
+    fs::write(folder.join("machine.key"), key.serialize_pem()).unwrap();
+    fs::write(folder.join("machine.crt"), certificate.pem()).unwrap();
+}
+
+/// An agent's folder: its machine's certificate instead of a token, and keys that die with it.
+fn configure(folder: &Path, cluster: &Cluster, order: &[usize]) {
+    Agent::configure(folder, cluster, order, "").unwrap();
+    let path = folder.join("agent.conf");
+    let place = folder.display();
+    let attestor = format!(
+        "NodeAttestor \"x509pop\" {{\n    plugin_data {{\n      private_key_path = \
+         \"{place}/machine.key\"\n      certificate_path = \"{place}/machine.crt\"\n    }}"
+    );
+    let text = fs::read_to_string(&path).unwrap();
+    let text = text.replace("NodeAttestor \"join_token\" {\n    plugin_data {}", &attestor);
+    let text = text.replace("KeyManager \"disk\"", "KeyManager \"memory\"");
+    let keys = format!("      directory = \"{place}/data\"\n");
+    fs::write(&path, text.replace(&keys, "")).unwrap();
+}
+
+async fn logs(agent: &Agent, text: &str, times: usize) {
+    let waited = wait_for(text, SOON, async || {
+        let found = agent.log_text().matches(text).count();
+        anyhow::ensure!(found >= times, "{found} times so far\n{}", agent.log_text());
+        Ok(())
+    });
+    waited.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_attests_by_its_machines_certificate_renews_and_attests_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (issuer, pem) = authority();
+    let ca = folder.path().join("machines.pem");
+    fs::write(&ca, pem).unwrap();
+    let spec = ClusterSpec {
+        server_lines: "  agent_ttl = \"24s\"\n  ratelimit { attestation = false }\n".to_owned(),
+        plugin_lines: format!(
+            "  NodeAttestor \"x509pop\" {{\n    plugin_data {{\n      ca_bundle_path = \"{}\"\n    }}\n  }}\n",
+            ca.display()
+        ),
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::start(&folder.path().join("cluster"), &spec).await.unwrap();
+
+    let place = folder.path().join("agent");
+    machine(&place, "one", &issuer);
+    configure(&place, &cluster, &[0, 1, 2]);
+    let mut agent = Agent::launch(&place, None).await.unwrap();
+    logs(&agent, "Node attestation was successful", 1).await;
+    let listed = cluster.member(1).unwrap().cli_json(&["agent", "list"]).unwrap().to_string();
+    assert!(listed.contains("/spire/agent/x509pop/"), "{listed}");
+    assert!(listed.contains("subject:cn:one"), "the machine's name is a selector: {listed}");
+
+    // Its keys are gone, its machine's are not: it attests anew and stays the same agent.
+    agent.restart().await.unwrap();
+    logs(&agent, "Node attestation was successful", 2).await;
+    let count = cluster.member(2).unwrap().cli_json(&["agent", "count"]).unwrap();
+    assert_eq!(count["count"], 1, "{count}");
+
+    // At half its life; an agent of this kind proves itself again instead of renewing.
+    logs(&agent, "Successfully reattested node", 1).await;
+
+    let (stranger, _) = authority();
+    let place = folder.path().join("stranger");
+    machine(&place, "two", &stranger);
+    configure(&place, &cluster, &[1]);
+    let mut command = Command::new(binary("spire-agent").unwrap());
+    command.arg("run").arg("-config").arg(place.join("agent.conf"));
+    let log = place.join("agent.log");
+    let mut refused = Process::spawn("agent", &mut command, &log).unwrap();
+    let status = refused.wait(SOON).await.unwrap();
+    assert_eq!(status.code(), Some(1), "a refused agent ends");
+    let text = fs::read_to_string(&log).unwrap();
+    assert!(
+        text.contains("nodeattestor(x509pop): certificate verification failed: x509: certificate signed by unknown authority"),
+        "{text}"
+    );
+    let count = cluster.member(0).unwrap().cli_json(&["agent", "count"]).unwrap();
+    assert_eq!(count["count"], 1, "{count}");
+}
