@@ -10,6 +10,7 @@
 mod bad_calls;
 mod bad_start;
 mod crashes;
+mod membership;
 mod power_cut;
 mod registry;
 mod stopping;
