@@ -51,6 +51,29 @@ pub fn permission_denied(message: impl Into<String>, reason: Reason) -> tonic::S
     tonic::Status::with_details(Code::PermissionDenied, message, status.encode_to_vec().into())
 }
 
+/// The name of a code as grpc-go prints it: scripts and SPIRE's metrics read these.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
 /// The reason of a refusal, if it carries one that we know.
 pub fn reason_of(status: &tonic::Status) -> Option<Reason> {
     let rpc_status = RpcStatus::decode(status.details()).ok()?;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::floor;
+use crate::machine::cpu_micros;
 use crate::spread::{ROUNDS, Spread, micros_each};
 
 /// Callers, and entries that each creates in a round.
@@ -18,30 +19,41 @@ const SHAPES: [(usize, usize); 2] = [(1, 200), (64, 50)];
 pub(crate) async fn run() -> Result<()> {
     println!("## entry creation on three replicas (all on this disk) against fdatasync\n");
     let folder = tempfile::tempdir()?;
-    let cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await?;
+    let mut cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await?;
     let leader = cluster.leader(std::time::Duration::from_secs(10)).await?;
     let channel = unix_channel(&cluster.member(leader)?.socket());
+    let replicas =
+        (0..3).map(|index| Ok(cluster.process(index)?.pid())).collect::<Result<Vec<u32>>>()?;
+    let mut cpu = vec![0.0; SHAPES.len()];
     let mut floors = Vec::new();
     let mut figures = vec![Vec::new(); SHAPES.len()];
     for number in 0..ROUNDS {
         floors.push(floor::fdatasync(folder.path(), 500)?);
-        for (figures, (callers, each)) in figures.iter_mut().zip(SHAPES) {
+        for ((figures, cpu), (callers, each)) in figures.iter_mut().zip(&mut cpu).zip(SHAPES) {
+            let before = cpu_of(&replicas)?;
             figures.push(round(&channel, number, callers, each).await?);
+            *cpu += cpu_of(&replicas)? - before;
         }
     }
     let floor = Spread::of(floors);
     println!("- fdatasync of 300 bytes: {}", floor.text("µs"));
-    for (figures, (callers, _)) in figures.into_iter().zip(SHAPES) {
+    for ((figures, cpu), (callers, each)) in figures.into_iter().zip(cpu).zip(SHAPES) {
         let spread = Spread::of(figures);
         println!(
-            "- {callers} callers: {}; {:.1} x the floor; {:.0} entries/s",
+            "- {callers} callers: {}; {:.2} x the floor; {:.0} entries/s; {:.0} µs of CPU an entry, \
+             all three replicas together",
             spread.text("µs an entry"),
             spread.median / floor.median,
-            1e6 / spread.median
+            1e6 / spread.median,
+            cpu / (ROUNDS * callers * each) as f64
         );
     }
     println!();
     Ok(())
+}
+
+fn cpu_of(replicas: &[u32]) -> Result<f64> {
+    replicas.iter().map(|pid| cpu_micros(*pid)).sum()
 }
 
 async fn round(channel: &Channel, number: usize, callers: usize, each: usize) -> Result<f64> {

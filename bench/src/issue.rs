@@ -8,6 +8,7 @@ use steeple_testkit::{Cluster, ClusterSpec};
 use tokio::time::Instant;
 
 use crate::floor;
+use crate::machine::cpu_micros;
 use crate::spread::{ROUNDS, Spread, micros_each};
 
 /// Requests a call, and calls a round.
@@ -19,29 +20,36 @@ pub(crate) async fn run() -> Result<()> {
     );
     let folder = tempfile::tempdir()?;
     let lines = "  ratelimit {\n    attestation = false\n    signing = false\n  }\n".to_owned();
-    let cluster = Cluster::start(
+    let mut cluster = Cluster::start(
         folder.path(),
         &ClusterSpec { server_lines: lines, ..ClusterSpec::default() },
     )
     .await?;
     let (client, entry_id) = attest(&cluster).await?;
     let (_, csr) = request_key()?;
+    let replica = cluster.process(0)?.pid();
+    let mut cpu = vec![0.0; SHAPES.len()];
     let mut limits = Vec::new();
     let mut figures = vec![Vec::new(); SHAPES.len()];
     for _ in 0..ROUNDS {
         limits.push(floor::crypto(1000)?);
-        for (figures, (batch, calls)) in figures.iter_mut().zip(SHAPES) {
+        for ((figures, cpu), (batch, calls)) in figures.iter_mut().zip(&mut cpu).zip(SHAPES) {
+            let before = cpu_micros(replica)?;
             figures.push(round(&client, &entry_id, &csr, batch, calls).await?);
+            *cpu += cpu_micros(replica)? - before;
         }
     }
     let limit = Spread::of(limits);
     println!("- crypto limit: {}", limit.text("µs an SVID"));
-    for (figures, (batch, _)) in figures.into_iter().zip(SHAPES) {
+    for ((figures, cpu), (batch, calls)) in figures.into_iter().zip(cpu).zip(SHAPES) {
         let spread = Spread::of(figures);
+        let cpu = cpu / (ROUNDS * batch * calls) as f64;
         println!(
-            "- batches of {batch}, one caller: {}; {:.1} x the limit",
+            "- batches of {batch}, one caller: {}; {:.1} x the limit; {cpu:.0} µs of the replica's \
+             CPU an SVID, {:.1} x the limit",
             spread.text("µs an SVID"),
-            spread.median / limit.median
+            spread.median / limit.median,
+            cpu / limit.median
         );
     }
     println!("- caller, replica and the other two share this machine's cores\n");

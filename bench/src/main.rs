@@ -9,6 +9,7 @@
 mod entry;
 mod floor;
 mod issue;
+mod machine;
 mod spread;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    println!("{}\n", machine::describe());
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         [] | ["all"] => {

@@ -209,8 +209,11 @@ impl Daemon {
 
 /// A request that changes something: it carries an id of its own.
 pub(crate) fn write_request<T>(message: T) -> Result<tonic::Request<T>, Error> {
+    // The first half would say which revision we have seen: none. Our retries end with us.
     let mut id = [0; 16];
-    SystemRandom.fill(&mut id);
+    if let Some(drawn) = id.last_chunk_mut::<8>() {
+        SystemRandom.fill(drawn);
+    }
     let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
     let value: MetadataValue<Ascii> =
         hex.parse().map_err(|_bad| Error::Internal("hex digits are no metadata".to_owned()))?;

@@ -128,7 +128,7 @@ impl From<tonic::Status> for Error {
 
 /// A failed call as gRPC-Go prints it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rpc error: code = {} desc = {message}", code_name(*.code))]
+#[error("rpc error: code = {} desc = {message}", steeple_api::status::code_name(*.code))]
 pub(crate) struct RpcError {
     /// The code.
     pub(crate) code: Code,
@@ -234,29 +234,6 @@ pub(crate) fn errno_text(error: &std::io::Error) -> String {
     let text = text.split(" (os error").next().unwrap_or_default();
     let mut chars = text.chars();
     chars.next().map(|first| first.to_lowercase().chain(chars).collect()).unwrap_or_default()
-}
-
-/// A gRPC code in gRPC-Go's spelling.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
 }
 
 #[cfg(test)]

@@ -19,39 +19,35 @@ use crate::io::Io;
 #[derive(Debug, Default)]
 pub(crate) struct Server {
     socket: ServerSocket,
-    shallow: bool,
-    verbose: bool,
+    probe: Probe,
 }
 
 /// `spire-agent healthcheck`.
 #[derive(Debug, Default)]
 pub(crate) struct Agent {
     socket: AgentSocket,
+    probe: Probe,
+}
+
+/// What both ask, and how much they say.
+#[derive(Debug, Default)]
+struct Probe {
     shallow: bool,
     verbose: bool,
 }
 
-const SHALLOW: &str = "Accepted for compatibility; makes no difference";
-const VERBOSE: &str = "Print verbose information";
-
 impl Command for Server {
     fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
         self.socket.declare(flags);
-        flags.flag("shallow", &mut self.shallow, SHALLOW);
-        flags.flag("verbose", &mut self.verbose, VERBOSE);
+        self.probe.declare(flags);
     }
 
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
         Box::pin(async move {
-            if self.verbose {
-                writeln!(io.stdout, "Checking server health...")?;
-            }
-            let answer = match self.socket.connect(io).await {
-                Ok(channel) => check(channel).await,
-                Err(error) => Err(error),
-            };
-            judge("server", answer, self.verbose, io)
-                .map_err(|error| error.during("server is unhealthy"))?;
+            self.probe.announce("server", io)?;
+            let channel = self.socket.connect(io).await;
+            let judged = self.probe.judge("server", channel, io).await;
+            judged.map_err(|error| error.during("server is unhealthy"))?;
             writeln!(io.stdout, "Server is healthy.")?;
             Ok(())
         })
@@ -61,24 +57,55 @@ impl Command for Server {
 impl Command for Agent {
     fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
         self.socket.declare(flags);
-        flags.flag("shallow", &mut self.shallow, SHALLOW);
-        flags.flag("verbose", &mut self.verbose, VERBOSE);
+        self.probe.declare(flags);
     }
 
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
         Box::pin(async move {
-            if self.verbose {
-                writeln!(io.stdout, "Checking agent health...")?;
-            }
-            let answer = match self.socket.connect(io).await {
-                Ok(channel) => check(channel).await,
-                Err(error) => Err(error),
-            };
-            judge("agent", answer, self.verbose, io)
-                .map_err(|error| error.during("Agent is unhealthy"))?;
+            self.probe.announce("agent", io)?;
+            let channel = self.socket.connect(io).await;
+            let judged = self.probe.judge("agent", channel, io).await;
+            judged.map_err(|error| error.during("Agent is unhealthy"))?;
             writeln!(io.stdout, "Agent is healthy.")?;
             Ok(())
         })
+    }
+}
+
+impl Probe {
+    fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
+        let usage = "Accepted for compatibility; makes no difference";
+        flags.flag("shallow", &mut self.shallow, usage);
+        flags.flag("verbose", &mut self.verbose, "Print verbose information");
+    }
+
+    fn announce(&self, daemon: &str, io: &mut Io<'_>) -> Result<(), Error> {
+        if self.verbose {
+            writeln!(io.stdout, "Checking {daemon} health...")?;
+        }
+        Ok(())
+    }
+
+    async fn judge(
+        &self,
+        daemon: &str,
+        channel: Result<Channel, Error>,
+        io: &mut Io<'_>,
+    ) -> Result<(), Error> {
+        let answer = match channel {
+            Ok(channel) => check(channel).await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(status) => serving(daemon, status),
+            Err(error) => {
+                if self.verbose {
+                    writeln!(io.stderr, "Failed to check health: {}", error.chain())?;
+                }
+                let text = "unable to determine health".to_owned();
+                Err(Error::Unhealthy { text, hint: error.hint() })
+            }
+        }
     }
 }
 
@@ -87,22 +114,7 @@ async fn check(channel: Channel) -> Result<i32, Error> {
     Ok(HealthClient::new(channel).check(request).await?.into_inner().status)
 }
 
-fn judge(
-    daemon: &str,
-    answer: Result<i32, Error>,
-    verbose: bool,
-    io: &mut Io<'_>,
-) -> Result<(), Error> {
-    let status = match answer {
-        Ok(status) => status,
-        Err(error) => {
-            if verbose {
-                writeln!(io.stderr, "Failed to check health: {}", error.chain())?;
-            }
-            let text = "unable to determine health".to_owned();
-            return Err(Error::Unhealthy { text, hint: error.hint() });
-        }
-    };
+fn serving(daemon: &str, status: i32) -> Result<(), Error> {
     if status == i32::from(ServingStatus::Serving) {
         return Ok(());
     }

@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn variables_expand_as_in_go() {
         let lookup = |name: &str| match name {
-            "HOME" => Some("/root".to_owned()),
+            "HOME" => Some("/home/user".to_owned()),
             "A_1" => Some("a".to_owned()),
             "odd name" => Some("odd".to_owned()),
             "1" => Some("one".to_owned()),
@@ -59,8 +59,8 @@ mod tests {
         };
         let cases = [
             ("plain", "plain"),
-            ("$HOME/x", "/root/x"),
-            ("${HOME}x", "/rootx"),
+            ("$HOME/x", "/home/user/x"),
+            ("${HOME}x", "/home/userx"),
             ("$A_1-$A_1", "a-a"),
             ("[$UNSET][${UNSET}]", "[][]"),
             ("$$HOME", "$HOME"),
@@ -73,8 +73,8 @@ mod tests {
             ("$12", "one2"),
             ("${odd name}", "odd"),
             ("$ä", "$ä"),
-            ("ä$HOMEä", "ä/rootä"),
-            ("# $HOME in a comment", "# /root in a comment"),
+            ("ä$HOMEä", "ä/home/userä"),
+            ("# $HOME in a comment", "# /home/user in a comment"),
         ];
         for (text, expected) in cases {
             assert_eq!(expand_env(text, &lookup), expected, "{text}");

@@ -9,6 +9,7 @@ use steeple_spiffe_core::TrustDomain;
 
 use crate::cluster_key::ClusterKeys;
 use crate::ids::ClusterId;
+use crate::limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES};
 
 /// The settings of one member.
 #[derive(Clone, Debug)]
@@ -39,6 +40,33 @@ pub struct Config {
     pub version: String,
     /// Whether the end of [`Store::run`](crate::Store::run) also leaves the cluster.
     pub leave_on_terminate: bool,
+    /// Bounds that only a simulation has a reason to change.
+    pub tuning: Tuning,
+}
+
+/// Bounds that have one good value, documented in `cluster.md`. A simulation lowers them, so that
+/// what takes hours happens in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Log entries after which a snapshot is made.
+    pub snapshot_after: u64,
+    /// Log entries kept behind a snapshot, so that a member that was away shortly needs none.
+    pub log_kept: u64,
+    /// A learner must have been healthy for so long to become a voter.
+    pub stable_for: Duration,
+    /// A voter must have been silent for so long to lose its seat to a newcomer at its address.
+    pub seat_free_after: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            snapshot_after: SNAPSHOT_AFTER_ENTRIES,
+            log_kept: LOG_ENTRIES_KEPT,
+            stable_for: Duration::from_secs(10),
+            seat_free_after: Duration::from_secs(30),
+        }
+    }
 }
 
 impl Config {

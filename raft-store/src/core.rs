@@ -12,7 +12,7 @@ use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::random::Random;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::barrier::Barrier;
 use crate::config::Config;
@@ -23,6 +23,7 @@ use crate::forward::Forwarder;
 use crate::ids::{ClusterId, MemberId};
 use crate::limits::PROPOSALS_IN_FLIGHT_MAX;
 use crate::local::Identity;
+use crate::membership::Requested;
 use crate::raft::{Metrics, Raft};
 use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
@@ -47,6 +48,8 @@ pub(crate) struct Core {
     /// Follows consensus; kept current by `Store::run`.
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) formed: watch::Sender<bool>,
+    /// Operators' changes of the membership go to the member's own task.
+    pub(crate) changes: mpsc::Sender<Requested>,
     pub(crate) in_flight: Semaphore,
     pub(crate) barrier: Barrier,
     /// Set when the process is about to end: this member takes no leadership any more.
@@ -74,6 +77,7 @@ impl Core {
             state: watch::channel(state).0,
             leadership: watch::channel(Leadership::default()).0,
             formed: watch::channel(formed).0,
+            changes: parts.changes,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
             barrier: Barrier::default(),
             standing_down: AtomicBool::new(false),
@@ -194,9 +198,8 @@ impl Core {
             member_id: self.member_id,
             cluster_id: self.cluster_id(),
             state: self.state.borrow().clone(),
-            leader: leadership
-                .leader
-                .filter(|leader| *leader != self.member_id || self.contact() == Contact::InContact),
+            // Consensus goes on naming the last leader that it heard of.
+            leader: leadership.leader.filter(|_| self.contact() == Contact::InContact),
             term: leadership.term,
             applied_index: self.feed.reached_now().index,
             commit_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),
@@ -222,4 +225,5 @@ pub(crate) struct CoreParts {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    pub(crate) changes: mpsc::Sender<Requested>,
 }

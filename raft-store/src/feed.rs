@@ -14,6 +14,7 @@ use crate::change::{Change, ChangeBatch};
 use crate::error::StoreError;
 use crate::ids::Revision;
 use crate::limits::FEED_BATCHES_MAX;
+use crate::mutants::{self, Mutant};
 
 /// What apply has reached, as watchers see it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,6 +138,9 @@ impl Feed {
             Ok(())
         })?;
         let changes = changes.unwrap_or_else(|| self.sender.subscribe());
+        if mutants::on(Mutant::FeedOffByOne) {
+            reached.revision = Revision::from_u64(reached.revision.as_u64() + 1);
+        }
         Ok(Subscription { revision: reached.revision, time: reached.time, snapshot, changes })
     }
 }

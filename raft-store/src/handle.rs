@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::command::Command;
@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::error::{ProposeError, StoreError, Unavailable};
 use crate::feed::Subscription;
 use crate::ids::{MemberId, RequestId, Revision};
+use crate::membership::{MemberChange, MemberChangeError, Requested};
 use crate::outcome::Applied;
 use crate::status::{Leadership, MemberStatus};
 
@@ -95,9 +96,31 @@ impl StoreHandle {
         self.core.transfer_leadership(to).await
     }
 
+    /// Changes the membership as an operator asks: here if this member leads, else through the
+    /// leader. A leader that is to lose its vote hands over first. Returns once it is committed.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberChangeError`].
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), MemberChangeError> {
+        let stopping = || {
+            let text = "this member is stopping".to_owned();
+            Unavailable { text, retry_after: self.core.config.election_timeout_max() }
+        };
+        let (answer, answered) = oneshot::channel();
+        let request = Requested { change, answer };
+        self.core.changes.send(request).await.map_err(|_stopped| stopping())?;
+        answered.await.map_err(|_dropped| stopping())?
+    }
+
     /// Stands in no election from now on and takes over from no leader: the process is about to end.
     pub fn stand_down(&self) {
         self.core.stand_down();
+    }
+
+    /// See [`crate::testing::state_digest`].
+    pub(crate) fn state_digest(&self) -> Result<(u64, [u8; 32]), StoreError> {
+        crate::raft::state_machine::digest(self.core.engine.tables.as_ref())
     }
 
     /// Whether the cluster exists: its first command has been applied here.

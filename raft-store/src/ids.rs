@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use steeple_spiffe_core::random::Random;
+
 /// A replica's identity: 64 random bits made at first start. Never a name, ordinal or address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(pub u64);
@@ -58,8 +60,25 @@ impl fmt::Display for Revision {
 pub struct RowNumber(pub u64);
 
 /// Names one attempt to change something, so that a retry has no second effect.
+///
+/// Its first eight bytes say, big-endian, at which revision the caller was when it first tried: what
+/// is older than the oldest remembered outcome is answered as indeterminate, never applied. Zero
+/// there: the caller knew no revision and gives up this protection, as a command line may, whose
+/// retries end with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub [u8; 16]);
+
+impl RequestId {
+    /// A new id of a caller that has seen a revision.
+    pub fn fresh(seen: Revision, random: &dyn Random) -> Self {
+        let mut id = [0; 16];
+        random.fill(&mut id);
+        for (byte, seen) in id.iter_mut().zip(seen.as_u64().to_be_bytes()) {
+            *byte = seen;
+        }
+        Self(id)
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{Command, InitCluster};
 use crate::core::Core;
 use crate::error::{ProposeError, RunError};
 use crate::ids::{ClusterId, MemberId};
+use crate::membership::{MemberChangeError, Requested};
 use crate::raft::PeerNode;
 use crate::status::MemberState;
 
@@ -18,13 +20,32 @@ use crate::status::MemberState;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Forms the cluster if there is none, then waits for the end.
-pub(crate) async fn run(core: Arc<Core>, stop: CancellationToken) -> Result<(), RunError> {
+pub(crate) async fn run(
+    core: Arc<Core>,
+    requests: mpsc::Receiver<Requested>,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
     tokio::select! {
+        biased;
         formed = form(&core) => formed?,
         () = stop.cancelled() => return Ok(()),
     }
-    stop.cancelled().await;
+    tokio::select! {
+        () = refuse_changes(requests) => {}
+        () = stop.cancelled() => {}
+    }
     Ok(())
+}
+
+/// Without a peer listener there is no one to promote or to remove.
+async fn refuse_changes(mut requests: mpsc::Receiver<Requested>) {
+    while let Some(Requested { answer, .. }) = requests.recv().await {
+        let text = "this member has no peer listener, so its cluster has no other members; give it \
+                    a \"cluster\" block first";
+        // Who asked may have gone: then nobody hears the answer.
+        answer.send(Err(MemberChangeError::Refused(text.to_owned()))).ok();
+    }
+    std::future::pending().await
 }
 
 async fn form(core: &Core) -> Result<(), RunError> {
@@ -38,7 +59,7 @@ async fn form(core: &Core) -> Result<(), RunError> {
         }
         let cluster_id = founding_id(&[(core.member_id, core.config.advertise.clone())]);
         core.engine.local.adopt_cluster(cluster_id).map_err(|e| failed(e.to_string()))?;
-        let node = PeerNode { address: core.config.advertise.clone(), name: String::new() };
+        let node = PeerNode { address: core.config.advertise.clone(), ..PeerNode::default() };
         let members = BTreeMap::from([(core.member_id.0, node)]);
         core.raft.initialize(members).await.map_err(|e| failed(e.to_string()))?;
     }

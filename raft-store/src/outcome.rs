@@ -112,4 +112,11 @@ pub enum Rejection {
     /// The request id was used by another caller or with another body.
     #[error("request id was used for another request")]
     RequestIdReused,
+    /// The request was first sent so long ago that its outcome may have been forgotten. Whether it
+    /// took effect then is not known; now it did not.
+    #[error(
+        "request is older than what is remembered: whether it took effect is not known; look, then \
+         send it under a new id"
+    )]
+    RequestForgotten,
 }

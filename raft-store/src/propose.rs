@@ -4,6 +4,7 @@
 //! log. *Indeterminate*: an answer was lost; the same request id may be sent again, and is, until the
 //! caller's deadline.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -20,8 +21,9 @@ use crate::command::Command;
 use crate::core::Core;
 use crate::error::{ProposeError, Unavailable};
 use crate::forward::ForwardError;
-use crate::ids::{MemberId, RequestId};
+use crate::ids::{MemberId, RequestId, Revision};
 use crate::limits::{ATTEMPT_TIMEOUT, COMMAND_BYTES_MAX};
+use crate::mutants::{self, Mutant};
 use crate::outcome::Applied;
 use crate::pb;
 use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
@@ -65,7 +67,7 @@ impl Core {
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
         let may_forward = !command.is_duty();
-        let envelope = seal(&command, request);
+        let mut envelope = seal(&command, request);
         let bytes = envelope.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
@@ -80,7 +82,13 @@ impl Core {
                 Err(ForwardError::Unknown(text)) if !may_retry_lost => {
                     return Err(ProposeError::Indeterminate { text });
                 }
-                Err(ForwardError::Unknown(text)) => lost = Some(text),
+                Err(ForwardError::Unknown(text)) => {
+                    lost = Some(text);
+                    if mutants::on(Mutant::RetryUnderNewId) {
+                        let fresh = RequestId::fresh(Revision::default(), self.random.as_ref());
+                        envelope.request_id = fresh.0.to_vec();
+                    }
+                }
                 Err(ForwardError::NotSent(_) | ForwardError::NotLeader { .. }) => {}
             }
             if Instant::now() + PAUSE >= deadline {
@@ -134,9 +142,8 @@ impl Core {
         command: Command,
         term: u64,
     ) -> Result<Applied, ProposeError> {
-        let mut id = [0; 16];
-        self.random.fill(&mut id);
-        let envelope = seal(&command, RequestId(id));
+        let id = RequestId::fresh(self.feed.reached_now().revision, self.random.as_ref());
+        let envelope = seal(&command, id);
         let bytes = envelope.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
@@ -195,7 +202,11 @@ impl Core {
         deadline: Instant,
     ) -> Result<Applied, ForwardError> {
         let highest: Timestamp = self.feed.reached_now().time;
-        envelope.time_unix_ms = self.clock.now().max(highest).unix_ms();
+        let mut now = self.clock.now();
+        if !mutants::on(Mutant::TimeGoesBack) {
+            now = now.max(highest);
+        }
+        envelope.time_unix_ms = now.unix_ms();
         let data = EnvelopeBytes(Bytes::from(envelope.encode_to_vec()));
 
         let (responder, answer) = ProgressResponder::<TypeConfig, _>::complete_only();
@@ -207,6 +218,7 @@ impl Core {
 
         let unknown = |text: &str| ForwardError::Unknown(text.to_owned());
         tokio::select! {
+            biased;
             answer = timeout_at(deadline, answer) => match answer {
                 Ok(Ok(Ok(response))) => response
                     .data
@@ -246,16 +258,36 @@ impl Core {
         let refuse =
             |text: String| Unavailable { text, retry_after: self.config.election_timeout_max() };
         if !self.leadership_now().is_self {
-            return Err(refuse(format!("member {} does not lead", self.member_id)));
+            let leader = self.leadership_now().leader;
+            let leader = leader.map_or_else(
+                || self.no_leader().text,
+                |leader| format!("member {leader} leads: ask that one"),
+            );
+            return Err(refuse(format!("member {} does not lead; {leader}", self.member_id)));
         }
         let metrics = self.metrics();
         let matched = |id: u64| {
             let replication = metrics.replication.as_ref()?;
             replication.get(&id)?.as_ref().map(|log_id| log_id.index)
         };
-        let candidates = metrics
-            .membership_config
-            .voter_ids()
+        let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+        match to {
+            Some(to) if to == self.member_id => {
+                return Err(refuse(format!("member {to} leads already")));
+            }
+            Some(to) if !voters.contains(&to.0) => {
+                return Err(refuse(format!(
+                    "no voter has the id {to}; \"cluster members\" lists them"
+                )));
+            }
+            Some(to) if !self.reaches(to.0) => {
+                return Err(refuse(format!("member {to} does not answer; start it first")));
+            }
+            Some(_) | None => {}
+        }
+        let candidates = voters
+            .iter()
+            .copied()
             .filter(|id| *id != self.member_id.0 && to.is_none_or(|to| to.0 == *id));
         let best = candidates.filter(|id| self.reaches(*id)).max_by_key(|id| matched(*id));
         let Some(best) = best else {

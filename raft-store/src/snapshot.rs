@@ -20,10 +20,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use aws_lc_rs::digest;
 use prost::Message;
 use prost::bytes::Bytes;
+use steeple_spiffe_core::random::{Random, SystemRandom};
 
 use crate::apply::{Rows, Table, TableError, TableRow};
 use crate::codec::CodecError;
 use crate::limits::{SNAPSHOT_RECORD_BYTES, SNAPSHOT_RECORD_BYTES_MAX};
+use crate::mutants::{self, Mutant};
 use crate::pb;
 
 const MAGIC: &[u8; 8] = b"STEEPSNP";
@@ -189,7 +191,11 @@ pub(crate) fn write(
     writer.record(HEADER, &header.encode_to_vec())?;
     let mut total = 0;
     for table in Table::IN_SNAPSHOTS {
-        total += write_table(rows, *table, &mut writer)?;
+        let dropped = (*table == Table::Tokens && mutants::on(Mutant::SnapshotDropsTokens))
+            || (*table == Table::Journal && mutants::on(Mutant::SnapshotDropsJournal));
+        if !dropped {
+            total += write_table(rows, *table, &mut writer)?;
+        }
     }
     let sha256 = writer.digest.clone().finish().as_ref().to_vec();
     let trailer = pb::store::SnapshotTrailer { rows: total, sha256 };
@@ -203,10 +209,13 @@ fn write_table(rows: &dyn Rows, table: Table, writer: &mut Writer) -> Result<u64
     let mut record = pb::store::SnapshotRows::default();
     let mut record_bytes = 0;
     loop {
-        let page = rows.scan(table, &from, SCAN)?;
+        let mut page = rows.scan(table, &from, SCAN)?;
         let Some((last, _)) = page.last() else { break };
         from.clone_from(last);
         from.push(0);
+        if mutants::on(Mutant::SnapshotRowOrder) && SystemRandom.u64().is_multiple_of(2) {
+            page.reverse();
+        }
         for (key, value) in page {
             total += 1;
             record_bytes += key.len() + value.len();

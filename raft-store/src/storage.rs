@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::apply::Tables;
 use crate::local::LocalRecords;
 use crate::snapshot::Snapshots;
@@ -63,8 +65,25 @@ pub(crate) trait LogDisk: Send + Sync + fmt::Debug {
     /// Makes everything written so far durable.
     fn sync(&self) -> io::Result<()>;
 
-    /// Whether [`Self::sync`] costs nothing, so that no thread is needed to group it.
-    fn sync_is_free(&self) -> bool;
+    /// How [`Self::sync`] is waited for.
+    fn syncing(&self) -> Syncing;
+}
+
+/// How a sync is waited for.
+#[derive(Clone, Debug)]
+pub(crate) enum Syncing {
+    /// It costs nothing: no one waits.
+    Free,
+    /// It blocks: a thread does it.
+    Blocking,
+    /// It takes simulated time.
+    Timed(Arc<dyn TimedSync>),
+}
+
+/// A disk whose syncs take simulated time.
+pub(crate) trait TimedSync: Send + Sync + fmt::Debug {
+    /// A sync that begins now: makes durable what was written until now, in a while.
+    fn begin(&self) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// Small values that belong to the log.

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
 use steeple_spiffe_core::random::Random;
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::TableError;
+use crate::cluster::read_set;
 use crate::config::Config;
 use crate::core::{Core, CoreParts};
 use crate::error::{OpenError, RunError};
@@ -19,6 +21,7 @@ use crate::forward::{Forwarder, NoPeers};
 use crate::handle::StoreHandle;
 use crate::ids::MemberId;
 use crate::local::Identity;
+use crate::membership::Requested;
 use crate::net::{PeerNetwork, PeerNetworkParts};
 use crate::one_member;
 use crate::raft::log_store::LogStore;
@@ -37,7 +40,11 @@ pub struct Store {
     core: Arc<Core>,
     /// `None`: a cluster of one member, without a peer listener.
     network: Option<Arc<PeerNetwork>>,
+    changes: mpsc::Receiver<Requested>,
 }
+
+/// Operators' changes of the membership that wait: one at a time is made, more is a mistake.
+const CHANGES_WAITING_MAX: usize = 4;
 
 impl Store {
     /// Opens the folder (or makes it) and starts consensus, which stays idle until [`Self::run`] forms
@@ -79,6 +86,7 @@ impl Store {
                 (raft, Arc::clone(network) as Arc<dyn Forwarder>)
             }
         };
+        let (changes, requests) = mpsc::channel(CHANGES_WAITING_MAX);
         let core = Core::new(CoreParts {
             config,
             clock: seams.clock,
@@ -88,8 +96,9 @@ impl Store {
             raft,
             feed,
             forwarder,
+            changes,
         });
-        Ok(Self { core: Arc::new(core), network })
+        Ok(Self { core: Arc::new(core), network, changes: requests })
     }
 
     /// The way to this store for everyone else. Works from now on; waits for [`Self::run`] to make
@@ -106,13 +115,14 @@ impl Store {
     /// removed from its cluster, or if the listener failed. The process must end: nothing here may be
     /// used again.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
-        let Self { core, network } = self;
+        let Self { core, network, changes } = self;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_consensus(Arc::clone(&core)));
         tasks.spawn(follow_formation(Arc::clone(&core)));
-        tasks.spawn(live(Arc::clone(&core), network, stop.clone()));
+        tasks.spawn(live(Arc::clone(&core), network, changes, stop.clone()));
         let result = tokio::select! {
+            biased;
             // None of these ends before it is told to, unless something failed.
             ended = tasks.join_next() => outcome_of(ended),
             () = shutdown.cancelled() => {
@@ -140,11 +150,12 @@ impl Store {
 async fn live(
     core: Arc<Core>,
     network: Option<Arc<PeerNetwork>>,
+    changes: mpsc::Receiver<Requested>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     match network {
-        Some(network) => crate::cluster::run(core, network, stop).await,
-        None => one_member::run(core, stop).await,
+        Some(network) => crate::cluster::run(core, network, changes, stop).await,
+        None => one_member::run(core, changes, stop).await,
     }
 }
 
@@ -208,6 +219,20 @@ fn establish_identity(
         engine.local.found(&identity).map_err(corrupt)?;
         return Ok(identity);
     };
+    if !belongs_to_a_cluster(&identity, engine).map_err(corrupt)? {
+        // What was configured when the folder was made has bound no one: whoever was told to mend a
+        // key or a name has done so.
+        let mended = Identity {
+            cluster_name: config.cluster_name.clone(),
+            trust_domain: config.trust_domain.to_string(),
+            key_checks: config.keys.checks(),
+            ..identity.clone()
+        };
+        if mended != identity {
+            engine.local.set_identity(&mended).map_err(corrupt)?;
+        }
+        return Ok(mended);
+    }
     differs("cluster name", &identity.cluster_name, &config.cluster_name)?;
     differs("trust domain", &identity.trust_domain, config.trust_domain.as_str())?;
     if let (Some(found), Some(configured)) = (identity.cluster_id, config.cluster_id) {
@@ -223,6 +248,13 @@ fn establish_identity(
         engine.local.set_identity(&identity).map_err(corrupt)?;
     }
     Ok(identity)
+}
+
+/// Whether a cluster was formed, joined or agreed on with this folder, even if that was not finished.
+fn belongs_to_a_cluster(identity: &Identity, engine: &Engine) -> Result<bool, TableError> {
+    Ok(identity.cluster_id.is_some()
+        || read_set(&engine.local)?.is_some()
+        || crate::apply::read_cluster(engine.tables.as_ref())?.is_some())
 }
 
 /// Checks the replicated state against the configuration.

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cluster_key::ClusterKeys;
-use crate::config::Config;
-use crate::error::{OpenError, ProposeError, RunError};
+use crate::config::{Config, Tuning};
+use crate::error::{OpenError, ProposeError, RunError, StoreError};
 use crate::handle::StoreHandle;
 use crate::ids::RequestId;
 use crate::mem::MemoryDisk;
@@ -24,6 +24,32 @@ use crate::store::Store;
 
 /// Tests wait so long for anything; it is there in milliseconds.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Seeds what consensus draws at random on this thread from now on: election timeouts.
+pub fn seed_consensus(seed: u64) {
+    crate::raft::runtime::seed_thread(seed);
+}
+
+/// A digest of all replicated rows, and the log index of the state they are: equal on every member.
+///
+/// # Errors
+///
+/// If the tables cannot be read.
+pub fn state_digest(handle: &StoreHandle) -> Result<(u64, [u8; 32]), StoreError> {
+    handle.state_digest()
+}
+
+/// Switches a deliberate bug on for the rest of the process; false if there is none of that name.
+#[cfg(feature = "mutants")]
+pub fn switch_on_mutant(name: &str) -> bool {
+    crate::mutants::switch_on(name)
+}
+
+/// The names of all deliberate bugs.
+#[cfg(feature = "mutants")]
+pub fn mutants() -> impl Iterator<Item = &'static str> {
+    crate::mutants::Mutant::ALL.iter().map(|(name, _)| *name)
+}
 
 /// A running member. Stops when dropped.
 #[derive(Debug)]
@@ -56,6 +82,7 @@ pub fn config(data_dir: PathBuf) -> Config {
         heartbeat_interval: Duration::from_millis(50),
         version: "test".to_owned(),
         leave_on_terminate: false,
+        tuning: Tuning::default(),
     }
 }
 

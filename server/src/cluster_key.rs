@@ -53,6 +53,9 @@ pub enum ClusterKeyError {
         /// What happened.
         reason: String,
     },
+    /// The file beside the data is gone, and there is data that only its key opens.
+    #[error("cluster key file {} is missing, and the data beside it is sealed under its key; restore the file, or name the key's place in cluster.key_file", .0.display())]
+    Lost(PathBuf),
     /// The file beside the data cannot be made.
     #[error("could not write cluster key file {}; make the folder writable or change data_dir", path.display())]
     Write {
@@ -92,6 +95,10 @@ pub fn load(
         KeySource::BesideData => {
             let path = data_dir.join(FILE_BESIDE_DATA);
             if !path.exists() {
+                // A new key would open nothing of what is there.
+                if data_dir.join("raft/STEEPLE").exists() {
+                    return Err(ClusterKeyError::Lost(path));
+                }
                 make_beside_data(&path, random)?;
             }
             (read_file(&path)?, path.display().to_string())

@@ -37,6 +37,9 @@ pub fn main() -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
+/// How long tasks may take to end after every signal to do so; what is written is durable already.
+const RUNTIME_END_MAX: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// `spire-server run`: serves until a signal. Returns the exit code.
 fn run(words: Vec<String>) -> i32 {
     let flags = match RunFlags::parse(&words) {
@@ -59,8 +62,8 @@ fn run(words: Vec<String>) -> i32 {
         Err(error) => return fail(&format!("start runtime: {error}")),
     };
     let result = runtime.block_on(wiring::run(config, logging));
-    // Tasks that ignored every signal to end are not waited for.
-    runtime.shutdown_background();
+    // The database must be closed before the process ends: its own threads are torn down then.
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
     match result {
         Ok(()) => {
             tracing::info!("Server stopped gracefully");

@@ -163,7 +163,6 @@ fn report(error: &RotateError) {
     }
 }
 
-/// Whether every kind of SVID has an authority that signs it.
 /// How long the rotator may rest: at most a quarter of the last span in which a hand-over is due
 /// anyway (a twelfth of the lifetime), so that authorities of a minute hand over in time too.
 fn rotation_pause(journal: &Journal) -> Duration {
@@ -176,6 +175,7 @@ fn rotation_pause(journal: &Journal) -> Duration {
     pause.clamp(ROTATE_RETRY, ROTATE_EVERY)
 }
 
+/// Whether every kind of SVID has an authority that signs it.
 fn signs_everything(journal: &Journal) -> bool {
     [AuthorityKind::X509, AuthorityKind::Jwt].into_iter().all(|kind| {
         let mut authorities = journal.authorities.iter();

@@ -147,7 +147,7 @@ impl Serving {
     }
 }
 
-/// A member without a leader plays no part; neither does a leader that has lost its quorum.
+/// A member without a leader that it hears plays no part; neither does a leader without a quorum.
 fn role(status: &MemberStatus) -> &'static str {
     match status.leader {
         Some(leader) if leader == status.member_id => "leader",

@@ -14,7 +14,8 @@ use hyper_util::rt::TokioIo;
 use metrics::Label;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use steeple_raft_store::{MemberStatus, Role, StoreHandle};
-use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::authority::AuthorityKind;
+use steeple_spiffe_core::{AuthorityStatus, Clock, Timestamp, TrustDomain};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::gate::policy::Rule;
+use crate::view::Views;
 
 /// Scrapes at a time; a monitoring system opens one or two.
 const SCRAPES_MAX: usize = 16;
@@ -121,14 +123,51 @@ pub fn note_start(trust_domain: &TrustDomain) {
 }
 
 /// Keeps the gauges about the cluster current until the shutdown.
-pub async fn follow(store: StoreHandle, shutdown: CancellationToken) {
+pub async fn follow(
+    store: StoreHandle,
+    views: Views,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) {
     let started = Instant::now();
     let mut tick = tokio::time::interval(GAUGES_INTERVAL);
+    let mut term = None;
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let uptime_ms = started.elapsed().as_secs_f64() * 1000.0;
         metrics::gauge!("spire_server_uptime_in_ms").set(uptime_ms);
-        record(&store.status());
+        let status = store.status();
+        let elections = term.map_or(0, |term| status.term.saturating_sub(term));
+        metrics::counter!("spire_server_cluster_elections").increment(elections);
+        term = Some(status.term);
+        record(&status);
+        record_state(&views, clock.now());
     }
+}
+
+/// What the replicated state says; nothing before the cluster is formed.
+fn record_state(views: &Views, now: Timestamp) {
+    let Some(cluster) = views.cluster() else { return };
+    metrics::gauge!("spire_server_cluster_feature_level").set(f64::from(cluster.feature_level));
+    metrics::gauge!("spire_server_cluster_epoch").set(f64::from(cluster.epoch));
+    let journal = views.journal();
+    let active = journal
+        .authorities
+        .iter()
+        .find(|one| one.kind == AuthorityKind::X509 && one.status == AuthorityStatus::Active);
+    if let Some(active) = active {
+        let trust_domain = cluster.trust_domain.to_string();
+        let expiration = active.not_after.unix_s();
+        let ttl = active.not_after.since(now).as_secs_f64();
+        record_expiry(trust_domain, expiration, ttl);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; seconds stay below 2^53")]
+fn record_expiry(trust_domain: String, expiration: i64, ttl: f64) {
+    let labels = vec![Label::new("trust_domain_id", trust_domain)];
+    metrics::gauge!("spire_server_manager_x509_ca_rotate_expiration", labels.clone())
+        .set(expiration as f64);
+    metrics::gauge!("spire_server_manager_x509_ca_rotate_ttl", labels).set(ttl);
 }
 
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; indexes stay below 2^53")]
@@ -161,37 +200,18 @@ impl RpcTimer {
 
     /// The call has ended with a code.
     pub fn finish(self, code: tonic::Code) {
-        let name = rpc_metric(self.rule.service(), self.rule.name());
-        let labels = vec![Label::new("status", code_name(code))];
-        let elapsed_ms = self.started.elapsed().as_secs_f64() * 1000.0;
-        metrics::histogram!(format!("{name}_elapsed_time"), labels.clone()).record(elapsed_ms);
-        metrics::counter!(name, labels).increment(1);
+        record_call(rpc_metric(self.rule.service(), self.rule.name()), code, self.started);
     }
 }
 
-/// A code by its name in gRPC-Go.
-pub(crate) fn code_name(code: tonic::Code) -> &'static str {
-    use tonic::Code;
-
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "Canceled",
-        Code::Unknown => "Unknown",
-        Code::InvalidArgument => "InvalidArgument",
-        Code::DeadlineExceeded => "DeadlineExceeded",
-        Code::NotFound => "NotFound",
-        Code::AlreadyExists => "AlreadyExists",
-        Code::PermissionDenied => "PermissionDenied",
-        Code::ResourceExhausted => "ResourceExhausted",
-        Code::FailedPrecondition => "FailedPrecondition",
-        Code::Aborted => "Aborted",
-        Code::OutOfRange => "OutOfRange",
-        Code::Unimplemented => "Unimplemented",
-        Code::Internal => "Internal",
-        Code::Unavailable => "Unavailable",
-        Code::DataLoss => "DataLoss",
-        Code::Unauthenticated => "Unauthenticated",
-    }
+/// Counts a call of something and its time, as SPIRE's call counters do: `<name>` and
+/// `<name>_elapsed_time` in milliseconds, with the code as label `status`.
+pub fn record_call(name: impl Into<String>, code: tonic::Code, started: Instant) {
+    let name = name.into();
+    let labels = vec![Label::new("status", steeple_api::status::code_name(code))];
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
+    metrics::histogram!(format!("{name}_elapsed_time"), labels.clone()).record(elapsed_ms);
+    metrics::counter!(name, labels).increment(1);
 }
 
 /// SPIRE's name of a method's counter, with the prefix.

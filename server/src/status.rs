@@ -134,6 +134,8 @@ impl Failure {
                 wrapped(Code::InvalidArgument)
             }
             Rejection::LimitReached { .. } => wrapped(Code::ResourceExhausted),
+            // Not a code that clients retry by themselves: the outcome would never become known.
+            Rejection::RequestForgotten => wrapped(Code::Aborted),
             // Someone else was faster. Nothing was decided about the caller: it tries again.
             Rejection::SerialsChanged | Rejection::JournalMoved { .. } => {
                 Self { retry_after: Some(Duration::ZERO), ..wrapped(Code::Unavailable) }
@@ -296,6 +298,12 @@ mod tests {
                 Rejection::RequestIdReused,
                 Code::InvalidArgument,
                 "doing: request id was used for another request",
+            ),
+            (
+                Rejection::RequestForgotten,
+                Code::Aborted,
+                "doing: request is older than what is remembered: whether it took effect is not \
+                 known; look, then send it under a new id",
             ),
         ];
         for (rejection, code, text) in table {

@@ -64,10 +64,6 @@ impl Agent {
 
     /// Writes `agent.conf` into the folder, for a test to change before the agent is launched.
     pub fn configure(folder: &Path, cluster: &Cluster, order: &[usize], lines: &str) -> Result<()> {
-        fs::create_dir_all(folder).context("create the agent's folder")?;
-        let [health_port] = ports::lease()?;
-        fs::write(folder.join("health-port"), health_port.to_string())
-            .context("note the health port")?;
         let first = order.first().context("an agent needs a server")?;
         let bundle = cluster.member(*first)?.cli(&["bundle", "show"])?;
         if !bundle.status.success() {

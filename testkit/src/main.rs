@@ -11,13 +11,17 @@
 mod demo;
 mod interop;
 
+use std::pin::Pin;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use steeple_testkit::process::stop_signal;
 
 const USAGE: &str = "\
-usage: steeple-testkit demo [--keep] | cluster [--members N] | interop LANE [ARGS]
-STEEPLE_BIN names the folder with spire-server and spire-agent.
+usage: steeple-testkit demo [--keep]            the main job: three replicas, a leader killed
+       steeple-testkit cluster [--members N]    a local cluster and an agent, until Ctrl-C
+       steeple-testkit interop LANE [ARGS]      a lane with foreign clients
+STEEPLE_BIN names the folder with spire-server and spire-agent; logs are below TMPDIR.
 ";
 
 fn main() -> ExitCode {
@@ -26,6 +30,10 @@ fn main() -> ExitCode {
     let command = words.first().copied().unwrap_or("");
     let outcome = run(&words);
     match (command, outcome) {
+        ("-h" | "--help" | "help", _) => {
+            print!("{USAGE}");
+            ExitCode::SUCCESS
+        }
         (_, Ok(true)) => ExitCode::SUCCESS,
         (_, Ok(false)) => {
             eprint!("{USAGE}");
@@ -46,21 +54,38 @@ fn main() -> ExitCode {
 fn run(words: &[&str]) -> Result<bool> {
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let local = tokio::task::LocalSet::new();
+    let run = |work: Pin<Box<dyn Future<Output = Result<()>>>>| {
+        local.block_on(&runtime, until_stopped(work)).map(|()| true)
+    };
     match words {
-        ["demo", rest @ ..] => {
-            local
-                .block_on(&runtime, demo::demo(demo::Options { keep: rest.contains(&"--keep") }))?;
+        ["demo"] => run(Box::pin(demo::demo(demo::Options { keep: false }))),
+        ["demo", "--keep"] => run(Box::pin(demo::demo(demo::Options { keep: true }))),
+        ["cluster"] => run(Box::pin(demo::cluster(3))),
+        ["cluster", "--members", number] => {
+            let members = number.parse().context("--members takes a number")?;
+            run(Box::pin(demo::cluster(members)))
         }
-        ["cluster", rest @ ..] => {
-            let members = match rest {
-                [] => 3,
-                ["--members", number] => number.parse().context("--members takes a number")?,
-                _ => return Ok(false),
-            };
-            local.block_on(&runtime, demo::cluster(members))?;
+        ["interop", lane, rest @ ..] => {
+            let (lane, rest) = ((*lane).to_owned(), owned(rest));
+            run(Box::pin(async move { interop::run(&lane, &rest).await }))
         }
-        ["interop", lane, rest @ ..] => local.block_on(&runtime, interop::run(lane, rest))?,
-        _ => return Ok(false),
+        _ => Ok(false),
     }
-    Ok(true)
+}
+
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|&word| word.to_owned()).collect()
+}
+
+/// Work that ends early on SIGINT or SIGTERM: what it started is dropped, and so killed.
+async fn until_stopped(work: Pin<Box<dyn Future<Output = Result<()>>>>) -> Result<()> {
+    tokio::select! {
+        // Work that waits for the signal itself ends well.
+        biased;
+        outcome = work => outcome,
+        stopped = stop_signal() => {
+            stopped?;
+            bail!("stopped by a signal")
+        }
+    }
 }

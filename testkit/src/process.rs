@@ -126,6 +126,16 @@ where
     }
 }
 
+/// Waits for SIGINT or SIGTERM. A program that ends by it drops its children, which kills them.
+pub async fn stop_signal() -> Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .context("listen for SIGTERM")?;
+    tokio::select! {
+        outcome = tokio::signal::ctrl_c() => outcome.context("listen for SIGINT"),
+        _received = terminate.recv() => Ok(()),
+    }
+}
+
 /// The folder of the products: `STEEPLE_BIN`, or the folder of the running program (and the one
 /// above, since test binaries lie in `deps`).
 pub fn binary(name: &str) -> Result<PathBuf> {

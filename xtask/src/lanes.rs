@@ -31,6 +31,25 @@ pub(crate) fn program(command: &str) -> Command {
     child
 }
 
+/// `cargo xtask sim`: whole clusters in simulation, without RocksDB; with the deliberate bugs if one
+/// is named.
+pub(crate) fn sim(args: &[String]) -> Result<ExitCode> {
+    setup::ensure()?;
+    step("building the simulation");
+    let mut command = build::cargo();
+    command.args(["build", "--locked", "--profile", build::PROFILE, "-p", "steeple-sim"]);
+    if args.iter().any(|arg| arg == "--mutant") {
+        command.args(["--features", "mutants"]);
+    }
+    check(&mut command)?;
+    let status = Command::new(binaries().join("steeple-sim"))
+        .args(args)
+        .current_dir(build::root())
+        .status()
+        .context("start the simulation")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// `cargo xtask bench`: release builds, never a timed test.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;

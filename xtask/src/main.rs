@@ -33,6 +33,8 @@ usage: cargo xtask <command>
   tidy       import table, headers, file lengths, forbidden words
   ci         what .ci/run runs: test, then lints and docs
   lint       the lints and docs of ci alone
+  sim        whole clusters in simulation [--seeds N|A..B] [--ticks 20000]
+             [--results FILE] [--mutant NAME]; sim merge FILE...
   bench      first numbers, as ratios [issue|entry]
 ";
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "ci" => ci::ci(),
         "lint" => ci::lint_alone(),
+        "sim" => lanes::sim(rest),
         "bench" => lanes::bench(rest),
         "help" | "-h" | "--help" => {
             println!("{USAGE}");

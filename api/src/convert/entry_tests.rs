@@ -109,7 +109,11 @@ const REFUSALS: [Refusal; 17] = [
         "datastore-validation: invalid registration entry: selector types must be the same when \
          store SVID is enabled",
     ),
-    ("DNS name", |e| e.dns_names.push("a..b".into()), "invalid DNS name: empty label"),
+    (
+        "DNS name",
+        |e| e.dns_names.push("a..b".into()),
+        "invalid DNS name: idna error\nidna: invalid label \"a..b\"",
+    ),
     (
         "too many DNS names",
         |e| e.dns_names = vec!["a.b".into(); DNS_NAMES_MAX + 1],

@@ -38,29 +38,17 @@ pub fn set_from_pb(messages: &[pb::types::Selector]) -> Result<SelectorSet, Conv
 pub fn filter_from_pb(
     message: &pb::types::SelectorMatch,
 ) -> Result<(SelectorMatch, SelectorSet), ConvertError> {
-    use pb::types::selector_match::MatchBehavior;
-
     let given = set_from_pb(&message.selectors)?;
     if given.is_empty() {
         return Err(ConvertError::EmptySelectorSet);
     }
-    let number = message.r#match;
-    let behavior = match MatchBehavior::try_from(number) {
-        Ok(MatchBehavior::MatchExact) => SelectorMatch::Exact,
-        Ok(MatchBehavior::MatchSubset) => SelectorMatch::Subset,
-        Ok(MatchBehavior::MatchSuperset) => SelectorMatch::Superset,
-        Ok(MatchBehavior::MatchAny) => SelectorMatch::Any,
-        Err(_) => return Err(ConvertError::MatchBehavior(number)),
-    };
-    Ok((behavior, given))
+    Ok((behavior(message.r#match)?, given))
 }
 
 /// A filter on foreign trust domains, which must name one at least.
 pub fn federates_with_filter_from_pb(
     message: &pb::types::FederatesWithMatch,
 ) -> Result<(SelectorMatch, BTreeSet<TrustDomain>), ConvertError> {
-    use pb::types::federates_with_match::MatchBehavior;
-
     // SPIRE 1.15.3 names a bad trust domain of a filter without the words it has for an entry's.
     let given = trust_domains_from_pb(&message.trust_domains).map_err(|error| {
         if let ConvertError::FederatedTrustDomain(error) = error {
@@ -71,15 +59,20 @@ pub fn federates_with_filter_from_pb(
     if given.is_empty() {
         return Err(ConvertError::EmptyTrustDomainSet);
     }
-    let number = message.r#match;
-    let behavior = match MatchBehavior::try_from(number) {
-        Ok(MatchBehavior::MatchExact) => SelectorMatch::Exact,
-        Ok(MatchBehavior::MatchSubset) => SelectorMatch::Subset,
-        Ok(MatchBehavior::MatchSuperset) => SelectorMatch::Superset,
-        Ok(MatchBehavior::MatchAny) => SelectorMatch::Any,
-        Err(_) => return Err(ConvertError::MatchBehavior(number)),
-    };
-    Ok((behavior, given))
+    Ok((behavior(message.r#match)?, given))
+}
+
+/// The meaning of a match's number: both filters number theirs alike (a test holds them to it).
+fn behavior(number: i32) -> Result<SelectorMatch, ConvertError> {
+    use pb::types::selector_match::MatchBehavior;
+
+    match MatchBehavior::try_from(number) {
+        Ok(MatchBehavior::MatchExact) => Ok(SelectorMatch::Exact),
+        Ok(MatchBehavior::MatchSubset) => Ok(SelectorMatch::Subset),
+        Ok(MatchBehavior::MatchSuperset) => Ok(SelectorMatch::Superset),
+        Ok(MatchBehavior::MatchAny) => Ok(SelectorMatch::Any),
+        Err(_) => Err(ConvertError::MatchBehavior(number)),
+    }
 }
 
 /// A checked set of foreign trust domains, each a name or an id.
@@ -134,6 +127,9 @@ mod tests {
             SelectorMatch::Any,
         ];
         for (number, meaning) in (0..).zip(meanings) {
+            let name = pb::types::selector_match::MatchBehavior::try_from(number).unwrap();
+            let other = pb::types::federates_with_match::MatchBehavior::try_from(number).unwrap();
+            assert_eq!(name.as_str_name(), other.as_str_name());
             let selectors = pb::types::SelectorMatch {
                 selectors: vec![message("unix", "uid:1")],
                 r#match: number,

@@ -8,6 +8,7 @@ mod filter;
 mod list;
 mod purge;
 mod show;
+mod target;
 
 pub(crate) use act::{Ban, Evict};
 pub(crate) use list::{Count, List};

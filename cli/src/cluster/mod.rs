@@ -3,12 +3,14 @@
 //! `table` holds what the others print with. Any member answers; `status` and `members` never wait
 //! for a quorum.
 
+mod change;
 mod keygen;
 mod members;
 mod status;
 mod table;
 mod transfer;
 
+pub(crate) use change::{Demote, Promote, Remove};
 pub(crate) use keygen::Keygen;
 pub(crate) use members::Members;
 pub(crate) use status::Status;

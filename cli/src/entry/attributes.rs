@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::flags::FlagSet;
 use crate::ids::{parse_id, parse_selectors, to_i32};
 use crate::io::Io;
-use crate::output::go_quote;
 
 /// What the flags say about an entry.
 #[derive(Debug, Default)]
@@ -168,16 +167,4 @@ impl Attributes {
             jwt_svid_include_jti: jti.unwrap_or_default(),
         })
     }
-}
-
-/// `(code: NotFound, msg: "entry not found")`: how a failed item of a batch is told.
-pub(crate) fn told(status: Option<&pb::types::Status>) -> String {
-    let code = status.map_or(tonic::Code::Unknown, |status| tonic::Code::from(status.code));
-    let message = status.map(|status| status.message.as_str()).unwrap_or_default();
-    format!("(code: {}, msg: {})", crate::error::code_name(code), go_quote(message))
-}
-
-/// Whether an item of a batch succeeded.
-pub(crate) fn succeeded(status: Option<&pb::types::Status>) -> bool {
-    status.is_some_and(|status| status.code == 0)
 }

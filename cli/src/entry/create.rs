@@ -7,9 +7,9 @@ use steeple_api::pb;
 use steeple_api::pb::server::entry::v1::entry_client::EntryClient;
 use steeple_api::pb::server::entry::v1::{BatchCreateEntryRequest, BatchCreateEntryResponse};
 
-use super::attributes::{Attributes, succeeded, told};
-use super::block::write_entry;
+use super::attributes::Attributes;
 use super::data;
+use super::results::{succeeded, write_results};
 use crate::command::{Command, Running};
 use crate::conn::{REPLY_BYTES_MAX, ServerSocket, write_request};
 use crate::error::Error;
@@ -54,7 +54,9 @@ impl Command for Create {
             if self.output.print_json(io, name, &response)? {
                 return Ok(());
             }
-            print(&response, io)
+            let results = response.results.iter();
+            let results = results.map(|result| (result.status.as_ref(), result.entry.as_ref()));
+            write_results("create", results, io)
         })
     }
 }
@@ -98,21 +100,4 @@ fn fill_in_failed(response: &mut BatchCreateEntryResponse, requested: Vec<pb::ty
             result.entry = Some(entry);
         }
     }
-}
-
-fn print(response: &BatchCreateEntryResponse, io: &mut Io<'_>) -> Result<(), Error> {
-    let (done, failed): (Vec<_>, Vec<_>) =
-        response.results.iter().partition(|result| succeeded(result.status.as_ref()));
-    for entry in done.iter().filter_map(|result| result.entry.as_ref()) {
-        write_entry(io.stdout, entry)?;
-    }
-    for result in &failed {
-        let told = told(result.status.as_ref());
-        writeln!(io.stderr, "Failed to create the following entry {told}:")?;
-        write_entry(io.stderr, &result.entry.clone().unwrap_or_default())?;
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Batch("failed to create one or more entries".to_owned()))
 }

@@ -10,6 +10,7 @@ mod create;
 mod data;
 mod delete;
 mod filter;
+mod results;
 mod show;
 mod update;
 

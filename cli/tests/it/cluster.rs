@@ -182,6 +182,46 @@ async fn transfer_tells_who_leads_and_how_long_nobody_did() {
 }
 
 #[tokio::test]
+async fn the_membership_is_changed_by_hand() {
+    let fake = Fake::start();
+    let id = "00000000000000a2";
+    let answer = |command: &str| match command {
+        "remove" => fake.answer("remove_member", RemoveMemberResponse {}),
+        "promote" => fake.answer("promote_member", PromoteMemberResponse {}),
+        _ => fake.answer("demote_member", DemoteMemberResponse {}),
+    };
+    for (command, line_of_it) in [
+        ("remove", "Member 00000000000000a2 removed.\n"),
+        ("promote", "Member 00000000000000a2 votes.\n"),
+        ("demote", "Member 00000000000000a2 follows without a vote.\n"),
+    ] {
+        answer(command);
+        let told = line(&format!("spire-server cluster {command} -id {id}"));
+        assert_eq!(told.on(&fake).await.success(), line_of_it);
+        assert!(fake.only_call().metadata.contains_key("steeple-request-id"));
+        answer(command);
+        let json = line(&format!("spire-server cluster {command} -id {id} -output json"));
+        assert_eq!(json.on(&fake).await.success(), "{}\n");
+        fake.only_call();
+        let nobody = line(&format!("spire-server cluster {command}"));
+        assert_eq!(nobody.on(&fake).await.failure(), "Error: a member ID is required (use -id)\n");
+    }
+    for (words, force) in [("", false), ("-force", true)] {
+        answer("remove");
+        line(&format!("spire-server cluster remove -id {id} {words}")).on(&fake).await.success();
+        let call = fake.only_call();
+        let request = call.message::<RemoveMemberRequest>();
+        assert_eq!((request.id.as_str(), request.force), (id, force));
+    }
+    fake.refuse("remove_member", Status::failed_precondition("the last voter cannot go"));
+    let refused = line(&format!("spire-server cluster remove -id {id}")).on(&fake).await;
+    assert_eq!(
+        refused.failure(),
+        "Error: rpc error: code = FailedPrecondition desc = the last voter cannot go\n"
+    );
+}
+
+#[tokio::test]
 async fn keygen_prints_a_new_key_of_32_bytes_each_time() {
     let mut keys = Vec::new();
     for _ in 0..2 {

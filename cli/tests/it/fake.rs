@@ -271,6 +271,9 @@ mod cluster {
         status: StatusRequest => StatusResponse,
         members: MembersRequest => MembersResponse,
         transfer_leadership: TransferLeadershipRequest => TransferLeadershipResponse,
+        remove_member: RemoveMemberRequest => RemoveMemberResponse,
+        promote_member: PromoteMemberRequest => PromoteMemberResponse,
+        demote_member: DemoteMemberRequest => DemoteMemberResponse,
     }
 }
 

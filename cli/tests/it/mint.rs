@@ -140,8 +140,10 @@ async fn a_certificate_as_json_has_spires_members() {
     answer_x509(&fake, &ca);
     let stdout = line(&format!("{X509} -output json")).on(&fake).await.success();
     let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
-    let members: Vec<_> = value.as_object().expect("an object").keys().collect();
-    assert_eq!(members, ["private_key", "root_cas", "x509_svid"]);
+    assert_eq!(value.as_object().expect("an object").len(), 3);
+    // In the order that SPIRE 1.15.3 prints them.
+    let places = ["x509_svid", "private_key", "root_cas"].map(|member| stdout.find(member));
+    assert!(places.is_sorted() && places[0].is_some(), "{stdout}");
     assert_eq!(value["x509_svid"].as_array().expect("a list").len(), 1);
     assert_eq!(value["root_cas"].as_array().expect("a list").len(), 2);
 }

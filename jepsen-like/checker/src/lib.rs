@@ -1,7 +1,7 @@
 //! Checks recorded histories of a cluster against small models of its own.
 //!
 //! Owns the history format ([`history`]), executable models of the registry ([`model`]) and the
-//! checks ([`check`]) that compare the two. It shares no code with what it judges: neither store,
+//! checks ([`mod@check`]) that compare the two. It shares no code with what it judges: neither store,
 //! server nor agent is a dependency. Recording histories and installing faults is its callers' part.
 //!
 //! ```text

@@ -18,6 +18,7 @@ use crate::codec::{CodecError, agent_from_pb, agent_to_pb};
 use crate::command::{AdmitAgent, PromoteSerial, SetPendingSerial};
 use crate::ids::RowNumber;
 use crate::limits::AGENTS_MAX;
+use crate::mutants::{self, Mutant};
 use crate::outcome::{Outcome, Rejection};
 use crate::pb;
 
@@ -49,7 +50,9 @@ pub(super) fn admit(step: &mut Step<'_, '_>, admit: AdmitAgent) -> Verdict {
         let rejection = Rejection::LimitReached { what: "agents".into(), limit: AGENTS_MAX };
         return Ok(Err(rejection));
     }
-    if let Some(token) = &admit.token {
+    if let Some(token) = &admit.token
+        && !mutants::on(Mutant::TokenNotSpent)
+    {
         tokens::remove(step, token)?;
     }
     let serials = Serials { current: Some(admit.serial), pending: None };
@@ -118,7 +121,8 @@ fn change_serials(
         return Ok(Err(Rejection::AgentBanned));
     }
     let mut new = old.clone();
-    if old.serials != *seen || !change(&mut new) {
+    let changed = old.serials != *seen && !mutants::on(Mutant::SerialsNotCompared);
+    if changed || !change(&mut new) {
         return Ok(Err(Rejection::SerialsChanged));
     }
     replace(step, row, &old, new);

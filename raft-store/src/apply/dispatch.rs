@@ -49,6 +49,10 @@ pub(crate) fn apply(
             let outcome = Err(Rejection::RequestIdReused);
             Applied { revision: step.revision(index), time: now, outcome }
         }
+        Some(Remembered::Forgotten) => {
+            let outcome = Err(Rejection::RequestForgotten);
+            Applied { revision: step.revision(index), time: now, outcome }
+        }
         None => {
             let command = command_from_pb(envelope.command.clone().unwrap_or_default())?;
             let outcome = decide(&mut step, command)?;

@@ -12,6 +12,7 @@ use crate::apply::txn::{Rows, TableError};
 use crate::codec::{CodecError, decision_from_pb, decision_to_pb};
 use crate::ids::Revision;
 use crate::limits::{OUTCOME_BYTES_MAX, OUTCOMES_FORGOTTEN_PER_COMMAND, OUTCOMES_KEPT_FOR};
+use crate::mutants::{self, Mutant};
 use crate::outcome::{Applied, Outcome, Rejection};
 use crate::pb;
 
@@ -21,17 +22,22 @@ pub(super) enum Remembered {
     Same(Applied),
     /// Another command was applied under this id.
     Other,
+    /// It may have been applied and forgotten.
+    Forgotten,
 }
 
 pub(super) fn find(
     step: &Step<'_, '_>,
     envelope: &pb::store::Envelope,
 ) -> Result<Option<Remembered>, TableError> {
-    if envelope.request_id.is_empty() {
+    if envelope.request_id.is_empty() || mutants::on(Mutant::RequestForgotten) {
         return Ok(None);
     }
     let row = step.read::<pb::store::OutcomeRow>(Table::Outcomes, &envelope.request_id)?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = row else {
+        let forgotten = may_be_forgotten(&envelope.request_id, step.counters.forgotten_revision);
+        return Ok(forgotten.then_some(Remembered::Forgotten));
+    };
     if row.body_hash != envelope.body_hash {
         return Ok(Some(Remembered::Other));
     }
@@ -41,6 +47,13 @@ pub(super) fn find(
         time: Timestamp::from_unix_ms(row.time_unix_ms),
         outcome: decision_from_pb(decision)?,
     })))
+}
+
+/// Whether an outcome under this id could have been among those that were forgotten: its caller
+/// first tried at a revision below the newest forgotten one.
+fn may_be_forgotten(request_id: &[u8], forgotten: u64) -> bool {
+    let seen = request_id.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    seen != 0 && seen < forgotten
 }
 
 pub(super) fn remember(
@@ -63,6 +76,7 @@ pub(super) fn remember(
         request_id: envelope.request_id.clone(),
         time_unix_ms: row.time_unix_ms,
         bytes: row.encoded_len() as u64,
+        revision: row.revision,
     };
     step.counters.outcomes += 1;
     step.counters.outcome_bytes += age.bytes;
@@ -81,6 +95,8 @@ fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
         if !too_old && step.counters.outcome_bytes <= OUTCOME_BYTES_MAX {
             break;
         }
+        let newest = step.counters.forgotten_revision.max(age.revision);
+        step.counters.forgotten_revision = newest;
         step.counters.outcomes = step.counters.outcomes.saturating_sub(1);
         step.counters.outcome_bytes = step.counters.outcome_bytes.saturating_sub(age.bytes);
         step.txn.delete(Table::Outcomes, &age.request_id);

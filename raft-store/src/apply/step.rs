@@ -9,6 +9,7 @@ use crate::apply::txn::{Rows, TableError, Transaction};
 use crate::change::{Change, ClusterState};
 use crate::codec::CodecError;
 use crate::ids::{Revision, RowNumber};
+use crate::mutants::{self, Mutant};
 use crate::pb;
 
 /// The state of one command's application.
@@ -32,7 +33,11 @@ impl<'t, 'a> Step<'t, 'a> {
     ) -> Result<Self, TableError> {
         let mut counters =
             read_message::<pb::store::Counters>(txn, Table::Counters, SINGLE)?.unwrap_or_default();
-        let now = stamped.max(Timestamp::from_unix_ms(counters.time_unix_ms));
+        let now = if mutants::on(Mutant::TimeGoesBack) {
+            stamped
+        } else {
+            stamped.max(Timestamp::from_unix_ms(counters.time_unix_ms))
+        };
         counters.time_unix_ms = now.unix_ms();
         let cluster = read_cluster(txn)?;
         Ok(Self { txn, now, before: counters, counters, changes: Vec::new(), cluster })

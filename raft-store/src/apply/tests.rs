@@ -407,6 +407,34 @@ fn outcomes_are_forgotten_after_their_time() {
 }
 
 #[test]
+fn a_request_that_may_have_been_forgotten_is_never_applied() {
+    let mut registry = Registry::formed();
+    let id = |seen: Revision, last: u8| {
+        let mut id = [last; 16];
+        id[..8].copy_from_slice(&seen.as_u64().to_be_bytes());
+        id
+    };
+    let create =
+        |name: &str| Command::CreateEntries(vec![entry(name, "/w", &format!("unix:uid:{name}"))]);
+    let (before, _) = registry.run_as(Command::BanAgent(spiffe("/spire/agent/a")), [9; 16]);
+    let early = id(before.revision, 1);
+    let (first, _) = registry.run_as(create("1"), early);
+    registry.accepted(Command::DeleteEntries(vec![entry_id("1")]));
+    registry.advance(15 * 60 + 1);
+    let (last, _) = registry.run_as(Command::BanAgent(spiffe("/spire/agent/b")), [8; 16]);
+
+    let (again, changes) = registry.run_as(create("1"), early);
+    assert_eq!(again.outcome, Err(Rejection::RequestForgotten));
+    assert!(changes.is_empty());
+    assert_eq!(registry.count(Table::Entries), 0, "the first answer was {first:?}");
+    // A caller that had seen a later state cannot have been forgotten; one that says nothing is new.
+    for (name, seen) in [("2", last.revision), ("3", Revision::default())] {
+        let (fresh, _) = registry.run_as(create(name), id(seen, 2));
+        assert!(fresh.outcome.is_ok(), "{fresh:?}");
+    }
+}
+
+#[test]
 fn a_scan_sees_its_own_writes_over_the_base() {
     let tables = MemoryTables::default();
     let mut base = WriteSet::new();

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::cluster::life::Life;
-use crate::cluster::plan::{Policy, Step};
+use crate::cluster::plan::Step;
 use crate::cluster::records;
 use crate::ids::MemberId;
 use crate::net::messages as pb;
@@ -48,16 +48,16 @@ pub(crate) async fn join(
     let metrics = life.metrics();
     if metrics.membership_config.get_node(&caller.0).is_none() {
         check_place(life, &metrics, caller, &request.address).await?;
-        let node = PeerNode { address: request.address.clone(), name: String::new() };
+        let node = PeerNode { address: request.address.clone(), ..PeerNode::default() };
         let nodes = BTreeMap::from([(caller.0, node)]);
-        change(life, ChangeMembers::AddNodes(nodes)).await?;
+        change(life, ChangeMembers::AddNodes(nodes), false).await?;
         tracing::info!(member_id = %caller, address = request.address, "Member added as learner");
     }
     let cluster = life.network.cluster_id().unwrap_or_default();
     let metrics = life.metrics();
     let members = metrics.membership_config.nodes().map(|(id, node)| {
         let (address, name) = (node.address.clone(), node.name.clone());
-        crate::pb::store::Member { id: *id, address, name }
+        crate::pb::store::Member { id: *id, address, name, demoted: node.demoted }
     });
     let joined = pb::Joined {
         cluster_id: records::cluster_id_to_bytes(cluster).into(),
@@ -93,7 +93,7 @@ pub(crate) async fn update_address(
             meet(life, caller, &address).await?;
         }
         let node = PeerNode { address: address.clone(), ..node };
-        change(life, ChangeMembers::SetNodes(BTreeMap::from([(caller.0, node)]))).await?;
+        change(life, ChangeMembers::SetNodes(BTreeMap::from([(caller.0, node)])), false).await?;
         tracing::info!(member_id = %caller, address, "Member moved");
     }
     Ok(pb::UpdateAddressReply { not_leader: None })
@@ -119,10 +119,11 @@ pub(crate) async fn make(life: &Life, step: Step) -> Result<(), Status> {
             voters
         }
         Step::Forget(learner) => {
-            return change(life, ChangeMembers::RemoveNodes(BTreeSet::from([learner.0]))).await;
+            let gone = BTreeSet::from([learner.0]);
+            return change(life, ChangeMembers::RemoveNodes(gone), false).await;
         }
     };
-    change(life, ChangeMembers::ReplaceAllVoters(goal)).await
+    change(life, ChangeMembers::ReplaceAllVoters(goal), false).await
 }
 
 /// Where the leader is, for one that asked the wrong member.
@@ -167,10 +168,11 @@ async fn check_place(
     let Some((holder, _)) = holder else { return Ok(()) };
     let holder = MemberId(*holder);
     let silent_for = life.silent_for(holder);
-    let free_after = Policy::new(0, Duration::ZERO).seat_free_after;
+    let free_after = life.core.config.tuning.seat_free_after;
     if membership.learner_ids().any(|id| id == holder.0) {
         // It is gone: its address is another's now.
-        return change(life, ChangeMembers::RemoveNodes(BTreeSet::from([holder.0]))).await;
+        let gone = BTreeSet::from([holder.0]);
+        return change(life, ChangeMembers::RemoveNodes(gone), false).await;
     }
     if silent_for < free_after {
         return Err(Status::failed_precondition(format!(
@@ -198,8 +200,18 @@ async fn meet(life: &Life, expected: MemberId, address: &str) -> Result<(), Stat
     )))
 }
 
-async fn change(life: &Life, members: ChangeMembers<u64, PeerNode>) -> Result<(), Status> {
-    let changing = life.core.raft.change_membership(members, false);
+/// Changes the membership and waits until that is committed. Voters that lose their vote go on
+/// following if `retain` is set, and are forgotten otherwise. The caller holds the lock.
+///
+/// # Errors
+///
+/// If it does not commit.
+pub(crate) async fn change(
+    life: &Life,
+    members: ChangeMembers<u64, PeerNode>,
+    retain: bool,
+) -> Result<(), Status> {
+    let changing = life.core.raft.change_membership(members, retain);
     match timeout(CHANGE_TIMEOUT, changing).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(refusal(&error)),

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Never: what fails is tried again.
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
     let config = &life.core.config;
-    let policy = Policy::new(config.voters_max, config.replace_dead_after);
+    let policy = Policy::new(config.voters_max, config.replace_dead_after).tuned(&config.tuning);
     let mut healthy_since = BTreeMap::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
@@ -54,7 +54,8 @@ async fn look(life: &Life, policy: &Policy, healthy_since: &mut BTreeMap<MemberI
     }
 }
 
-fn measure(
+/// How the members stand, seen from the leader; `healthy_since` remembers from one look to the next.
+pub(crate) fn measure(
     life: &Life,
     metrics: &Metrics,
     healthy_since: &mut BTreeMap<MemberId, Duration>,
@@ -75,7 +76,8 @@ fn measure(
         let healthy_for =
             healthy.then(|| now.saturating_sub(*healthy_since.entry(member).or_insert(now)));
         let address = node.address.clone();
-        Seen { id: member, address, voter: voters.contains(id), silent_for, healthy_for }
+        let (voter, demoted) = (voters.contains(id), node.demoted);
+        Seen { id: member, address, voter, demoted, silent_for, healthy_for }
     });
     members.collect()
 }

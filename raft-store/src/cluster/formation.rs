@@ -170,15 +170,16 @@ impl Formation {
         if let Some(verdict) = self.existing_cluster(answers) {
             return verdict;
         }
-        if let Some(verdict) = self.missing(answers) {
-            return verdict;
-        }
         let heard: BTreeMap<&str, &Introduction> = answers
             .iter()
             .filter_map(|(address, answer)| Some((address.as_str(), answer.as_ref().ok()?)))
             .collect();
+        // Before who is missing: a wrong setting never heals by waiting, an absent founder may.
         if let Some(text) = heard.iter().find_map(|(at, who)| self.disagreement(at, who)) {
             return Verdict::Wait(text);
+        }
+        if let Some(verdict) = self.missing(answers) {
+            return verdict;
         }
         let set = match self.set_of(&heard) {
             Ok(set) => set,
@@ -463,6 +464,24 @@ mod tests {
             ("c:1".to_owned(), Err("c:1: no such host".to_owned())),
         ]);
         let text = "waiting for founders: 2 of 3, missing c:1 (no such host)";
+        assert_eq!(
+            formation.conclude(&Standing::Empty, true, &answers),
+            Verdict::Wait(text.to_owned())
+        );
+    }
+
+    #[test]
+    fn a_wrong_setting_is_said_even_while_another_founder_is_missing() {
+        let formation =
+            Formation::new(MemberId(1), "a:1", settings(&["a:1", "b:1", "c:1"]), Standing::Empty);
+        let mut b = founder(2);
+        b.settings = settings(&["a:1", "b:1", "c:1"]);
+        Arc::make_mut(&mut b.settings).cluster_name = "test".to_owned();
+        let answers = BTreeMap::from([
+            ("b:1".to_owned(), Ok(b)),
+            ("c:1".to_owned(), Err("c:1: no such host".to_owned())),
+        ]);
+        let text = "b:1 has cluster.name \"test\", ours is \"prod\"; make them the same";
         assert_eq!(
             formation.conclude(&Standing::Empty, true, &answers),
             Verdict::Wait(text.to_owned())

@@ -184,7 +184,7 @@ async fn offer(life: &Life, set: FoundingSet) -> Result<(), RunError> {
     let members: BTreeMap<u64, PeerNode> = set
         .founders
         .iter()
-        .map(|(id, address)| (id.0, PeerNode { address: address.clone(), name: String::new() }))
+        .map(|(id, address)| (id.0, PeerNode { address: address.clone(), ..PeerNode::default() }))
         .collect();
     let initialised = life.core.raft.initialize(members).await;
     initialised.map_err(|error| RunError::Formation(format!("initialise consensus: {error}")))?;

@@ -11,20 +11,22 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::cluster::formation::{Formation, Settings, Standing};
 use crate::cluster::records;
-use crate::cluster::{admission, autopilot, founding, joining, watching};
+use crate::cluster::{admission, autopilot, by_hand, founding, joining, watching};
 use crate::core::Core;
 use crate::error::RunError;
 use crate::ids::{ClusterId, MemberId};
 use crate::local::LocalRecords;
+use crate::membership::Requested;
 use crate::net::messages as pb;
 use crate::net::{Greeter, PeerNetwork, Transport};
+use crate::offload::offload;
 use crate::raft::Metrics;
 use crate::raft::convert::log_id_to_pb;
 use crate::status::MemberState;
@@ -53,6 +55,7 @@ pub(crate) struct Life {
 pub(crate) async fn run(
     core: Arc<Core>,
     network: Arc<PeerNetwork>,
+    requests: mpsc::Receiver<Requested>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let Some(bind) = core.config.bind else {
@@ -76,10 +79,12 @@ pub(crate) async fn run(
     tasks.spawn(crate::net::serve(core, network, greeter, incoming, stop.clone()));
     tasks.spawn(begin(life.clone()));
     tasks.spawn(autopilot::run(life.clone()));
+    tasks.spawn(by_hand::run(life.clone(), requests));
     tasks.spawn(watching::run(life.clone()));
     tasks.spawn(watching::ping(life.clone()));
     tasks.spawn(watching::keep_address(life.clone()));
     tokio::select! {
+        biased;
         ended = tasks.join_next() => match ended {
             Some(Ok(result)) => result,
             Some(Err(error)) => Err(RunError::Formation(error.to_string())),
@@ -201,7 +206,7 @@ impl Life {
         work: impl FnOnce(&LocalRecords) -> Result<(), E> + Send + 'static,
     ) -> Result<(), RunError> {
         let local = self.core.engine.local.clone();
-        let done = tokio::task::spawn_blocking(move || work(&local)).await;
+        let done = offload(move || work(&local)).await;
         match done {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(RunError::Formation(format!("keep own records: {error}"))),
@@ -294,5 +299,12 @@ impl Greeter for Life {
         address: String,
     ) -> BoxFuture<'_, Result<pb::UpdateAddressReply, Status>> {
         Box::pin(admission::update_address(self, caller, address))
+    }
+
+    fn change_members(
+        &self,
+        request: pb::ChangeMembersRequest,
+    ) -> BoxFuture<'_, Result<(), Status>> {
+        Box::pin(async move { by_hand::serve(self, &request).await })
     }
 }

@@ -13,6 +13,7 @@
 
 mod admission;
 mod autopilot;
+mod by_hand;
 mod formation;
 #[cfg(test)]
 mod formation_model;
@@ -24,3 +25,4 @@ mod records;
 mod watching;
 
 pub(crate) use life::run;
+pub(crate) use records::read_set;

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::config::Tuning;
 use crate::ids::MemberId;
 
 /// The numbers that autopilot goes by.
@@ -29,11 +30,17 @@ impl Policy {
     pub(crate) fn new(voters_max: u8, replace_dead_after: Duration) -> Self {
         Self {
             voters_max: usize::from(voters_max),
-            stable_for: Duration::from_secs(10),
-            seat_free_after: Duration::from_secs(30),
+            stable_for: Tuning::default().stable_for,
+            seat_free_after: Tuning::default().seat_free_after,
             replace_dead_after,
             forget_learner_after: Duration::from_secs(600),
         }
+    }
+
+    /// With other bounds.
+    pub(crate) fn tuned(self, tuning: &Tuning) -> Self {
+        let Tuning { stable_for, seat_free_after, .. } = *tuning;
+        Self { stable_for, seat_free_after, ..self }
     }
 }
 
@@ -49,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) id: MemberId,
     pub(crate) address: String,
     pub(crate) voter: bool,
+    /// An operator took its vote: only an operator gives it back.
+    pub(crate) demoted: bool,
     /// How long nothing was heard of it.
     pub(crate) silent_for: Duration,
     /// How long it has been healthy without a break.
@@ -112,7 +121,8 @@ fn promote(policy: &Policy, members: &[Seen]) -> Option<Step> {
     let waits = |learner: &Seen| {
         members.iter().any(|member| member.voter && member.address == learner.address)
     };
-    let ready = members.iter().filter(|m| !m.voter && is_stable(policy, m) && !waits(m));
+    let ready =
+        members.iter().filter(|m| !m.voter && !m.demoted && is_stable(policy, m) && !waits(m));
     let seats = if voters % 2 == 0 { 1 } else { 2 };
     let promoted: BTreeSet<MemberId> = ready.take(seats).map(|member| member.id).collect();
     let fits = promoted.len() == seats && voters + seats <= policy.voters_max;
@@ -123,7 +133,9 @@ fn replace_dead(policy: &Policy, members: &[Seen]) -> Option<Step> {
     let after = policy.replace_dead_after;
     let dead = |member: &&Seen| member.voter && !after.is_zero() && member.silent_for >= after;
     let gone = members.iter().find(dead)?;
-    let newcomer = members.iter().find(|member| !member.voter && is_stable(policy, member))?;
+    let newcomer = members
+        .iter()
+        .find(|member| !member.voter && !member.demoted && is_stable(policy, member))?;
     Some(Step::Replace { gone: gone.id, newcomer: newcomer.id })
 }
 
@@ -143,7 +155,14 @@ mod tests {
     fn voter(id: u64, silent_s: u64) -> Seen {
         let silent_for = Duration::from_secs(silent_s);
         let healthy_for = (silent_s == 0).then_some(Duration::from_secs(100));
-        Seen { id: MemberId(id), address: format!("m{id}:1"), voter: true, silent_for, healthy_for }
+        Seen {
+            id: MemberId(id),
+            address: format!("m{id}:1"),
+            voter: true,
+            demoted: false,
+            silent_for,
+            healthy_for,
+        }
     }
 
     fn learner(id: u64, healthy_s: u64) -> Seen {
@@ -172,6 +191,11 @@ mod tests {
                 "two learners go in one change",
                 vec![voter(1, 0), learner(2, 10), learner(3, 10)],
                 promote(&[2, 3]),
+            ),
+            (
+                "one that was demoted by hand follows on",
+                vec![voter(1, 0), voter(2, 0), Seen { demoted: true, ..learner(3, 60) }],
+                None,
             ),
             ("a learner must be stable", vec![voter(1, 0), learner(2, 10), learner(3, 9)], None),
             (

@@ -164,7 +164,7 @@ fn removed(life: &Life) -> RunError {
 }
 
 /// Finds out who answers: the leader hears everyone by heartbeats, the others only the leader. Without
-/// a leader, also looks for members that have moved.
+/// contact, also looks for members that have moved.
 ///
 /// # Errors
 ///
@@ -176,20 +176,24 @@ pub(crate) async fn ping(life: Arc<Life>) -> Result<(), RunError> {
             continue;
         }
         let metrics = life.metrics();
+        // Without contact everyone is asked: members that refuse our votes are heard of all the time,
+        // and only an introduction says that we are no member any more.
+        let is_lost = matches!(life.core.contact(), Contact::Lost { .. });
         let quiet = metrics.membership_config.nodes().map(|(id, _)| MemberId(*id)).filter(|id| {
-            let silent = life.silent_for(*id) >= PING_EVERY;
+            let silent = is_lost || life.silent_for(*id) >= PING_EVERY;
             *id != life.me() && (silent || life.network.addresses.needs_introduction(*id))
         });
         let introduction = life.introduction(None).await;
         let pings = quiet.map(|id| life.network.ping(id, introduction.clone()));
         let answers = join_all(pings).await;
-        if life.core.leadership_now().leader.is_some() {
-            continue;
-        }
+        // A removed member is told by no one: the others only stop talking to it, and it may go on
+        // taking the last leader that it heard of for one.
         if answers.iter().flatten().any(|answer| excludes(&life, answer.standing.as_ref())) {
             return Err(removed(&life));
         }
-        look_for_moved(&life).await;
+        if is_lost {
+            look_for_moved(&life).await;
+        }
     }
 }
 
@@ -203,7 +207,7 @@ fn excludes(life: &Life, standing: Option<&Standing>) -> bool {
         && cluster.is_some()
         && cluster == life.network.cluster_id()
         && formed.epoch == life.network.epoch()
-        && theirs > ours
+        && theirs >= ours
 }
 
 /// Asks every configured address who is there: all members may have moved at once.

@@ -167,6 +167,7 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
         Rejection::JournalMoved { expected: 1, actual: 2 },
         Rejection::AuthorityState("a".to_owned()),
         Rejection::RequestIdReused,
+        Rejection::RequestForgotten,
     ];
     let whole = rejections.iter().cloned().map(Err);
     let item = |entry| std::sync::Arc::new(entry);

@@ -2,17 +2,25 @@
 //!
 //! Everything is durable as it is written, except by [`MemoryDisk::crash`], which takes back log writes
 //! that were never synced and, with them, the tables: they are rebuilt from the log, as after a power
-//! cut.
+//! cut. For simulation a sync takes time, and a crash may keep some of what was not synced.
+//!
+//! What is torn: one call of the log is one record of RocksDB's write-ahead log, with a checksum. A
+//! torn last record is found at the next start and dropped as a whole, which cannot be told from a
+//! record that never reached the disk. So a crash keeps a prefix of calls, and cuts between calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
 
 use crate::ids::MemberId;
 use crate::local::{LocalDisk, LocalRecords};
 use crate::mem::MemoryTables;
 use crate::snapshot::{SnapshotBody, SnapshotSink, Snapshots};
-use crate::storage::{Engine, LogBounds, LogDisk, LogRecord, LogValue};
+use crate::storage::{Engine, LogBounds, LogDisk, LogRecord, LogValue, Syncing, TimedSync};
 
 /// A disk in memory.
 #[derive(Debug, Default)]
@@ -29,19 +37,36 @@ impl MemoryDisk {
         Arc::default()
     }
 
+    /// An empty disk whose syncs take time.
+    pub fn simulated(times: Arc<dyn SyncTimes>) -> Arc<Self> {
+        let log = MemoryLog { state: Arc::default(), times: Some(times) };
+        Arc::new(Self { log: Arc::new(log), ..Self::default() })
+    }
+
     /// A disk as it is found after a power cut now: log writes that were not synced are lost.
     ///
     /// The store that runs on this disk is not affected; open another on the returned one.
     pub fn crash(&self) -> Arc<Self> {
-        let content = lock(&self.log.state).synced();
-        let state = LogState { content, unsynced: Vec::new() };
+        self.crash_keeping(0)
+    }
+
+    /// As [`Self::crash`], but the first `keep` of the writes that were not synced had reached the
+    /// disk.
+    pub fn crash_keeping(&self, keep: usize) -> Arc<Self> {
+        let state = lock(&self.log.state).after_crash(keep);
+        let log = MemoryLog { state: Arc::new(Mutex::new(state)), times: self.log.times.clone() };
         let kept = lock(&self.snapshots.current).clone();
         Arc::new(Self {
-            log: Arc::new(MemoryLog { state: Mutex::new(state) }),
+            log: Arc::new(log),
             tables: Arc::default(),
             snapshots: Arc::new(MemorySnapshots { current: Mutex::new(kept) }),
             local: Arc::new(MemoryLocal { records: Mutex::new(lock(&self.local.records).clone()) }),
         })
+    }
+
+    /// How many writes a crash now could lose.
+    pub fn unsynced(&self) -> usize {
+        lock(&self.log.state).unsynced.len()
     }
 
     pub(crate) fn engine(&self) -> Engine {
@@ -54,20 +79,33 @@ impl MemoryDisk {
     }
 }
 
+/// How long syncs take, and whether they work: the part of a disk that a simulation decides.
+pub trait SyncTimes: Send + Sync + fmt::Debug {
+    /// How long the sync takes that begins now.
+    ///
+    /// # Errors
+    ///
+    /// If it fails.
+    fn next(&self) -> io::Result<Duration>;
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
 struct MemoryLog {
-    state: Mutex<LogState>,
+    state: Arc<Mutex<LogState>>,
+    times: Option<Arc<dyn SyncTimes>>,
 }
 
 #[derive(Debug, Default)]
 struct LogState {
     content: LogContent,
-    /// How to take back what was written since the last sync, oldest first.
-    unsynced: Vec<Undo>,
+    /// How to take back what was written since the last sync, oldest first: one element a call.
+    unsynced: VecDeque<Vec<Undo>>,
+    /// Writes that were ever made durable.
+    synced: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -86,10 +124,21 @@ enum Undo {
 }
 
 impl LogState {
-    /// The content as of the last sync.
-    fn synced(&self) -> LogContent {
+    /// Makes durable what was written until `mark`, a number of writes.
+    fn sync_until(&mut self, mark: u64) {
+        while self.synced < mark && self.unsynced.pop_front().is_some() {
+            self.synced += 1;
+        }
+    }
+
+    fn mark(&self) -> u64 {
+        self.synced + self.unsynced.len() as u64
+    }
+
+    /// The log as a crash leaves it.
+    fn after_crash(&self, keep: usize) -> Self {
         let mut content = self.content.clone();
-        for undo in self.unsynced.iter().rev() {
+        for undo in self.unsynced.iter().skip(keep).rev().flat_map(|call| call.iter().rev()) {
             match undo {
                 Undo::Record(index, None) => {
                     content.records.remove(index);
@@ -107,7 +156,7 @@ impl LogState {
                 Undo::Purged(purged) => content.purged.clone_from(purged),
             }
         }
-        content
+        Self { content, unsynced: VecDeque::new(), synced: 0 }
     }
 }
 
@@ -140,17 +189,19 @@ impl LogDisk for MemoryLog {
 
     fn append(&self, records: &[LogRecord]) -> io::Result<()> {
         let mut state = lock(&self.state);
+        let mut undo = Vec::with_capacity(records.len());
         for record in records {
             let before = state.content.records.insert(record.index, record.bytes.clone());
-            state.unsynced.push(Undo::Record(record.index, before));
+            undo.push(Undo::Record(record.index, before));
         }
+        state.unsynced.push_back(undo);
         Ok(())
     }
 
     fn truncate(&self, from: u64) -> io::Result<()> {
         let mut state = lock(&self.state);
         let removed = state.content.records.split_off(&from);
-        state.unsynced.push(Undo::Records(removed));
+        state.unsynced.push_back(vec![Undo::Records(removed)]);
         Ok(())
     }
 
@@ -159,15 +210,14 @@ impl LogDisk for MemoryLog {
         let kept = state.content.records.split_off(&upto.saturating_add(1));
         let removed = std::mem::replace(&mut state.content.records, kept);
         let before = state.content.purged.replace(purged.to_vec());
-        state.unsynced.push(Undo::Records(removed));
-        state.unsynced.push(Undo::Purged(before));
+        state.unsynced.push_back(vec![Undo::Records(removed), Undo::Purged(before)]);
         Ok(())
     }
 
     fn put(&self, key: LogValue, bytes: &[u8]) -> io::Result<()> {
         let mut state = lock(&self.state);
         let before = state.content.values.insert(key, bytes.to_vec());
-        state.unsynced.push(Undo::Value(key, before));
+        state.unsynced.push_back(vec![Undo::Value(key, before)]);
         Ok(())
     }
 
@@ -176,12 +226,39 @@ impl LogDisk for MemoryLog {
     }
 
     fn sync(&self) -> io::Result<()> {
-        lock(&self.state).unsynced.clear();
+        let mut state = lock(&self.state);
+        let mark = state.mark();
+        state.sync_until(mark);
         Ok(())
     }
 
-    fn sync_is_free(&self) -> bool {
-        true
+    fn syncing(&self) -> Syncing {
+        match &self.times {
+            None => Syncing::Free,
+            Some(times) => {
+                let (state, times) = (Arc::clone(&self.state), Arc::clone(times));
+                Syncing::Timed(Arc::new(SimulatedSync { state, times }))
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedSync {
+    state: Arc<Mutex<LogState>>,
+    times: Arc<dyn SyncTimes>,
+}
+
+impl TimedSync for SimulatedSync {
+    fn begin(&self) -> BoxFuture<'static, io::Result<()>> {
+        // What is written while the sync runs is not covered by it.
+        let mark = lock(&self.state).mark();
+        let (state, takes) = (Arc::clone(&self.state), self.times.next());
+        Box::pin(async move {
+            tokio::time::sleep(takes?).await;
+            lock(&state).sync_until(mark);
+            Ok(())
+        })
     }
 }
 
@@ -227,5 +304,56 @@ impl LocalDisk for MemoryLocal {
 
     fn claim(&self, _member: MemberId) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Takes(Duration);
+
+    impl SyncTimes for Takes {
+        fn next(&self) -> io::Result<Duration> {
+            Ok(self.0)
+        }
+    }
+
+    fn record(index: u64) -> LogRecord {
+        LogRecord { index, bytes: vec![1] }
+    }
+
+    fn indexes(disk: &MemoryDisk) -> Vec<u64> {
+        disk.log.read(0, u64::MAX, usize::MAX).unwrap().iter().map(|r| r.index).collect()
+    }
+
+    #[test]
+    fn a_crash_keeps_a_prefix_of_whole_writes() {
+        let disk = MemoryDisk::new();
+        disk.log.append(&[record(1)]).unwrap();
+        disk.log.sync().unwrap();
+        disk.log.append(&[record(2), record(3)]).unwrap();
+        disk.log.truncate(3).unwrap();
+        disk.log.append(&[record(3), record(4)]).unwrap();
+        assert_eq!(disk.unsynced(), 3);
+        for (keep, left) in
+            [(0, vec![1]), (1, vec![1, 2, 3]), (2, vec![1, 2]), (3, vec![1, 2, 3, 4])]
+        {
+            assert_eq!(indexes(&disk.crash_keeping(keep)), left, "{keep}");
+        }
+        assert_eq!(indexes(&disk.crash()), [1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timed_sync_covers_what_was_written_before_it_began() {
+        let disk = MemoryDisk::simulated(Arc::new(Takes(Duration::from_millis(5))));
+        let Syncing::Timed(timed) = disk.log.syncing() else { panic!("not timed") };
+        disk.log.append(&[record(1)]).unwrap();
+        let sync = timed.begin();
+        disk.log.append(&[record(2)]).unwrap();
+        assert_eq!(indexes(&disk.crash()), [0; 0]);
+        sync.await.unwrap();
+        assert_eq!(indexes(&disk.crash()), [1]);
     }
 }

@@ -6,5 +6,5 @@
 mod disk;
 mod tables;
 
-pub use disk::MemoryDisk;
+pub use disk::{MemoryDisk, SyncTimes};
 pub(crate) use tables::MemoryTables;

@@ -125,12 +125,16 @@ impl MemberClient {
 
     async fn open_stream<S>(
         &mut self,
-        input: S,
+        mut input: S,
         limit: Duration,
-    ) -> Result<Replies, RPCError<TypeConfig>>
+    ) -> Result<Option<Replies>, RPCError<TypeConfig>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        // Consensus waits out its back-off where it makes the next request. Taken before the call:
+        // a peer that refuses connections would else be dialled again and again without a pause.
+        let Some(first) = input.next().await else { return Ok(None) };
+        let input = futures::stream::iter([first]).chain(input);
         let sent = Arc::new(AtomicU64::new(0));
         let requests = sized(input, sent.clone());
         let mut peer = self.peer(Lane::Append)?;
@@ -138,7 +142,7 @@ impl MemberClient {
         // The first append is on its way with the call.
         let limit = limit.max(APPEND_STALL);
         let replies = self.call(RPCTypes::AppendEntries, limit, call).await?;
-        Ok(Replies { replies, sent, received: 0, ended: false })
+        Ok(Some(Replies { replies, sent, received: 0, ended: false }))
     }
 
     async fn next_reply(&self, mut replies: Replies) -> Option<(StreamReply, Replies)> {
@@ -211,7 +215,8 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            let replies = self.open_stream(input, option.hard_ttl()).await?;
+            let opened = self.open_stream(input, option.hard_ttl()).await?;
+            let Some(replies) = opened else { return Ok(futures::stream::empty().boxed()) };
             let this = &*self;
             let stream = futures::stream::unfold(replies, |replies| this.next_reply(replies));
             Ok(Box::pin(stream) as BoxStream<'s, _>)
@@ -251,6 +256,7 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         let stall = option.hard_ttl();
         let sending = crate::net::snapshot::send(&mut peer, vote, snapshot, stall);
         let result = tokio::select! {
+            biased;
             result = sending => result,
             closed = cancel => return Err(closed.into()),
         };

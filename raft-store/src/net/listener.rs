@@ -66,6 +66,7 @@ pub(crate) async fn accept(
     loop {
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
+            biased;
             accepted = incoming.next() => accepted,
             () = ready.closed() => return,
         };

@@ -37,6 +37,9 @@ use crate::outcome::Applied;
 /// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Longer than the leader waits for the commits of a change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// Metadata that carries the epoch.
 pub(crate) const EPOCH_HEADER: &str = "steeple-epoch";
 
@@ -255,6 +258,24 @@ impl PeerNetwork {
             Some(_) => Err(Status::failed_precondition("member does not lead")),
             None => Ok(()),
         }
+    }
+
+    /// Passes an operator's change of the membership on to the leader.
+    ///
+    /// # Errors
+    ///
+    /// Its refusal, or that it does not answer or lead.
+    pub(crate) async fn change_members(
+        &self,
+        leader: MemberId,
+        request: pb::raft::v1::ChangeMembersRequest,
+    ) -> Result<(), Status> {
+        let mut client = self
+            .client(leader, Lane::Control)
+            .ok_or_else(|| Status::failed_precondition("no cluster yet"))?;
+        let mut request = Request::new(request);
+        request.set_timeout(CHANGE_TIMEOUT);
+        client.change_members(request).await.map(|_| ())
     }
 
     /// Who answers at an address, by its certificate alone.

@@ -1,12 +1,11 @@
 //! The generated messages and services of `steeple.raft.v1`, nested as the generator expects them.
 
-#![allow(
-    missing_docs,
+#![expect(
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
     unreachable_pub,
     unused_qualifications,
-    clippy::all,
-    clippy::pedantic,
-    clippy::restriction,
     reason = "generated code"
 )]
 

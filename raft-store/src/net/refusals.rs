@@ -53,7 +53,8 @@ pub(crate) struct Refusals {
 impl Refusals {
     /// Counts one, and logs it if none of its kind was logged lately.
     pub(crate) fn note(&self, refusal: Refusal, who: &str, detail: &str, clock: &dyn Clock) {
-        metrics::counter!("cluster.peer.refused", "reason" => refusal.label()).increment(1);
+        metrics::counter!("spire_server_cluster_peer_refused", "reason" => refusal.label())
+            .increment(1);
         self.total.fetch_add(1, Ordering::Relaxed);
         let now = clock.boot_time();
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);

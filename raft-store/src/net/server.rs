@@ -61,6 +61,12 @@ pub(crate) trait Greeter: Send + Sync + fmt::Debug {
         caller: MemberId,
         address: String,
     ) -> BoxFuture<'_, Result<pb::UpdateAddressReply, Status>>;
+
+    /// Changes the membership as an operator of another member asked, if this one leads.
+    fn change_members(
+        &self,
+        request: pb::ChangeMembersRequest,
+    ) -> BoxFuture<'_, Result<(), Status>>;
 }
 
 /// Serves peers until told to stop.
@@ -94,6 +100,7 @@ pub(crate) async fn serve(
         .add_service(service)
         .serve_with_incoming(ReceiverStream::new(receiver));
     tokio::select! {
+        biased;
         () = accepting => Err(RunError::Network("the peer listener ended".to_owned())),
         served = serving => Err(RunError::Network(match served {
             Ok(()) => "the peer server ended".to_owned(),
@@ -368,6 +375,15 @@ impl Peer for PeerService {
         let member = self.member(&request)?;
         let address = request.into_inner().address;
         Ok(Response::new(self.greeter.update_address(member, address).await?))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<pb::ChangeMembersRequest>,
+    ) -> Result<Response<pb::ChangeMembersReply>, Status> {
+        self.member(&request)?;
+        self.greeter.change_members(request.into_inner()).await?;
+        Ok(Response::new(pb::ChangeMembersReply {}))
     }
 
     async fn hello(

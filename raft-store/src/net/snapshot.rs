@@ -15,6 +15,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::net::network::PeerClient;
 use crate::net::pb;
+use crate::offload::offload;
 use crate::raft::convert::{snapshot_meta_from_pb, snapshot_meta_to_pb, vote_from_pb, vote_to_pb};
 use crate::raft::{SnapshotMeta, TypeConfig, Vote};
 use crate::snapshot::{SnapshotBody, SnapshotSink};
@@ -70,7 +71,7 @@ async fn feed(
     let size = body.len();
     loop {
         let (from, source) = (next.offset, body.clone());
-        let reading = tokio::task::spawn_blocking(move || source.read_at(from, CHUNK_BYTES));
+        let reading = offload(move || source.read_at(from, CHUNK_BYTES));
         let read = reading.await.map_err(std::io::Error::other).and_then(|read| read);
         next.bytes = read.map_err(|error| Status::internal(format!("read snapshot: {error}")))?;
         digest.update(&next.bytes);
@@ -149,7 +150,7 @@ pub(crate) async fn receive_body(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, Status> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = offload(work).await;
     done.map_err(std::io::Error::other)
         .and_then(|done| done)
         .map_err(|error| Status::internal(format!("write snapshot: {error}")))

@@ -49,6 +49,7 @@ pub(crate) fn membership_to_pb(membership: &Membership) -> pb::store::Membership
                 id: *id,
                 address: node.address.clone(),
                 name: node.name.clone(),
+                demoted: node.demoted,
             })
             .collect(),
     }
@@ -63,7 +64,11 @@ pub(crate) fn membership_from_pb(
         .members
         .iter()
         .map(|member| {
-            let node = PeerNode { address: member.address.clone(), name: member.name.clone() };
+            let node = PeerNode {
+                address: member.address.clone(),
+                name: member.name.clone(),
+                demoted: member.demoted,
+            };
             (member.id, node)
         })
         .collect();

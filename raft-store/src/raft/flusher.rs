@@ -11,11 +11,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use openraft::storage::IOFlushed;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::mutants::{self, Mutant};
 use crate::raft::TypeConfig;
-use crate::storage::LogDisk;
+use crate::storage::{LogDisk, Syncing, TimedSync};
 
 /// Callbacks that wait for a sync. Consensus keeps far fewer appends in flight; if it ever does not,
 /// it waits for the disk here.
@@ -47,28 +48,38 @@ pub(crate) enum Flusher {
     /// Syncing is free: answered at once, without a thread.
     Inline(Arc<dyn LogDisk>),
     /// A thread syncs.
-    Thread(SyncSender<Waiter>),
+    Thread(Arc<SyncThread>),
+    /// A task syncs, in simulated time.
+    Task(mpsc::Sender<Waiter>),
 }
 
 impl Flusher {
     pub(crate) fn start(disk: Arc<dyn LogDisk>) -> io::Result<Self> {
-        if disk.sync_is_free() {
-            return Ok(Self::Inline(disk));
+        match disk.syncing() {
+            Syncing::Free => return Ok(Self::Inline(disk)),
+            Syncing::Blocking => {}
+            Syncing::Timed(disk) => {
+                let (sender, receiver) = mpsc::channel(QUEUE);
+                tokio::spawn(run_timed(disk, receiver));
+                return Ok(Self::Task(sender));
+            }
         }
         let (sender, receiver) = sync_channel(QUEUE);
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("raft-log-sync".to_owned())
             .spawn(move || run(disk.as_ref(), &receiver))?;
-        Ok(Self::Thread(sender))
+        let thread = SyncThread { sender: Some(sender), thread: Some(thread) };
+        Ok(Self::Thread(Arc::new(thread)))
     }
 
     /// Queues a waiter; it is answered once everything written before this call is durable.
     pub(crate) fn queue(&self, waiter: Waiter) {
         match self {
             Self::Inline(disk) => waiter.answer(disk.sync()),
-            Self::Thread(sender) => {
-                if let Err(error) = sender.send(waiter) {
-                    error.0.answer(Err(stopped()));
+            Self::Thread(thread) => thread.queue(waiter),
+            Self::Task(sender) => {
+                if let Err(error) = sender.try_send(waiter) {
+                    error.into_inner().answer(Err(stopped()));
                 }
             }
         }
@@ -82,6 +93,34 @@ impl Flusher {
     }
 }
 
+/// The thread and its queue. Its end is waited for: a process that ends while the database is still
+/// in use by a thread may abort.
+#[derive(Debug)]
+pub(crate) struct SyncThread {
+    sender: Option<SyncSender<Waiter>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl SyncThread {
+    fn queue(&self, waiter: Waiter) {
+        let Some(sender) = &self.sender else { return waiter.answer(Err(stopped())) };
+        if let Err(error) = sender.send(waiter) {
+            error.0.answer(Err(stopped()));
+        }
+    }
+}
+
+impl Drop for SyncThread {
+    fn drop(&mut self) {
+        // Without a sender the thread ends once its queue is done.
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say about how it ended.
+            thread.join().ok();
+        }
+    }
+}
+
 fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
     let mut batch = Vec::new();
     while let Ok(first) = queue.recv() {
@@ -91,13 +130,7 @@ fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
         let result = disk.sync();
         metrics::histogram!("spire_server_cluster_wal_sync_elapsed_time")
             .record(started.elapsed().as_secs_f64() * 1000.0);
-        for waiter in batch.drain(..) {
-            let result = match &result {
-                Ok(()) => Ok(()),
-                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            };
-            waiter.answer(result);
-        }
+        answer_all(&mut batch, &result);
         if let Err(error) = result {
             tracing::error!(%error, "failed to sync log: nothing more is written");
             for waiter in queue.try_iter() {
@@ -105,6 +138,31 @@ fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
             }
             return;
         }
+    }
+}
+
+/// As [`run`], for a simulated disk.
+async fn run_timed(disk: Arc<dyn TimedSync>, mut queue: mpsc::Receiver<Waiter>) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, QUEUE).await > 0 {
+        let result = match mutants::on(Mutant::SyncSkipped) {
+            true => Ok(()),
+            false => disk.begin().await,
+        };
+        answer_all(&mut batch, &result);
+        if result.is_err() {
+            // What is queued is dropped with the queue: whoever waits learns that it stopped.
+            return;
+        }
+    }
+}
+
+fn answer_all(batch: &mut Vec<Waiter>, result: &io::Result<()>) {
+    for waiter in batch.drain(..) {
+        waiter.answer(match result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        });
     }
 }
 

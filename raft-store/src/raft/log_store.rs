@@ -14,6 +14,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use prost::Message;
 
 use crate::codec::CodecError;
+use crate::mutants::{self, Mutant};
 use crate::pb;
 use crate::raft::convert::{
     entry_from_bytes, entry_to_bytes, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
@@ -123,6 +124,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
+        if mutants::on(Mutant::VoteNotPersisted) {
+            return Ok(());
+        }
         self.disk.put(LogValue::Vote, &vote_to_pb(vote).encode_to_vec())?;
         self.flusher.sync().await
     }

@@ -10,6 +10,7 @@ pub(crate) mod flusher;
 pub(crate) mod log_store;
 pub(crate) mod no_network;
 pub(crate) mod node;
+pub(crate) mod runtime;
 pub(crate) mod state_machine;
 pub(crate) mod type_config;
 

@@ -9,7 +9,6 @@ use openraft::{SnapshotPolicy, StepDownPolicy};
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::ids::MemberId;
-use crate::limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES};
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::{Raft, TypeConfig};
@@ -19,8 +18,6 @@ use crate::snapshot::SnapshotBody;
 const SNAPSHOT_CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Entries in one append: the network splits what is too large.
 const APPEND_ENTRIES_MAX: u64 = 512;
-/// Entries by which a member may lag before it is sent a snapshot instead of the log.
-const LAG_BEFORE_SNAPSHOT: u64 = LOG_ENTRIES_KEPT;
 /// Log entries purged at once: range deletes are cheap, but each leaves a mark.
 const PURGE_BATCH: u64 = 256;
 
@@ -51,10 +48,11 @@ fn settings(config: &Config) -> Result<openraft::Config, OpenError> {
         election_timeout_max: ms(config.election_timeout_max()),
         install_snapshot_timeout: ms(SNAPSHOT_CHUNK_TIMEOUT),
         max_payload_entries: APPEND_ENTRIES_MAX,
-        replication_lag_threshold: LAG_BEFORE_SNAPSHOT,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_AFTER_ENTRIES),
-        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
-        purge_batch_size: PURGE_BATCH,
+        // A member that lags by more than is kept is sent a snapshot instead of the log.
+        replication_lag_threshold: config.tuning.log_kept,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(config.tuning.snapshot_after),
+        max_in_snapshot_log_to_keep: config.tuning.log_kept,
+        purge_batch_size: PURGE_BATCH.min(config.tuning.log_kept.max(1)),
         enable_tick: true,
         enable_heartbeat: true,
         enable_elect: true,

@@ -16,15 +16,18 @@ use tokio::time::Instant;
 use crate::apply::{self, Done, Rows, SINGLE, Table, TableError, Tables, Transaction, WriteSet};
 use crate::change::ChangeBatch;
 use crate::codec::CodecError;
+use crate::error::StoreError;
 use crate::feed::{Feed, Reached};
 use crate::ids::Revision;
+use crate::mutants::{self, Mutant};
+use crate::offload::offload;
 use crate::pb;
 use crate::raft::convert::{
     log_id_from_pb, log_id_to_pb, snapshot_meta_from_pb, snapshot_meta_to_pb,
     stored_membership_from_pb, stored_membership_to_pb,
 };
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::snapshot::{self, SnapshotBody, Snapshots};
+use crate::snapshot::{self, SnapshotBody, SnapshotSink, Snapshots};
 use crate::storage::Engine;
 
 /// Most log entries in one write set: large enough that a write per batch costs nothing, small enough
@@ -202,7 +205,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> Result<(), io::Error> {
         let machine = self.clone();
         let meta = meta.clone();
-        let installed = tokio::task::spawn_blocking(move || machine.install(&meta, &snapshot));
+        let installed = offload(move || machine.install(&meta, &snapshot));
         installed.await.map_err(io::Error::other)??;
         tracing::info!("Snapshot installed");
         Ok(())
@@ -234,6 +237,25 @@ impl StateMachine {
     }
 }
 
+/// A digest of the rows that a snapshot holds, and the index they are the state of.
+pub(crate) fn digest(tables: &dyn Tables) -> Result<(u64, [u8; 32]), StoreError> {
+    let mut found = (0, [0; 32]);
+    tables.read_consistent(&mut |rows: &dyn Rows| {
+        let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
+            Some(bytes) => decode_applied(&bytes)?,
+            None => Default::default(),
+        };
+        let meta = snapshot_meta_to_pb(&SnapshotMeta { last_log_id, last_membership });
+        let body = snapshot::write(rows, meta, SnapshotSink::Memory(Vec::new()))?;
+        let length = usize::try_from(body.len()).unwrap_or(usize::MAX);
+        let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body.read_at(0, length)?);
+        let hash = <[u8; 32]>::try_from(hash.as_ref()).unwrap_or_default();
+        found = (last_log_id.map_or(0, |id| id.index), hash);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
 /// Builds a snapshot beside running apply.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -246,7 +268,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let machine = self.machine.clone();
         let started = Instant::now();
-        let built = tokio::task::spawn_blocking(move || machine.build().map_err(io::Error::from));
+        let built = offload(move || machine.build().map_err(io::Error::from));
         let snapshot = built.await.map_err(io::Error::other)??;
         let elapsed_ms = started.elapsed().as_secs_f64() * 1000.0;
         metrics::histogram!("spire_server_cluster_snapshot_elapsed_time").record(elapsed_ms);
@@ -264,7 +286,10 @@ impl StateMachine {
                 Some(bytes) => decode_applied(&bytes)?,
                 None => Default::default(),
             };
-            let meta = SnapshotMeta { last_log_id, last_membership };
+            let mut meta = SnapshotMeta { last_log_id, last_membership };
+            if mutants::on(Mutant::SnapshotDropsMembership) {
+                meta.last_membership = StoredMembership::default();
+            }
             let sink = sink.take().ok_or_else(|| io::Error::other("snapshot sink is used up"))?;
             let body = snapshot::write(rows, snapshot_meta_to_pb(&meta), sink)?;
             built = Some(Snapshot { meta, snapshot: body });

@@ -13,6 +13,7 @@ use openraft::alias::{
 use prost::bytes::Bytes;
 
 use crate::outcome::Applied;
+use crate::raft::runtime::StoreRuntime;
 use crate::raft::state_machine::StateMachine;
 
 openraft::declare_raft_types!(
@@ -22,7 +23,7 @@ openraft::declare_raft_types!(
         R = Reply,
         NodeId = u64,
         Node = PeerNode,
-        AsyncRuntime = openraft_rt_tokio::TokioRuntime,
+        AsyncRuntime = StoreRuntime,
 );
 
 /// The consensus instance of this member.
@@ -74,4 +75,6 @@ pub(crate) struct PeerNode {
     pub(crate) address: String,
     /// A name for people.
     pub(crate) name: String,
+    /// An operator took its vote: autopilot does not give it back.
+    pub(crate) demoted: bool,
 }

@@ -83,24 +83,10 @@ fn open_db(path: &Path, is_new: bool) -> Result<DB, OpenError> {
         .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
     DB::open_cf_descriptors(&options, path.join("db"), families).map_err(|error| {
         let folder = path.to_owned();
-        match error.kind() {
-            ErrorKind::Corruption | ErrorKind::InvalidArgument => {
-                OpenError::Corrupt { folder, reason: error.to_string() }
-            }
-            ErrorKind::NotFound
-            | ErrorKind::NotSupported
-            | ErrorKind::IOError
-            | ErrorKind::MergeInProgress
-            | ErrorKind::Incomplete
-            | ErrorKind::ShutdownInProgress
-            | ErrorKind::TimedOut
-            | ErrorKind::Aborted
-            | ErrorKind::Busy
-            | ErrorKind::Expired
-            | ErrorKind::TryAgain
-            | ErrorKind::CompactionTooLarge
-            | ErrorKind::ColumnFamilyDropped
-            | ErrorKind::Unknown => OpenError::Io { folder, source: to_io(error) },
+        if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::InvalidArgument) {
+            OpenError::Corrupt { folder, reason: error.to_string() }
+        } else {
+            OpenError::Io { folder, source: to_io(error) }
         }
     })
 }
@@ -160,23 +146,7 @@ impl Database {
 }
 
 pub(super) fn to_io(error: rocksdb::Error) -> io::Error {
-    let kind = match error.kind() {
-        ErrorKind::Corruption => io::ErrorKind::InvalidData,
-        ErrorKind::NotFound
-        | ErrorKind::NotSupported
-        | ErrorKind::InvalidArgument
-        | ErrorKind::IOError
-        | ErrorKind::MergeInProgress
-        | ErrorKind::Incomplete
-        | ErrorKind::ShutdownInProgress
-        | ErrorKind::TimedOut
-        | ErrorKind::Aborted
-        | ErrorKind::Busy
-        | ErrorKind::Expired
-        | ErrorKind::TryAgain
-        | ErrorKind::CompactionTooLarge
-        | ErrorKind::ColumnFamilyDropped
-        | ErrorKind::Unknown => io::ErrorKind::Other,
-    };
+    let corrupt = error.kind() == ErrorKind::Corruption;
+    let kind = if corrupt { io::ErrorKind::InvalidData } else { io::ErrorKind::Other };
     io::Error::new(kind, error)
 }

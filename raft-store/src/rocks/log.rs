@@ -6,7 +6,7 @@ use rocksdb::{ReadOptions, WriteBatch};
 
 use crate::rocks::db::{Database, to_io};
 use crate::rocks::keys;
-use crate::storage::{LogBounds, LogDisk, LogRecord, LogValue};
+use crate::storage::{LogBounds, LogDisk, LogRecord, LogValue, Syncing};
 
 /// The log of this member.
 #[derive(Debug)]
@@ -94,8 +94,8 @@ impl LogDisk for RocksLog {
         self.database.db().flush_wal(true).map_err(to_io)
     }
 
-    fn sync_is_free(&self) -> bool {
-        false
+    fn syncing(&self) -> Syncing {
+        Syncing::Blocking
     }
 }
 

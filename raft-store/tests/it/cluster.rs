@@ -3,16 +3,20 @@
 //! Members talk through pipes that can be cut, with real TLS, gRPC and consensus on top; one test uses
 //! TCP and RocksDB instead. Waits for conditions, never for time.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use steeple_raft_store::command::{Command, CreateJoinToken};
 use steeple_raft_store::testing::{config, seams};
 use steeple_raft_store::{
-    ClusterKeys, Config, Contact, MemberId, MemberState, MemoryDisk, PipeNetwork, ProposeError,
-    RequestId, Role, RunError, Seams, Storage, Store, StoreHandle,
+    ClusterKeys, Config, Connection, Contact, Incoming, MemberChange, MemberChangeError, MemberId,
+    MemberState, MemoryDisk, PipeNetwork, Pipes, ProposeError, RequestId, Role, RunError, Seams,
+    Storage, Store, StoreHandle, Transport,
 };
 use steeple_spiffe_core::random::{Random, SystemRandom};
 use steeple_spiffe_core::time::{Clock, SystemClock};
@@ -23,8 +27,27 @@ use tokio_util::sync::CancellationToken;
 /// For what takes an election or two, on a machine that does other things too.
 const SOON: Duration = Duration::from_secs(20);
 
+/// Pipes that count how often they are dialled.
+#[derive(Debug)]
+struct Counting {
+    pipes: Pipes,
+    dials: AtomicU32,
+}
+
+impl Transport for Counting {
+    fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Connection>> {
+        self.dials.fetch_add(1, Ordering::Relaxed);
+        self.pipes.dial(address)
+    }
+
+    fn listen(&self, bind: SocketAddr) -> BoxFuture<'_, io::Result<(SocketAddr, Incoming)>> {
+        self.pipes.listen(bind)
+    }
+}
+
 struct Member {
     name: String,
+    transport: Arc<Counting>,
     handle: StoreHandle,
     disk: Arc<MemoryDisk>,
     config: Config,
@@ -63,13 +86,14 @@ impl Member {
     async fn start(network: &PipeNetwork, config: Config, disk: Arc<MemoryDisk>) -> Self {
         log_to_test_output();
         let name = config.advertise.clone();
-        let transport = Arc::new(network.endpoint(&name));
-        let seams = Seams { transport, ..seams(Storage::Memory(disk.clone())) };
+        let pipes = network.endpoint(&name);
+        let transport = Arc::new(Counting { pipes, dials: AtomicU32::default() });
+        let seams = Seams { transport: transport.clone(), ..seams(Storage::Memory(disk.clone())) };
         let store = Store::open(config.clone(), seams).await.unwrap();
         let handle = store.handle();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(store.run(shutdown.clone()));
-        Self { name, handle, disk, config, shutdown, task }
+        Self { name, transport, handle, disk, config, shutdown, task }
     }
 
     fn id(&self) -> MemberId {
@@ -82,6 +106,11 @@ impl Member {
         self.task.abort();
         self.task.await.ok();
         network.heal(&self.name);
+        // Its tasks end a moment later; until then the address is taken.
+        let probe = network.endpoint("probe");
+        while probe.dial(&self.name).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
         (self.config, self.disk)
     }
 
@@ -337,6 +366,86 @@ async fn a_member_that_lost_its_folder_takes_its_old_seat() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_member_is_not_dialled_without_a_pause() {
+    const WATCHED: Duration = Duration::from_secs(2);
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let dead = cluster.members.remove((leader + 1) % 3);
+    dead.kill(&cluster.network).await;
+    let leader = &cluster.members[cluster.leader().await];
+    propose(&leader.handle, "something to replicate").await.unwrap();
+    let dials = || leader.transport.dials.load(Ordering::Relaxed);
+    let (before, begun) = (dials(), Instant::now());
+    eventually("look", || (begun.elapsed() >= WATCHED).then_some(())).await;
+    // Each heartbeat dials once; what replication, pings and searches add is little.
+    let heartbeats = begun.elapsed().as_millis() / leader.config.heartbeat_interval.as_millis();
+    let dialled = u128::from(dials() - before);
+    assert!(dialled <= heartbeats * 2 + 40, "{dialled} dials in {heartbeats} heartbeats");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_may_remove_any_member_through_any_member() {
+    let mut cluster = Cluster::form(&[1, 2, 3, 4, 5]).await;
+    let leader = cluster.leader().await;
+    // A follower removes another follower; then the leader removes itself.
+    for (asked, gone) in [((leader + 1) % 5, (leader + 2) % 5), (leader, leader)] {
+        let member = cluster.members[gone].id();
+        let change = MemberChange::Remove { member, force: false };
+        cluster.members[asked].handle.change_members(change).await.unwrap();
+        let ended = timeout(SOON, &mut cluster.members[gone].task).await.unwrap().unwrap();
+        assert!(matches!(ended, Err(RunError::Removed { member: m, .. }) if m == member));
+    }
+    let rest = &cluster.members[(leader + 3) % 5].handle;
+    eventually("three voters", || (voters(rest).len() == 3).then_some(())).await;
+    propose(rest, "afterwards").await.unwrap();
+    let nobody = MemberChange::Promote(MemberId(7));
+    let refused = rest.change_members(nobody).await.unwrap_err();
+    assert!(matches!(refused, MemberChangeError::Refused(_)), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demoted_member_follows_until_it_is_promoted_by_hand() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let demoted = cluster.members[(leader + 1) % 3].id();
+    // Through itself, which leads no one.
+    let itself = &cluster.members[(leader + 1) % 3].handle;
+    itself.change_members(MemberChange::Demote(demoted)).await.unwrap();
+    cluster.voters(2).await;
+    propose(itself, "through a learner").await.unwrap();
+    itself.change_members(MemberChange::Promote(demoted)).await.unwrap();
+    cluster.voters(3).await;
+    // The leader hands over before it loses its vote.
+    let leader = cluster.leader().await;
+    let led = cluster.members[leader].id();
+    let handle = &cluster.members[leader].handle;
+    handle.change_members(MemberChange::Demote(led)).await.unwrap();
+    cluster.voters(2).await;
+    let next = cluster.leader().await;
+    assert_ne!(cluster.members[next].id(), led);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_that_would_stop_the_cluster_is_refused() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let dead = cluster.members.remove((leader + 1) % 3);
+    dead.kill(&cluster.network).await;
+    let leader = cluster.leader().await;
+    let (handle, other) = (&cluster.members[leader].handle, &cluster.members[1 - leader]);
+    // Until the dead one is noticed a removal of the other would be taken.
+    eventually("silence", || {
+        let silent = handle.status().members.iter().filter(|m| !m.reachable).count();
+        (silent == 1).then_some(())
+    })
+    .await;
+    let change = |force| MemberChange::Remove { member: other.id(), force };
+    let refused = handle.change_members(change(false)).await.unwrap_err().to_string();
+    assert!(refused.contains("only 1 of the 2 voters that would stay are healthy"), "{refused}");
+    propose(handle, "still there").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_members_may_move_at_once() {
     let mut cluster = Cluster::form(&[1, 2, 3]).await;
     let mut kept = Vec::new();
@@ -400,6 +509,14 @@ async fn a_joiner_with_another_key_says_why_it_is_not_in() {
     })
     .await;
     assert_eq!(text, "m1:1: cluster key differs; give both members the same cluster key file");
+
+    // The fix is enough, also for a folder that was made with two mistakes.
+    let (_, disk) = cluster.members.remove(1).stop().await;
+    let other_name = Config { cluster_name: "other".to_owned(), ..member_config(2, &[1]) };
+    cluster.add(other_name, disk.clone()).await;
+    cluster.members.remove(1).stop().await;
+    cluster.add(member_config(2, &[1]), disk).await;
+    formed(&cluster.members[1].handle).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

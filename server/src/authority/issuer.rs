@@ -254,6 +254,7 @@ impl Issuer {
         let leaf = sign_leaf(&slot.identity, slot.signer.as_ref(), &template)
             .map_err(|error| IssueError::Invalid(format!("failed to sign X509-SVID: {error}")))?;
         check_x509(&leaf, &params.spiffe_id, now)?;
+        metrics::counter!("spire_server_server_ca_sign_x509_svid").increment(1);
         let not_before = template.not_before;
         let mut chain_der = vec![leaf];
         chain_der.extend(slot.chain_above.iter().cloned());
@@ -293,6 +294,7 @@ impl Issuer {
         let token = sign_jwt_svid(slot.signer.as_ref(), slot.id.as_str(), &claims)
             .map_err(|error| IssueError::Invalid(format!("failed to sign JWT-SVID: {error}")))?;
         check_jwt(&token, &params.spiffe_id, &audience, now)?;
+        metrics::counter!("spire_server_server_ca_sign_jwt_svid").increment(1);
         Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
     }
 

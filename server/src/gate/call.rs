@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::caller::{AgentCaller, Caller};
 use super::policy::Rule;
+use super::ratelimit::Limiter;
 use crate::listen::Peer;
 use crate::status::Failure;
 
@@ -58,6 +59,16 @@ impl Call {
         self.client_deadline.map_or(longest, |deadline| deadline.min(longest))
     }
 
+    /// Waits until the peer's share of a limit covers the call, as far as the caller's deadline allows.
+    ///
+    /// # Errors
+    ///
+    /// SPIRE's `ResourceExhausted` for `what`; nothing of the share is taken then.
+    pub async fn within(&self, limit: &Limiter, cost: usize, what: &str) -> Result<(), Failure> {
+        let passed = limit.wait(&self.peer, cost, self.client_deadline).await;
+        passed.map_err(|error| Failure::limited(what, &error))
+    }
+
     /// The calling agent.
     ///
     /// # Errors
@@ -78,11 +89,10 @@ impl Call {
     /// A caller's id keeps its first eight bytes, which embed the revision at its first attempt; the
     /// rest is keyed by caller, method and part, so that no caller can claim another's outcome.
     pub fn request_id(&self, part: u32, random: &dyn Random) -> RequestId {
-        let mut id = [0; 16];
         let Some(attempt) = &self.attempt else {
-            random.fill(&mut id);
-            return RequestId(id);
+            return RequestId::fresh(self.notes.revision(), random);
         };
+        let mut id = [0; 16];
         let keyed = self.keyed(attempt, &part.to_be_bytes());
         for (index, byte) in id.iter_mut().enumerate() {
             let source = if index < 8 { attempt.as_slice() } else { keyed.as_ref() };

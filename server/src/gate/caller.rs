@@ -312,9 +312,8 @@ impl Gate {
         deadline: Instant,
     ) -> Result<bool, Failure> {
         let command = Command::PromoteSerial(PromoteSerial { agent_id: peer.id.clone(), seen });
-        let mut id = [0; 16];
-        self.random.fill(&mut id);
-        let applied = self.store.propose(command, RequestId(id), deadline).await?;
+        let id = RequestId::fresh(self.views.revision(), self.random.as_ref());
+        let applied = self.store.propose(command, id, deadline).await?;
         // Later calls on this connection then find the new serial in place; one that does not only
         // looks again.
         let _caught_up = self.views.wait_for(applied.revision, deadline).await;

@@ -23,7 +23,7 @@ use super::policy::{self, Rule};
 use super::refusals::Refusals;
 use super::staleness::Standing;
 use crate::listen::{Application, Peer};
-use crate::metrics::{RpcTimer, code_name};
+use crate::metrics::RpcTimer;
 use crate::status::Failure;
 
 /// Request: wait until this replica has applied the revision.
@@ -215,7 +215,7 @@ impl Line {
             tracing::info!(r#type, status, service, method, caller_addr, caller_id, "API accessed");
         } else {
             let (r#type, status) = ("audit", "error");
-            let status_code = code_name(code);
+            let status_code = steeple_api::status::code_name(code);
             tracing::info!(
                 r#type,
                 status,

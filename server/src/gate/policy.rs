@@ -163,6 +163,9 @@ pub static RULES: &[Rule] = &[
     row("/steeple.cluster.v1.Cluster/Status", CLUSTER_READERS),
     row("/steeple.cluster.v1.Cluster/Members", CLUSTER_READERS),
     row("/steeple.cluster.v1.Cluster/TransferLeadership", CLUSTER_READERS),
+    socket("/steeple.cluster.v1.Cluster/RemoveMember"),
+    socket("/steeple.cluster.v1.Cluster/PromoteMember"),
+    socket("/steeple.cluster.v1.Cluster/DemoteMember"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];
 

@@ -7,12 +7,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use steeple_api::pb::types::permission_denied_details::Reason;
+use steeple_api::status::code_name;
 use tonic::Code;
 
 use super::policy::Rule;
 use super::ratelimit::Limiter;
 use crate::listen::Peer;
-use crate::metrics::code_name;
 use crate::status::Failure;
 
 /// Refusals of one address that are written a second. An agent that was evicted calls once in five

@@ -113,11 +113,7 @@ impl rpc::agent_server::Agent for AgentService {
         request: Request<Streaming<rpc::AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let call = Call::of(&request)?;
-        let limits = &self.context.limits.attestation;
-        limits
-            .wait(&call.peer, 1, call.client_deadline)
-            .await
-            .map_err(|error| Failure::limited("attest agent", &error))?;
+        call.within(&self.context.limits.attestation, 1, "attest agent").await?;
         Ok(Response::new(admission::respond(self.context.clone(), call, request.into_inner())))
     }
 
@@ -126,11 +122,7 @@ impl rpc::agent_server::Agent for AgentService {
         request: Request<rpc::RenewAgentRequest>,
     ) -> Result<Response<rpc::RenewAgentResponse>, Status> {
         let call = Call::of(&request)?;
-        let limits = &self.context.limits.x509;
-        limits
-            .wait(&call.peer, 1, call.client_deadline)
-            .await
-            .map_err(|error| Failure::limited("renew agent", &error))?;
+        call.within(&self.context.limits.x509, 1, "renew agent").await?;
         let svid = self.renew(&call, request.into_inner().params).await?;
         Ok(Response::new(rpc::RenewAgentResponse { svid: Some(svid) }))
     }
@@ -149,11 +141,7 @@ impl rpc::agent_server::Agent for AgentService {
         request: Request<rpc::PostStatusRequest>,
     ) -> Result<Response<rpc::PostStatusResponse>, Status> {
         let call = Call::of(&request)?;
-        let limits = &self.context.limits.post_status;
-        limits
-            .wait(&call.peer, 1, call.client_deadline)
-            .await
-            .map_err(|error| Failure::limited("post status", &error))?;
+        call.within(&self.context.limits.post_status, 1, "post status").await?;
         self.record_version(&call, request.into_inner().agent_version).await?;
         Ok(Response::new(rpc::PostStatusResponse {}))
     }

@@ -4,7 +4,9 @@
 //! their fixes. Answers from what this member knows: it never waits for a quorum.
 
 use steeple_api::pb::cluster::v1 as rpc;
-use steeple_raft_store::{Contact, MemberId, MemberState, MemberStatus, MemberView, Role};
+use steeple_raft_store::{
+    Contact, MemberChange, MemberChangeError, MemberId, MemberState, MemberStatus, MemberView, Role,
+};
 use steeple_spiffe_core::AuthorityStatus;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use tonic::{Request, Response, Status};
@@ -75,9 +77,45 @@ impl rpc::cluster_server::Cluster for ClusterService {
             took_s: took.as_secs_f64(),
         }))
     }
+
+    async fn remove_member(
+        &self,
+        request: Request<rpc::RemoveMemberRequest>,
+    ) -> Result<Response<rpc::RemoveMemberResponse>, Status> {
+        let request = request.into_inner();
+        let member = required_target(&request.id)?;
+        self.change(MemberChange::Remove { member, force: request.force }).await?;
+        Ok(Response::new(rpc::RemoveMemberResponse {}))
+    }
+
+    async fn promote_member(
+        &self,
+        request: Request<rpc::PromoteMemberRequest>,
+    ) -> Result<Response<rpc::PromoteMemberResponse>, Status> {
+        let member = required_target(&request.into_inner().id)?;
+        self.change(MemberChange::Promote(member)).await?;
+        Ok(Response::new(rpc::PromoteMemberResponse {}))
+    }
+
+    async fn demote_member(
+        &self,
+        request: Request<rpc::DemoteMemberRequest>,
+    ) -> Result<Response<rpc::DemoteMemberResponse>, Status> {
+        let member = required_target(&request.into_inner().id)?;
+        self.change(MemberChange::Demote(member)).await?;
+        Ok(Response::new(rpc::DemoteMemberResponse {}))
+    }
 }
 
 impl ClusterService {
+    async fn change(&self, change: MemberChange) -> Result<(), Failure> {
+        let changed = self.context.gate.store.change_members(change).await;
+        changed.map_err(|error| match error {
+            MemberChangeError::Refused(text) => Failure::failed_precondition(text),
+            MemberChangeError::Unavailable(unavailable) => unavailable.into(),
+        })
+    }
+
     fn this_member(&self, status: &MemberStatus) -> rpc::ThisMember {
         use rpc::this_member::State;
 
@@ -248,6 +286,10 @@ fn authority(authority: &Authority) -> rpc::Authority {
         not_after: authority.not_after.unix_s(),
         tainted: authority.tainted,
     }
+}
+
+fn required_target(text: &str) -> Result<MemberId, Failure> {
+    target(text)?.ok_or_else(|| Failure::invalid("a member ID is required"))
 }
 
 fn target(text: &str) -> Result<Option<MemberId>, Failure> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use steeple_raft_store::{Applied, Command, ProposeError, Revision};
 use steeple_spiffe_core::TrustDomain;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attest::Attestors;
@@ -73,7 +74,10 @@ impl Context {
         command: Command,
     ) -> Result<Applied, ProposeError> {
         let id = call.request_id(part, self.gate.random.as_ref());
+        let started = Instant::now();
         let outcome = self.gate.store.propose(command, id, call.deadline()).await;
+        metrics::histogram!("spire_server_cluster_propose_elapsed_time")
+            .record(started.elapsed().as_secs_f64() * 1000.0);
         let label = match &outcome {
             Ok(Applied { outcome: Ok(_), .. }) => "applied",
             Ok(Applied { outcome: Err(_), .. }) => "rejected",

@@ -90,11 +90,7 @@ impl rpc::svid_server::Svid for SvidService {
         if params.is_empty() {
             return Err(Failure::invalid("missing parameters").into());
         }
-        let limits = &self.context.limits.x509;
-        limits
-            .wait(&call.peer, params.len(), call.client_deadline)
-            .await
-            .map_err(|error| Failure::limited("certificate signing", &error))?;
+        call.within(&self.context.limits.x509, params.len(), "certificate signing").await?;
         let basis = self.basis(&call).await?;
         let (service, agent) = (self.clone(), call.agent()?.id.clone());
         // A full batch costs some 50 ms of CPU: not on the threads that serve connections.
@@ -113,11 +109,7 @@ impl rpc::svid_server::Svid for SvidService {
     ) -> Result<Response<rpc::NewJwtsvidResponse>, Status> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
-        let limits = &self.context.limits.jwt;
-        limits
-            .wait(&call.peer, 1, call.client_deadline)
-            .await
-            .map_err(|error| Failure::limited("JWT signing request", &error))?;
+        call.within(&self.context.limits.jwt, 1, "JWT signing request").await?;
         self.check_jwt_enabled()?;
         let basis = self.basis(&call).await?;
         let entry = self.authorized(&call.agent()?.id, basis, &request.entry_id)?;
@@ -208,7 +200,6 @@ impl SvidService {
                 ttl: seconds(entry.x509_svid_ttl_s),
             })
             .map_err(|error| Failure::unsigned("failed to sign X509-SVID", &error))?;
-        metrics::counter!("spire_server_server_ca_sign_x509_svid").increment(1);
         Ok(svid::x509_to_pb(&entry.spiffe_id, issued.chain_der, issued.not_after))
     }
 
@@ -244,7 +235,6 @@ impl SvidService {
         let issued = self.context.issuer.sign_jwt(params);
         let IssuedJwt { token, issued_at, expires_at, .. } =
             issued.map_err(|error| Failure::unsigned("failed to sign JWT-SVID", &error))?;
-        metrics::counter!("spire_server_server_ca_sign_jwt_svid").increment(1);
         Ok(pb::types::Jwtsvid {
             token,
             id: Some(id::to_pb(&spiffe_id)),

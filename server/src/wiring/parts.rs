@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use steeple_api::pb;
-use steeple_raft_store::{ClusterKeys, Seams, Storage, StoreHandle, Tcp};
+use steeple_raft_store::{ClusterKeys, Seams, Storage, StoreHandle, Tcp, Tuning};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::random::{Random, SystemRandom};
 use steeple_spiffe_core::time::SystemClock;
@@ -126,6 +126,7 @@ pub(super) async fn store_config(
         heartbeat_interval: cluster.heartbeat_interval,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         leave_on_terminate: cluster.leave_on_terminate,
+        tuning: Tuning::default(),
     })
 }
 

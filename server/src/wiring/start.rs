@@ -254,6 +254,7 @@ impl Start {
         reads: crate::gate::Reads,
     ) {
         let handle = store.handle();
+        let (views, clock) = (duties.views.clone(), Arc::clone(&self.world.clock));
         let close = self.stages.close.clone();
         self.spawn("registry", async move { Ok(store.run(close).await?) });
         let close = self.stages.close.clone();
@@ -266,7 +267,7 @@ impl Start {
         let close = self.stages.close.clone();
         self.spawn_until_close("reads", reads.run(self.go_away.clone(), close));
         let close = self.stages.close.clone();
-        self.spawn_until_close("gauges", metrics::follow(handle, close));
+        self.spawn_until_close("gauges", metrics::follow(handle, views, clock, close));
     }
 
     fn spawn_listeners(&mut self, context: Context, open: Arc<AtomicBool>, socket: AdminListener) {
@@ -355,6 +356,12 @@ fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
     })
 }
 
+/// Whether the disk had no room. RocksDB says so in words alone.
+pub(crate) fn is_full(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::StorageFull
+        || error.to_string().contains("No space left on device")
+}
+
 /// What to do about a registry that does not open.
 fn hint(error: &OpenError) -> &'static str {
     match error {
@@ -376,9 +383,14 @@ fn hint(error: &OpenError) -> &'static str {
         OpenError::Network(_) => {
             "could not open the peer listener: correct cluster.bind_address, bind_port or the cluster key"
         }
-        OpenError::WrongClusterKey { .. }
-        | OpenError::NoDiskStorage
-        | OpenError::Io { .. }
-        | OpenError::Consensus(_) => "could not open the registry",
+        OpenError::Io { source, .. } if is_full(source) => {
+            "could not open the registry: the disk is full; free some space or move data_dir to a larger disk"
+        }
+        OpenError::WrongClusterKey { .. } => {
+            "could not open the registry: give this member the cluster key file that the others have"
+        }
+        OpenError::NoDiskStorage | OpenError::Io { .. } | OpenError::Consensus(_) => {
+            "could not open the registry"
+        }
     }
 }

@@ -5,4 +5,5 @@
 
 mod bad_input;
 mod lifecycle;
+mod metrics;
 mod process;

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 /// Everything that is waited for is there by then, also on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// How often a condition is looked at while waiting.
+const POLL: Duration = Duration::from_millis(10);
+
 const BINARY: &str = env!("CARGO_BIN_EXE_spire-server");
 
 /// Runs a command to its end.
@@ -86,14 +89,7 @@ impl Place {
 
     /// Status and body of a probe; `None` while nothing listens.
     pub(crate) fn probe(&self, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.health_port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        let body = answer.split_once("\r\n\r\n")?.1.to_owned();
-        Some((status, body))
+        get(self.health_port, path)
     }
 
     /// Waits until a probe answers with a status, and returns its body.
@@ -105,7 +101,7 @@ impl Place {
                 return body.clone();
             }
             assert!(Instant::now() < deadline, "{path} never answered {status}: {last:?}");
-            std::thread::yield_now();
+            pause();
         }
     }
 }
@@ -126,7 +122,7 @@ impl Running {
                 return status.code();
             }
             assert!(Instant::now() < deadline, "the server did not stop");
-            std::thread::yield_now();
+            pause();
         }
     }
 
@@ -144,7 +140,25 @@ impl Drop for Running {
     }
 }
 
-fn free_port() -> u16 {
+/// Between two looks at a condition, so that the processes that it depends on get the processor.
+#[expect(clippy::disallowed_methods, reason = "the only way to wait for another process")]
+pub(crate) fn pause() {
+    std::thread::sleep(POLL);
+}
+
+/// Status and body of an HTTP request; `None` while nothing listens.
+pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    let body = answer.split_once("\r\n\r\n")?.1.to_owned();
+    Some((status, body))
+}
+
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("an address").port()
 }

@@ -20,6 +20,11 @@ use super::workload;
 /// One operation of each kind every so often.
 const EVERY: Duration = Duration::from_millis(50);
 
+/// How long the four clients work at each stage: spans of load, nothing is waited for.
+const UNDISTURBED: Duration = Duration::from_secs(3);
+const ONE_DOWN: Duration = Duration::from_secs(4);
+const ALL_BACK: Duration = Duration::from_secs(2);
+
 /// Entry writes may pause this long when the leader dies.
 const WRITE_GAP_MAX: Duration = Duration::from_secs(2);
 
@@ -176,18 +181,18 @@ async fn kill_leader(
         move |n, d, a| t.clone().entry(n, d, a),
     ));
     story.tell("four clients work, one operation each every 50 ms");
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(UNDISTURBED).await;
     let leader = cluster.leader(Duration::from_secs(5)).await?;
     cluster.kill_member(leader)?;
     let killed = Instant::now();
     story.tell(format!("replica {} (the leader) killed with SIGKILL", leader + 1));
     let next = cluster.leader(Duration::from_secs(10)).await?;
     story.tell(format!("replica {} leads after {} ms", next + 1, killed.elapsed().as_millis()));
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(ONE_DOWN).await;
     cluster.start_member(leader)?;
     cluster.wait_ready(Duration::from_secs(20)).await?;
     story.tell(format!("replica {} restarted and ready again", leader + 1));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(ALL_BACK).await;
     stop.send(true).context("stop the load")?;
     let reports = vec![issue.await?, jwt.await?, fetch.await?, entry.await?];
     story.tell("the four clients have stopped");
@@ -375,5 +380,5 @@ async fn keep(cluster: &Cluster, agent: &Agent) -> Result<()> {
         agent.socket().display()
     );
     println!("Ctrl-C ends it.");
-    tokio::signal::ctrl_c().await.context("wait for Ctrl-C")
+    steeple_testkit::process::stop_signal().await
 }

@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(90);
 
 /// Runs a lane.
 #[expect(clippy::print_stdout, reason = "a lane says what it did")]
-pub(crate) async fn run(lane: &str, rest: &[&str]) -> Result<()> {
+pub(crate) async fn run(lane: &str, rest: &[String]) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("steeple-interop-").tempdir()?;
     let outcome = match (lane, rest) {
         ("rust", []) => rust(folder.path()).await,

@@ -98,7 +98,7 @@ fn metadata() -> Result<serde_json::Value> {
 }
 
 /// The folder of the crate that a path lies in: the first one, or the second below `jepsen-like`.
-pub(crate) fn crate_folder(path: &str) -> &str {
+pub(crate) fn crate_of(path: &str) -> &str {
     let path = path.strip_prefix("jepsen-like/").unwrap_or(path);
     Path::new(path).iter().next().and_then(|part| part.to_str()).unwrap_or("")
 }

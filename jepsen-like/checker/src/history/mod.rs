@@ -1,6 +1,6 @@
 //! Histories: what clients asked and were told, what faults were installed, what observers saw.
 //!
-//! [`event`] and [`operation`] are the lines, [`read`] and [`write`] turn them into text and back,
+//! [`event`] and [`operation`] are the lines, [`read`] and [`mod@write`] turn them into text and back,
 //! [`calls`] pairs them. The format is described in the crate's `README.md`.
 
 pub mod calls;

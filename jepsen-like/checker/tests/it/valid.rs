@@ -53,11 +53,10 @@ fn same_seed_makes_same_history() {
     assert_ne!(valid(3, Shape::default()), valid(4, Shape::default()));
 }
 
-/// Prints a figure; run it with `--release -- --ignored --nocapture`.
+/// Says how fast it went with `--no-capture`; nothing depends on that.
 #[test]
-#[ignore = "a measurement"]
-fn speed_of_the_passes() {
-    for calls in [100_000, 400_000] {
+fn long_histories_are_checked_whole() {
+    for calls in [10_000, 20_000] {
         let base = Shape { clients: 8, calls, lost: 1, ..Shape::default() };
         let shape = Shape { calls_per_era: 500, expiring: false, ..base };
         let history = History::from_lines(valid(1, shape)).unwrap();

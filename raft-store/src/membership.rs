@@ -1,0 +1,60 @@
+//! What an operator may ask of the membership, and how it is answered.
+//!
+//! The usual cases are autopilot's. Whether a request is safe is decided in `cluster/by_hand`, by the
+//! leader, whichever member was asked.
+
+use tokio::sync::oneshot;
+
+use crate::error::Unavailable;
+use crate::ids::MemberId;
+
+/// A change of the membership by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// The member loses its seat and is forgotten; its process ends.
+    Remove {
+        /// Which member.
+        member: MemberId,
+        /// Even if fewer than a majority of the voters that stay are healthy.
+        force: bool,
+    },
+    /// A learner votes from now on, also if that makes an even number.
+    Promote(MemberId),
+    /// A voter only follows from now on; autopilot does not promote it again.
+    Demote(MemberId),
+}
+
+impl MemberChange {
+    /// The member that it is about.
+    pub fn member(self) -> MemberId {
+        match self {
+            Self::Remove { member, .. } | Self::Promote(member) | Self::Demote(member) => member,
+        }
+    }
+
+    /// Whether the member has no vote afterwards.
+    pub(crate) fn takes_the_vote(self) -> bool {
+        match self {
+            Self::Remove { .. } | Self::Demote(_) => true,
+            Self::Promote(_) => false,
+        }
+    }
+}
+
+/// Why the membership was not changed by hand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberChangeError {
+    /// The change is not possible or not safe; the text says why and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// No leader answered, or the change was not committed in time: look, then try again.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+}
+
+/// A request on its way to the member's own task.
+#[derive(Debug)]
+pub(crate) struct Requested {
+    pub(crate) change: MemberChange,
+    pub(crate) answer: oneshot::Sender<Result<(), MemberChangeError>>,
+}
