@@ -1,0 +1,196 @@
+//! What was promised to clients, held against the one order of changes.
+//!
+//! Owns: nothing acknowledged is lost, revisions order real time (witness), one effect a request, one
+//! agent a token, reads see what was acknowledged before them.
+
+use std::collections::BTreeMap;
+
+use steeple_raft_store::{Applied, Change, Command, EntryOutcome, Outcome, Rejection, RequestId};
+
+use crate::reference::{Reference, Violation};
+use crate::workload::Operation;
+
+/// A decision that a client was told.
+#[derive(Clone, Debug)]
+struct Told {
+    applied: Applied,
+    operation: Operation,
+}
+
+/// All promises of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Promises {
+    /// The newest revision that any client was told.
+    floor: u64,
+    /// Decisions whose revision nobody has shown yet.
+    waiting: BTreeMap<u64, Told>,
+    /// The request of each revision.
+    by_revision: BTreeMap<u64, RequestId>,
+    /// The decision on each request.
+    by_request: BTreeMap<RequestId, Applied>,
+    /// The request that spent each token.
+    spent: BTreeMap<String, RequestId>,
+}
+
+impl Promises {
+    /// What a call that begins now must not be older than.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// How many requests were decided.
+    pub(crate) fn decided(&self) -> u64 {
+        self.by_request.len() as u64
+    }
+
+    /// A client was told a decision on a call that began when the floor was `floor`.
+    pub(crate) fn decision(
+        &mut self,
+        request: RequestId,
+        operation: &Operation,
+        floor: u64,
+        applied: &Applied,
+    ) -> Result<(), Violation> {
+        let revision = applied.revision.as_u64();
+        let name = operation.name();
+        if let Some(known) = self.by_request.get(&request) {
+            if known != applied {
+                let text = format!("{name}: {known:?}, then {applied:?}");
+                return Err(Violation::new("one-effect", text));
+            }
+            return Ok(());
+        }
+        if revision <= floor {
+            let text = format!("{name} is at {revision}, {floor} was told before it began");
+            return Err(Violation::new("real-time", text));
+        }
+        if let Some(other) = self.by_revision.insert(revision, request)
+            && other != request
+        {
+            let text = format!("{name}: {request} and {other} are both at {revision}");
+            return Err(Violation::new("one-effect", text));
+        }
+        self.by_request.insert(request, applied.clone());
+        self.floor = self.floor.max(revision);
+        let told = Told { applied: applied.clone(), operation: operation.clone() };
+        self.waiting.insert(revision, told);
+        self.first_time(request, operation, applied)
+    }
+
+    /// What can be said of a decision without knowing the order.
+    fn first_time(
+        &mut self,
+        request: RequestId,
+        operation: &Operation,
+        applied: &Applied,
+    ) -> Result<(), Violation> {
+        let (Operation::Command(command) | Operation::Duty(command)) = operation else {
+            return Ok(());
+        };
+        match (command, &applied.outcome) {
+            (Command::AdmitAgent(admit), Ok(_)) => {
+                let Some(token) = &admit.token else { return Ok(()) };
+                match self.spent.insert(token.clone(), request) {
+                    None => Ok(()),
+                    Some(other) => {
+                        let text = format!("token {token} admitted for {other} and {request}");
+                        Err(Violation::new("token-once", text))
+                    }
+                }
+            }
+            (Command::CreateJoinToken(_), Err(Rejection::TokenExists)) => {
+                let text = format!("a fresh token exists: {applied:?}");
+                Err(Violation::new("one-effect", text))
+            }
+            (Command::CreateEntries(entries), Ok(Outcome::Entries(items))) => {
+                for (entry, item) in entries.iter().zip(items) {
+                    let twice = match item {
+                        EntryOutcome::Similar(found) => found.id == entry.id,
+                        EntryOutcome::Rejected(Rejection::EntryIdTaken(id)) => *id == entry.id,
+                        EntryOutcome::Rejected(_)
+                        | EntryOutcome::Created(_)
+                        | EntryOutcome::Updated(_)
+                        | EntryOutcome::Deleted => false,
+                    };
+                    if twice {
+                        let text = format!("a fresh entry was there before: {item:?}");
+                        return Err(Violation::new("one-effect", text));
+                    }
+                }
+                Ok(())
+            }
+            (_, _) => Ok(()),
+        }
+    }
+
+    /// A client read everything, by a call that began when the floor was `floor`.
+    pub(crate) fn read(
+        &mut self,
+        member: &str,
+        floor: u64,
+        (confirmed, revision): (u64, u64),
+    ) -> Result<(), Violation> {
+        if confirmed < floor || revision < confirmed {
+            let text = format!(
+                "{member} confirmed {confirmed} and read {revision}, {floor} was told before"
+            );
+            return Err(Violation::new("stale-read", text));
+        }
+        self.floor = self.floor.max(revision);
+        Ok(())
+    }
+
+    /// Compares decisions with the changes that were seen since.
+    pub(crate) fn settle(&mut self, reference: &Reference) -> Result<(), Violation> {
+        while let Some(first) = self.waiting.first_entry() {
+            if *first.key() > reference.last() {
+                return Ok(());
+            }
+            let (revision, told) = first.remove_entry();
+            let Some(batch) = reference.batch(revision) else { continue };
+            if batch.time != told.applied.time || !shows(&batch.changes, &told) {
+                let text = format!(
+                    "{} was told {:?}, applied is {batch:?}",
+                    told.operation.name(),
+                    told.applied
+                );
+                return Err(Violation::new("acknowledged", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// At the end everything that was told must have been seen.
+    pub(crate) fn end(&mut self, reference: &Reference) -> Result<(), Violation> {
+        self.settle(reference)?;
+        match self.waiting.first_key_value() {
+            None => Ok(()),
+            Some((revision, told)) => {
+                let text = format!("{} at {revision} is lost: {told:?}", told.operation.name());
+                Err(Violation::new("acknowledged", text))
+            }
+        }
+    }
+}
+
+/// Whether changes are those of a decision.
+fn shows(changes: &[Change], told: &Told) -> bool {
+    match &told.applied.outcome {
+        Err(_) => changes.is_empty(),
+        Ok(Outcome::Entries(items)) => items.iter().all(|item| shows_item(changes, item)),
+        Ok(Outcome::Pruned(count)) => changes.is_empty() || *count > 0,
+        Ok(Outcome::Done) => true,
+    }
+}
+
+fn shows_item(changes: &[Change], item: &EntryOutcome) -> bool {
+    match item {
+        EntryOutcome::Created(stored) | EntryOutcome::Updated(stored) => changes.iter().any(
+            |change| matches!(change, Change::EntryWritten { entry, .. } if entry.id == stored.id),
+        ),
+        EntryOutcome::Deleted => {
+            changes.iter().any(|change| matches!(change, Change::EntryDeleted { .. }))
+        }
+        EntryOutcome::Similar(_) | EntryOutcome::Rejected(_) => true,
+    }
+}

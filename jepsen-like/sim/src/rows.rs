@@ -1,0 +1,43 @@
+//! Rows of the registry by key, as the change feed shows them.
+
+use steeple_raft_store::Change;
+
+/// Which row.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    /// An entry.
+    Entry(String),
+    /// An agent.
+    Agent(String),
+    /// A bundle.
+    Bundle(String),
+    /// The authority journal.
+    Journal,
+    /// The cluster's own row.
+    Cluster,
+}
+
+/// The row that a change is about.
+pub(crate) fn key(change: &Change) -> Key {
+    match change {
+        Change::EntryWritten { entry, .. } => Key::Entry(entry.id.to_string()),
+        Change::EntryDeleted { id, .. } => Key::Entry(id.to_string()),
+        Change::AgentWritten { agent, .. } => Key::Agent(agent.id.to_string()),
+        Change::AgentDeleted { id, .. } => Key::Agent(id.to_string()),
+        Change::BundleWritten { bundle, .. } => Key::Bundle(bundle.trust_domain.to_string()),
+        Change::JournalWritten(_) => Key::Journal,
+        Change::ClusterWritten(_) => Key::Cluster,
+    }
+}
+
+/// What the row is after the change; `None`: gone.
+pub(crate) fn value(change: &Change) -> Option<Change> {
+    match change {
+        Change::EntryDeleted { .. } | Change::AgentDeleted { .. } => None,
+        Change::EntryWritten { .. }
+        | Change::AgentWritten { .. }
+        | Change::BundleWritten { .. }
+        | Change::JournalWritten(_)
+        | Change::ClusterWritten(_) => Some(change.clone()),
+    }
+}

@@ -1,0 +1,470 @@
+//! One run: faults and calls for a number of ticks, then healing, convergence, final calls, verdict.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use anyhow::Result;
+use steeple_raft_store::testing::{seed_consensus, state_digest};
+use steeple_raft_store::{Change, MemberId, MemberState};
+use steeple_spiffe_core::random::SeededRandom;
+
+use crate::client::{Call, Client, End};
+use crate::dice::Dice;
+use crate::history::Recorder;
+use crate::member::{Answer, Ended, FeedItem};
+use crate::nemesis::Nemesis;
+use crate::options::Options;
+use crate::promises::Promises;
+use crate::reference::{Reference, Violation};
+use crate::report::{Report, Tally, Verdict};
+use crate::rows::Key;
+use crate::trace::Trace;
+use crate::workload::{Operation, Workload};
+use crate::world::World;
+
+/// After all faults have stopped everything must be well within this time.
+const HEAL_MS: u64 = 10_000;
+
+/// A final call must be answered within this time.
+const FINAL_MS: u64 = 5_000;
+
+/// Between looks at what members say of themselves, and at their whole states.
+const STATUS_MS: u64 = 20;
+const DIGEST_MS: u64 = 250;
+
+/// Runs a seed.
+pub(crate) fn run(seed: u64, ticks: u64, [trace, history]: [Option<File>; 2]) -> Report {
+    seed_consensus(seed);
+    let options = Options::of_seed(seed);
+    let mut report = Report::new(&options, ticks);
+    let mut run = match Run::new(options, trace) {
+        Ok(run) => Run { history, ..run },
+        Err(error) => {
+            report.verdict = Verdict::Harness(format!("{error:#}"));
+            return report;
+        }
+    };
+    report.verdict = match run.whole(ticks) {
+        Ok(()) => Verdict::Pass,
+        Err(Stop::Violation(violation)) => Verdict::Violation(violation),
+        Err(Stop::Harness(error)) => Verdict::Harness(format!("{error:#}")),
+    };
+    run.tell(&mut report);
+    report
+}
+
+/// Why a run ended early.
+enum Stop {
+    Violation(Violation),
+    Harness(anyhow::Error),
+}
+
+impl From<Violation> for Stop {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Harness(error)
+    }
+}
+
+/// What a member said last, to see that it does not go back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    applied: u64,
+    committed: u64,
+}
+
+/// A read whose revision nobody has shown yet.
+struct PendingRead {
+    member: String,
+    revision: u64,
+    rows: Vec<Change>,
+}
+
+struct Run {
+    options: Options,
+    world: World,
+    nemesis: Nemesis,
+    workload: Workload,
+    clients: Vec<Client>,
+    random: SeededRandom,
+    dice: Dice,
+    reference: Reference,
+    promises: Promises,
+    pending_reads: Vec<PendingRead>,
+    cursors: Vec<Option<u64>>,
+    said: Vec<Said>,
+    leaders: BTreeSet<(u64, MemberId)>,
+    trace: Trace,
+    recorder: Recorder,
+    history: Option<File>,
+    tally: Tally,
+    calls: u64,
+}
+
+impl Run {
+    fn new(options: Options, trace: Option<File>) -> Result<Self> {
+        let dice = Dice::new(options.seed, 5);
+        let members = usize::from(options.members());
+        Ok(Self {
+            world: World::new(&options),
+            nemesis: Nemesis::new(&options),
+            workload: Workload::new(options.seed)?,
+            clients: (1..=options.clients)
+                .map(|id| Client { id, next_ms: 500 + id * 3, seen: 0, call: None })
+                .collect(),
+            random: dice.fork(),
+            dice,
+            reference: Reference::default(),
+            promises: Promises::default(),
+            pending_reads: Vec::new(),
+            cursors: vec![None; members],
+            said: vec![Said::default(); members],
+            leaders: BTreeSet::new(),
+            trace: Trace::new(trace),
+            recorder: Recorder::new(&options),
+            history: None,
+            tally: Tally::default(),
+            calls: 0,
+            options,
+        })
+    }
+
+    fn whole(&mut self, ticks: u64) -> Result<(), Stop> {
+        for _ in 0..ticks {
+            self.tick()?;
+            if let Some(fault) = self.nemesis.tick(&mut self.world) {
+                self.trace.add(self.world.time.ms(), "fault", &fault);
+                self.recorder.fault(self.world.time.ms(), format!("{fault:?}"));
+            }
+            // The checker's models begin with a cluster.
+            self.call_all(self.reference.row(&Key::Cluster).is_some())?;
+        }
+        self.trace.add(self.world.time.ms(), "heal", &());
+        self.nemesis.heal(&mut self.world);
+        self.converge()?;
+        self.recorder.mark(self.world.time.ms(), "final_phase");
+        self.final_calls()?;
+        self.converge()?;
+        self.look_at_states()?;
+        self.settle_reads()?;
+        self.promises.end(&self.reference)?;
+        if let Some(file) = self.history.take() {
+            self.recorder.write(file)?;
+        }
+        let checked = self.recorder.check();
+        self.tally.examined = checked.examined;
+        self.tally.undecided = checked.undecided.len() as u64;
+        match checked.broken {
+            Some(violation) => Err(violation.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), Stop> {
+        if let Some(why) = self.nemesis.unexplained.take() {
+            return Err(Violation::new("stopped", why).into());
+        }
+        self.world.step()?;
+        let now = self.world.time.ms();
+        self.look_at_feeds()?;
+        self.look_at_leaders()?;
+        if now.is_multiple_of(STATUS_MS) {
+            self.look_at_statuses()?;
+        }
+        if now.is_multiple_of(DIGEST_MS) {
+            self.look_at_states()?;
+        }
+        self.promises.settle(&self.reference)?;
+        self.settle_reads()
+    }
+
+    fn look_at_feeds(&mut self) -> Result<(), Stop> {
+        for (at, cursor) in self.cursors.iter_mut().enumerate() {
+            let Some(member) = self.world.members.get(at) else { continue };
+            let (name, subscriber, items) = {
+                let mut member = member.borrow_mut();
+                if member.feed.is_empty() {
+                    continue;
+                }
+                let subscriber = format!("{}/{}", member.name, member.incarnation);
+                (member.name.clone(), subscriber, std::mem::take(&mut member.feed))
+            };
+            for item in items {
+                if matches!(&item, FeedItem::Batch(batch) if batch.revision.as_u64() == 0) {
+                    // The founding membership is entry 0 of the log: it changes nothing, and a
+                    // subscription to the empty registry is at 0 too.
+                    continue;
+                }
+                let before = self.reference.last();
+                self.recorder.feed(self.world.time.ms(), &subscriber, &item);
+                self.reference.take(&name, cursor, &item)?;
+                match &item {
+                    FeedItem::Start(revision, _) => {
+                        self.tally.subscriptions += 1;
+                        self.trace.add(self.world.time.ms(), &name, revision);
+                    }
+                    FeedItem::Batch(batch) => {
+                        let revision = batch.revision.as_u64();
+                        if revision > before {
+                            let summary = (revision, batch.time, batch.changes.len());
+                            self.trace.add(self.world.time.ms(), &name, &summary);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Consensus orders leaders by term and member: in one term a second leader may follow the
+    /// first, with a greater id. One with a lesser id has no quorum behind it.
+    fn look_at_leaders(&mut self) -> Result<(), Stop> {
+        for at in self.world.running() {
+            let Some(known) = self.world.leadership(at).filter(|known| known.is_self) else {
+                continue;
+            };
+            let (Some(leader), term) = (known.leader, known.term) else { continue };
+            if self.leaders.contains(&(term, leader)) {
+                continue;
+            }
+            let greater = (term, MemberId(leader.0.saturating_add(1)))..=(term, MemberId(u64::MAX));
+            if let Some((_, other)) = self.leaders.range(greater).next() {
+                let text = format!("{leader} leads in term {term} after {other}");
+                return Err(Violation::new("election-safety", text).into());
+            }
+            self.trace.add(self.world.time.ms(), "leader", &(term, at + 1));
+            self.leaders.insert((term, leader));
+            self.recorder.mark(self.world.time.ms(), "election");
+        }
+        Ok(())
+    }
+
+    fn look_at_statuses(&mut self) -> Result<(), Stop> {
+        for at in 0..self.world.members.len() {
+            let Some(said) = self.said.get_mut(at) else { continue };
+            if let Some(Ended::Refused(text)) =
+                self.world.member(at).as_ref().and_then(|member| member.ended.as_ref())
+            {
+                let text = format!("m{} refuses its own disk: {text}", at + 1);
+                return Err(Violation::new("restart", text).into());
+            }
+            let Some(status) = self.world.status(at) else {
+                *said = Said::default();
+                continue;
+            };
+            if status.applied_index < said.applied || status.commit_index < said.committed {
+                let text = format!("m{} went back from {said:?}: {status:?}", at + 1);
+                return Err(Violation::new("monotonic", text).into());
+            }
+            *said = Said { applied: status.applied_index, committed: status.commit_index };
+        }
+        Ok(())
+    }
+
+    fn look_at_states(&mut self) -> Result<(), Stop> {
+        for at in self.world.running() {
+            let Some(handle) = self.world.member(at).and_then(|member| {
+                member.process.as_ref().map(|process| (member.name.clone(), process.handle.clone()))
+            }) else {
+                continue;
+            };
+            let (name, handle) = handle;
+            let (index, digest) = state_digest(&handle).map_err(anyhow::Error::from)?;
+            self.recorder.state(self.world.time.ms(), &name, index, digest);
+            self.reference.digest(&name, index, digest)?;
+        }
+        Ok(())
+    }
+
+    fn settle_reads(&mut self) -> Result<(), Stop> {
+        let known = self.reference.last();
+        for read in self.pending_reads.extract_if(.., |read| read.revision <= known) {
+            self.reference.compare_rows(&read.member, read.revision, &read.rows)?;
+        }
+        Ok(())
+    }
+
+    fn call_all(&mut self, begin: bool) -> Result<(), Stop> {
+        let now = self.world.time.ms();
+        for at in 0..self.clients.len() {
+            let Some(client) = self.clients.get_mut(at) else { continue };
+            if client.call.is_none() {
+                if !begin || now < client.next_ms {
+                    continue;
+                }
+                self.calls += 1;
+                let operation = self.workload.next(&self.reference)?;
+                let known = (self.promises.floor(), client.seen);
+                let call = Call::new(self.calls, operation, known, &self.random);
+                self.recorder.invoke(now, client.id, &call);
+                client.call = Some(call);
+            }
+            let Some(call) = client.call.as_mut() else { continue };
+            if call.attempt.is_none() {
+                if now >= call.retry_ms {
+                    ask(&self.world, call, &self.dice, self.options.reply_loss);
+                }
+                continue;
+            }
+            let Some(end) = call.poll(now, &self.dice) else { continue };
+            if let Some(call) = client.call.take() {
+                client.next_ms = now + self.dice.within(0..=self.options.think_ms);
+                self.finish(at, &call, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, client: usize, call: &Call, end: End) -> Result<(), Stop> {
+        let name = call.operation.name();
+        self.tally.count(name, &end);
+        self.recorder.complete(self.world.time.ms(), call, &end);
+        let now = self.world.time.ms();
+        let seen = match end {
+            End::Answered(_, Answer::Applied(applied)) => {
+                self.trace.add(now, name, &(call.number, &applied));
+                let (request, floor) = (call.request, call.floor);
+                self.promises.decision(request, &call.operation, floor, &applied)?;
+                applied.revision.as_u64()
+            }
+            End::Answered(member, Answer::Rows { confirmed, revision, rows }) => {
+                self.trace.add(now, name, &(call.number, confirmed, revision, rows.len()));
+                let member = format!("m{}", member + 1);
+                self.promises.read(&member, call.floor, (confirmed, revision))?;
+                self.pending_reads.push(PendingRead { member, revision, rows });
+                revision
+            }
+            other @ (End::Answered(..) | End::Failed(_) | End::Unknown(_)) => {
+                self.trace.add(now, name, &(call.number, other));
+                0
+            }
+        };
+        if let Some(client) = self.clients.get_mut(client) {
+            client.seen = client.seen.max(seen);
+        }
+        Ok(())
+    }
+
+    fn converge(&mut self) -> Result<(), Stop> {
+        let begun = self.world.time.ms();
+        loop {
+            self.tick()?;
+            self.nemesis.tick_healed(&mut self.world);
+            self.call_all(false)?;
+            let now = self.world.time.ms();
+            let quiet = self.clients.iter().all(|client| client.call.is_none());
+            if now.is_multiple_of(STATUS_MS) && quiet && self.disagreement().is_none() {
+                self.tally.healed_ms = self.tally.healed_ms.max(now - begun);
+                return Ok(());
+            }
+            if now > begun + HEAL_MS {
+                let why = self.disagreement().unwrap_or_else(|| "calls do not end".to_owned());
+                return Err(Violation::new("heal", why).into());
+            }
+        }
+    }
+
+    /// Why the cluster is not one yet.
+    fn disagreement(&self) -> Option<String> {
+        let mut statuses = Vec::new();
+        for at in self.world.existing() {
+            match self.world.status(at) {
+                Some(status) => statuses.push((at + 1, status)),
+                None => {
+                    let ended = self.world.member(at).map(|m| format!("{:?}", m.ended));
+                    return Some(format!("m{} does not run: {ended:?}", at + 1));
+                }
+            }
+        }
+        let mut ids: Vec<_> = statuses.iter().map(|(_, status)| status.member_id).collect();
+        ids.sort();
+        let (_, first) = statuses.first()?;
+        let roles = |status: &steeple_raft_store::MemberStatus| -> Vec<_> {
+            status.members.iter().map(|member| (member.id, member.role)).collect()
+        };
+        for (number, status) in &statuses {
+            let counted: Vec<_> = status.members.iter().map(|member| member.id).collect();
+            let well = status.state == MemberState::Member
+                && status.leader.is_some()
+                && status.leader == first.leader
+                && counted == ids
+                && roles(status) == roles(first)
+                && status.applied_index == first.applied_index;
+            if !well {
+                return Some(format!("m{number} says {status:?}; here are {ids:?}"));
+            }
+        }
+        None
+    }
+
+    /// A write and a read through every member.
+    fn final_calls(&mut self) -> Result<(), Stop> {
+        for at in self.world.existing() {
+            for read in [false, true] {
+                self.calls += 1;
+                let operation =
+                    if read { Operation::Read } else { self.workload.fresh(&self.reference) };
+                let known = (self.promises.floor(), self.promises.floor());
+                let mut call = Call::new(self.calls, operation, known, &self.random);
+                // Clients of their own: those of the main phase may be in a call.
+                self.recorder.invoke(self.world.time.ms(), 1_000 + at as u64, &call);
+                let began = self.world.time.ms();
+                let end = loop {
+                    if call.attempt.is_none() && self.world.time.ms() >= call.retry_ms {
+                        ask_at(&self.world, &mut call, at, &self.dice, 0.0);
+                    }
+                    self.tick()?;
+                    if let Some(end) = call.poll(self.world.time.ms(), &self.dice) {
+                        break end;
+                    }
+                    if self.world.time.ms() > began + FINAL_MS {
+                        break End::Failed("no answer".to_owned());
+                    }
+                };
+                if !matches!(end, End::Answered(..)) {
+                    let text = format!("final call through m{}: {end:?}", at + 1);
+                    return Err(Violation::new("final", text).into());
+                }
+                self.finish(usize::MAX, &call, end)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, report: &mut Report) {
+        report.trace = self.trace.hash();
+        report.trace_lines = self.trace.lines();
+        report.simulated_ms = self.world.time.ms();
+        report.tally = self.tally.clone();
+        report.tally.elections = self.leaders.len() as u64;
+        report.tally.batches = self.reference.batches();
+        report.tally.decided = self.promises.decided();
+        report.tally.hit_leader = self.nemesis.hit_leader;
+        for (fault, count) in &self.nemesis.installed {
+            report.tally.faults.insert(format!("{fault:?}"), *count);
+        }
+    }
+}
+
+/// Asks someone who runs; the leader for duties, usually.
+fn ask(world: &World, call: &mut Call, dice: &Dice, loss: f64) {
+    let is_duty = matches!(call.operation, Operation::Duty(_));
+    let leader = world.leader().filter(|_| is_duty && dice.chance(0.8));
+    if let Some(at) = leader.or_else(|| dice.pick(&world.running()).copied()) {
+        // A duty is the leader's own: no network lies between it and its answer.
+        ask_at(world, call, at, dice, if is_duty { 0.0 } else { loss });
+    }
+}
+
+fn ask_at(world: &World, call: &mut Call, at: usize, dice: &Dice, loss: f64) {
+    let job = call.ask(at, world.time.ms(), dice, loss);
+    if let Some(process) = world.member(at).as_ref().and_then(|member| member.process.as_ref()) {
+        // A full inbox drops the job, and with it the reply: the client takes it for lost.
+        process.inbox.try_send(job).ok();
+    }
+}

@@ -1,0 +1,359 @@
+//! What clients ask: every command, over few identities so that they meet, each write with values of
+//! its own so that it can be told from all others.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use steeple_raft_store::command::{
+    AdmitAgent, CreateJoinToken, PromoteSerial, PruneExpired, SetPendingSerial,
+};
+use steeple_raft_store::{Change, Command};
+use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
+use steeple_spiffe_core::authority::{
+    Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
+};
+use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
+use steeple_spiffe_core::selector::{Selector, SelectorSet};
+use steeple_spiffe_core::time::Timestamp;
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
+
+use crate::dice::Dice;
+use crate::reference::Reference;
+
+/// The trust domain of all simulations (that of `testing::config`).
+const TRUST_DOMAIN: &str = "example.org";
+
+/// Identities that entries are about.
+const WORKLOADS: u64 = 24;
+
+/// Agents.
+const AGENTS: u64 = 12;
+
+/// What a client does next.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    /// A command, by any member.
+    Command(Command),
+    /// A command of the leader.
+    Duty(Command),
+    /// A confirmed read of everything.
+    Read,
+}
+
+impl Operation {
+    /// A word for it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Command(command) | Self::Duty(command) => name(command),
+        }
+    }
+}
+
+fn name(command: &Command) -> &'static str {
+    match command {
+        Command::InitCluster(_) => "init_cluster",
+        Command::CreateEntries(_) => "create_entries",
+        Command::UpdateEntries(_) => "update_entries",
+        Command::DeleteEntries(_) => "delete_entries",
+        Command::CreateJoinToken(_) => "create_token",
+        Command::AdmitAgent(_) => "admit_agent",
+        Command::SetPendingSerial(_) => "set_pending_serial",
+        Command::PromoteSerial(_) => "promote_serial",
+        Command::BanAgent(_) => "ban_agent",
+        Command::DeleteAgent(_) => "delete_agent",
+        Command::SetAgentVersion { .. } => "set_agent_version",
+        Command::PruneExpired(_) => "prune_expired",
+        Command::PrepareAuthority { .. } => "prepare_authority",
+        Command::ActivateAuthority { .. } => "activate_authority",
+        Command::PruneAuthorities { .. } => "prune_authorities",
+    }
+}
+
+/// Makes operations.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    dice: Dice,
+    trust_domain: TrustDomain,
+    /// Numbers values.
+    next: u64,
+    /// Tokens that were asked for, newest last; some are tried again.
+    tokens: Vec<String>,
+}
+
+impl Workload {
+    /// The workload of a seed.
+    pub(crate) fn new(seed: u64) -> Result<Self> {
+        let trust_domain = TrustDomain::parse(TRUST_DOMAIN).context("trust domain")?;
+        Ok(Self { dice: Dice::new(seed, 2), trust_domain, next: 0, tokens: Vec::new() })
+    }
+
+    /// The next operation of whoever asks.
+    pub(crate) fn next(&mut self, known: &Reference) -> Result<Operation> {
+        let what = self.dice.within(0..=99);
+        let now = known.time();
+        let command = match what {
+            0..=17 => return Ok(Operation::Read),
+            18..=33 => self.create(now)?,
+            34..=43 => self.update(known)?,
+            44..=52 => self.delete(known)?,
+            53..=62 => self.token(now)?,
+            63..=74 => self.admit(known)?,
+            75..=80 => self.pending(known)?,
+            81..=85 => self.promote(known)?,
+            86..=87 => Command::BanAgent(self.agent_id()?),
+            88..=90 => Command::DeleteAgent(self.agent_id()?),
+            91..=93 => {
+                let version = format!("v{}", self.number());
+                Command::SetAgentVersion { agent_id: self.agent_id()?, version }
+            }
+            94..=96 => return Ok(Operation::Duty(self.prune())),
+            _ => return Ok(Operation::Duty(self.authority(known))),
+        };
+        Ok(Operation::Command(command))
+    }
+
+    /// A write that is always possible: a token that nobody spends.
+    pub(crate) fn fresh(&mut self, known: &Reference) -> Operation {
+        let token = format!("final{}", self.number());
+        let expires_at = known.time().plus(Duration::from_secs(600));
+        Operation::Command(Command::CreateJoinToken(CreateJoinToken {
+            token,
+            expires_at,
+            alias: None,
+        }))
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn id(&self, path: &str) -> Result<SpiffeId> {
+        SpiffeId::new(self.trust_domain.clone(), path).context("identity")
+    }
+
+    fn agent_id(&self) -> Result<SpiffeId> {
+        self.id(&format!("/spire/agent/a{}", self.dice.within(1..=AGENTS)))
+    }
+
+    fn selectors(&self) -> Result<SelectorSet> {
+        let selector = format!("unix:uid:{}", self.dice.within(0..=3));
+        Ok(BTreeSet::from([Selector::parse(&selector).context("selector")?]))
+    }
+
+    fn entry(&mut self, now: Timestamp) -> Result<RegistrationEntry> {
+        let number = self.number();
+        let expires = if self.dice.chance(0.15) {
+            now.unix_s() + i64::try_from(self.dice.within(1..=10)).unwrap_or(1)
+        } else {
+            0
+        };
+        Ok(RegistrationEntry {
+            id: EntryId::parse(&format!("e{number}")).context("entry id")?,
+            spiffe_id: self.id(&format!("/w/{}", self.dice.within(1..=WORKLOADS)))?,
+            parent_id: self.agent_id()?,
+            selectors: self.selectors()?,
+            x509_svid_ttl_s: 0,
+            jwt_svid_ttl_s: 0,
+            federates_with: BTreeSet::new(),
+            admin: false,
+            downstream: false,
+            expires_at_unix_s: expires,
+            dns_names: Vec::new(),
+            revision: 0,
+            created_at: Timestamp::UNIX_EPOCH,
+            store_svid: false,
+            hint: format!("h{number}"),
+            additional_attributes: None,
+        })
+    }
+
+    fn create(&mut self, now: Timestamp) -> Result<Command> {
+        let count = self.dice.within(1..=3);
+        Ok(Command::CreateEntries((0..count).map(|_| self.entry(now)).collect::<Result<_>>()?))
+    }
+
+    /// An entry that exists, or did, or will.
+    fn entry_id(&mut self, known: &Reference) -> Result<EntryId> {
+        let ids: Vec<&EntryId> = known
+            .current()
+            .filter_map(|change| match change {
+                Change::EntryWritten { entry, .. } => Some(&entry.id),
+                Change::EntryDeleted { .. }
+                | Change::AgentWritten { .. }
+                | Change::AgentDeleted { .. }
+                | Change::BundleWritten { .. }
+                | Change::JournalWritten(_)
+                | Change::ClusterWritten(_) => None,
+            })
+            .collect();
+        match self.dice.pick(&ids) {
+            Some(id) if self.dice.chance(0.9) => Ok((*id).clone()),
+            Some(_) | None => {
+                let any = self.dice.within(1..=self.next.max(1));
+                EntryId::parse(&format!("e{any}")).context("entry id")
+            }
+        }
+    }
+
+    fn update(&mut self, known: &Reference) -> Result<Command> {
+        let update = EntryUpdate {
+            id: self.entry_id(known)?,
+            spiffe_id: None,
+            parent_id: None,
+            selectors: if self.dice.chance(0.3) { Some(self.selectors()?) } else { None },
+            x509_svid_ttl_s: None,
+            jwt_svid_ttl_s: None,
+            federates_with: None,
+            admin: None,
+            downstream: None,
+            expires_at_unix_s: None,
+            dns_names: None,
+            store_svid: None,
+            hint: Some(format!("u{}", self.number())),
+            additional_attributes: None,
+        };
+        Ok(Command::UpdateEntries(vec![update]))
+    }
+
+    fn delete(&mut self, known: &Reference) -> Result<Command> {
+        let count = self.dice.within(1..=2);
+        let ids = (0..count).map(|_| self.entry_id(known)).collect::<Result<_>>()?;
+        Ok(Command::DeleteEntries(ids))
+    }
+
+    fn token(&mut self, now: Timestamp) -> Result<Command> {
+        let number = self.number();
+        let token = format!("t{number}");
+        self.tokens.push(token.clone());
+        let alias = if self.dice.chance(0.3) { Some(Box::new(self.entry(now)?)) } else { None };
+        let seconds = *self.dice.pick(&[2, 600, 600]).unwrap_or(&600);
+        let expires_at = now.plus(Duration::from_secs(seconds));
+        Ok(Command::CreateJoinToken(CreateJoinToken { token, expires_at, alias }))
+    }
+
+    fn agent<'a>(&self, id: &SpiffeId, known: &'a Reference) -> Option<&'a AgentRecord> {
+        match known.row(&crate::rows::Key::Agent(id.to_string()))? {
+            Change::AgentWritten { agent, .. } => Some(agent),
+            Change::EntryWritten { .. }
+            | Change::EntryDeleted { .. }
+            | Change::AgentDeleted { .. }
+            | Change::BundleWritten { .. }
+            | Change::JournalWritten(_)
+            | Change::ClusterWritten(_) => None,
+        }
+    }
+
+    fn admit(&mut self, known: &Reference) -> Result<Command> {
+        let agent_id = self.agent_id()?;
+        let found = self.agent(&agent_id, known).map(|agent| agent.serials.clone());
+        // Several clients try the newest tokens at once: each may admit one.
+        let recent = self.tokens.len().saturating_sub(4);
+        let token = match self.tokens.get(recent..).and_then(|tokens| self.dice.pick(tokens)) {
+            Some(token) if self.dice.chance(0.7) => Some(token.clone()),
+            Some(_) | None => None,
+        };
+        Ok(Command::AdmitAgent(AdmitAgent {
+            attestation_type: if token.is_some() { "join_token" } else { "x509pop" }.to_owned(),
+            token,
+            agent_id,
+            serial: self.serial()?,
+            not_after: known.time().plus(Duration::from_secs(self.dice.within(2..=600))),
+            selectors: self.selectors()?,
+            can_reattest: self.dice.chance(0.5),
+            seen: found,
+        }))
+    }
+
+    fn serial(&mut self) -> Result<Serial> {
+        Serial::from_decimal(&self.number().to_string()).context("serial")
+    }
+
+    fn seen(&mut self, id: &SpiffeId, known: &Reference) -> Result<Serials> {
+        if self.dice.chance(0.1) {
+            return Ok(Serials { current: Some(self.serial()?), pending: None });
+        }
+        Ok(self.agent(id, known).map(|agent| agent.serials.clone()).unwrap_or_default())
+    }
+
+    fn pending(&mut self, known: &Reference) -> Result<Command> {
+        let agent_id = self.agent_id()?;
+        Ok(Command::SetPendingSerial(SetPendingSerial {
+            seen: self.seen(&agent_id, known)?,
+            agent_id,
+            pending: self.serial()?,
+            not_after: known.time().plus(Duration::from_secs(self.dice.within(2..=600))),
+        }))
+    }
+
+    fn promote(&mut self, known: &Reference) -> Result<Command> {
+        let agent_id = self.agent_id()?;
+        let seen = self.seen(&agent_id, known)?;
+        Ok(Command::PromoteSerial(PromoteSerial { agent_id, seen }))
+    }
+
+    fn prune(&mut self) -> Command {
+        let agents = self.dice.chance(0.5);
+        Command::PruneExpired(PruneExpired {
+            agents_expired_for_s: agents.then_some(1),
+            include_non_reattestable: self.dice.chance(0.3),
+            limit: 100,
+        })
+    }
+
+    fn authority(&mut self, known: &Reference) -> Command {
+        let journal = match known.row(&crate::rows::Key::Journal) {
+            Some(Change::JournalWritten(journal)) => Some(journal),
+            Some(
+                Change::EntryWritten { .. }
+                | Change::EntryDeleted { .. }
+                | Change::AgentWritten { .. }
+                | Change::AgentDeleted { .. }
+                | Change::BundleWritten { .. }
+                | Change::ClusterWritten(_),
+            )
+            | None => None,
+        };
+        let expected_journal = journal.map_or(0, |journal| journal.revision);
+        let of_status = |status: AuthorityStatus| {
+            let all = journal.into_iter().flat_map(|journal| &journal.authorities);
+            all.filter(|one| one.status == status).cloned().collect::<Vec<_>>()
+        };
+        let prepared = of_status(AuthorityStatus::Prepared);
+        let old = of_status(AuthorityStatus::Old);
+        if let Some(one) = self.dice.pick(&old)
+            && self.dice.chance(0.5)
+        {
+            let ids = vec![(one.kind, one.id.clone())];
+            return Command::PruneAuthorities { expected_journal, ids };
+        }
+        if let Some(one) = self.dice.pick(&prepared)
+            && self.dice.chance(0.7)
+        {
+            let (kind, id) = (one.kind, one.id.clone());
+            return Command::ActivateAuthority { expected_journal, kind, id };
+        }
+        let number = self.number();
+        let kind = if self.dice.chance(0.5) { AuthorityKind::X509 } else { AuthorityKind::Jwt };
+        let now = known.time();
+        let authority = Authority {
+            id: AuthorityId::new(format!("k{number}")),
+            kind,
+            status: AuthorityStatus::Prepared,
+            public_der: number.to_be_bytes().to_vec(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey {
+                kek_id: "k".to_owned(),
+                version: 1,
+                nonce: vec![0; 12],
+                ciphertext: vec![1, 2, 3],
+            },
+            issued_at: now,
+            not_after: now.plus(Duration::from_secs(86_400)),
+            tainted: false,
+        };
+        Command::PrepareAuthority { expected_journal, authority: Box::new(authority) }
+    }
+}
