@@ -134,6 +134,28 @@ pub struct EntryUpdate {
     pub additional_attributes: Option<AdditionalAttributes>,
 }
 
+impl EntryUpdate {
+    /// An update that changes nothing yet.
+    pub fn of(id: EntryId) -> Self {
+        Self {
+            id,
+            spiffe_id: None,
+            parent_id: None,
+            selectors: None,
+            x509_svid_ttl_s: None,
+            jwt_svid_ttl_s: None,
+            federates_with: None,
+            admin: None,
+            downstream: None,
+            expires_at_unix_s: None,
+            dns_names: None,
+            store_svid: None,
+            hint: None,
+            additional_attributes: None,
+        }
+    }
+}
+
 /// The attributes that SPIRE keeps in one message and updates together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AdditionalAttributes {

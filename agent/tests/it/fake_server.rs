@@ -445,6 +445,7 @@ mod svid_service {
         ) -> Result<Response<NewJwtsvidResponse>, Status> {
             self.enter_as_agent("NewJWTSVID", &request)?;
             let takes = self.state().jwt_takes;
+            // Nothing is waited for: being slow is what the test is about.
             tokio::time::sleep(takes).await;
             let message = request.into_inner();
             let state = self.state();

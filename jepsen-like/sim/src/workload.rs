@@ -199,21 +199,11 @@ impl Workload {
     }
 
     fn update(&mut self, known: &Reference) -> Result<Command> {
+        let id = self.entry_id(known)?;
         let update = EntryUpdate {
-            id: self.entry_id(known)?,
-            spiffe_id: None,
-            parent_id: None,
             selectors: if self.dice.chance(0.3) { Some(self.selectors()?) } else { None },
-            x509_svid_ttl_s: None,
-            jwt_svid_ttl_s: None,
-            federates_with: None,
-            admin: None,
-            downstream: None,
-            expires_at_unix_s: None,
-            dns_names: None,
-            store_svid: None,
             hint: Some(format!("u{}", self.number())),
-            additional_attributes: None,
+            ..EntryUpdate::of(id)
         };
         Ok(Command::UpdateEntries(vec![update]))
     }

@@ -152,22 +152,7 @@ pub(crate) fn entry(id: &str, path: &str, selector: &str) -> RegistrationEntry {
 }
 
 pub(crate) fn update(id: &str) -> EntryUpdate {
-    EntryUpdate {
-        id: entry_id(id),
-        spiffe_id: None,
-        parent_id: None,
-        selectors: None,
-        x509_svid_ttl_s: None,
-        jwt_svid_ttl_s: None,
-        federates_with: None,
-        admin: None,
-        downstream: None,
-        expires_at_unix_s: None,
-        dns_names: None,
-        store_svid: None,
-        hint: None,
-        additional_attributes: None,
-    }
+    EntryUpdate::of(entry_id(id))
 }
 
 pub(crate) fn item(outcome: Outcome) -> EntryOutcome {
