@@ -49,6 +49,13 @@ pub enum Change {
         /// Its new content.
         bundle: Arc<Bundle>,
     },
+    /// The bundle of a foreign trust domain was deleted.
+    BundleDeleted {
+        /// Its place in lists.
+        row: RowNumber,
+        /// Whose bundle it was.
+        trust_domain: TrustDomain,
+    },
     /// The authority journal moved.
     JournalWritten(Arc<Journal>),
     /// The cluster's own row was written.

@@ -5,6 +5,7 @@
 
 use steeple_spiffe_core::agent::{Serial, Serials};
 use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
+use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::SelectorSet;
 use steeple_spiffe_core::time::Timestamp;
@@ -68,6 +69,12 @@ pub enum Command {
         /// Which ones; none may be active.
         ids: Vec<(AuthorityKind, AuthorityId)>,
     },
+    /// Writes bundles of foreign trust domains; one outcome per item, in order.
+    WriteBundles(WriteBundles),
+    /// Forgets bundles of foreign trust domains; one outcome per item, in order.
+    DeleteBundles(DeleteBundles),
+    /// Adds authorities to the own bundle that are not there yet. Their taints do not count.
+    AppendBundle(AppendBundle),
 }
 
 /// See [`Command::InitCluster`].
@@ -145,4 +152,66 @@ pub struct PruneExpired {
     pub include_non_reattestable: bool,
     /// Most rows removed by one command.
     pub limit: u32,
+}
+
+/// See [`Command::WriteBundles`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteBundles {
+    /// What of them is written.
+    pub mode: BundleWrite,
+    /// The bundles. Sequence numbers are taken as they are: they are the other trust domain's.
+    pub bundles: Vec<Bundle>,
+}
+
+/// What [`Command::WriteBundles`] writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BundleWrite {
+    /// Bundles that are not there yet.
+    Create,
+    /// Whole bundles, there or not.
+    Set,
+    /// Some fields of bundles that are there.
+    Update(BundleFields),
+}
+
+/// Fields of a bundle that an update takes from the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BundleFields {
+    /// X.509 authorities.
+    pub x509_authorities: bool,
+    /// JWT authorities.
+    pub jwt_authorities: bool,
+    /// The refresh hint.
+    pub refresh_hint: bool,
+    /// The sequence number.
+    pub sequence_number: bool,
+}
+
+/// See [`Command::DeleteBundles`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteBundles {
+    /// What becomes of entries that federate with them.
+    pub mode: BundleDeletion,
+    /// Whose bundles.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+/// What becomes of entries that federate with a trust domain whose bundle is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BundleDeletion {
+    /// While there are any, the bundle stays.
+    Restrict,
+    /// They are deleted too.
+    Delete,
+    /// They federate with it no more. Their revision rises, so that agents fetch them again.
+    Dissociate,
+}
+
+/// See [`Command::AppendBundle`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppendBundle {
+    /// X.509 authorities.
+    pub x509_authorities: Vec<X509Authority>,
+    /// JWT authorities.
+    pub jwt_authorities: Vec<JwtAuthority>,
 }

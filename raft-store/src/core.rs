@@ -209,6 +209,11 @@ impl Core {
         }
     }
 
+    /// Whether a leader that consensus names is neither heard nor answers.
+    pub(crate) fn is_gone(&self, leader: MemberId) -> bool {
+        self.contact() != Contact::InContact && !self.reaches(leader.0)
+    }
+
     /// Whether a member answers; this one always does.
     pub(crate) fn reaches(&self, id: u64) -> bool {
         id == self.member_id.0 || self.forwarder.is_reachable(MemberId(id))

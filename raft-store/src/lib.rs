@@ -61,7 +61,7 @@ pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use mem::{MemoryDisk, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
-pub use outcome::{Applied, EntryOutcome, Outcome, Rejection};
+pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
 pub use seams::{Seams, Storage};
 pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;

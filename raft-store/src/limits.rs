@@ -14,6 +14,16 @@ pub const AGENTS_MAX: u64 = 100_000;
 /// Most unspent join tokens: each agent needs one at most once.
 pub const TOKENS_MAX: u64 = 100_000;
 
+/// Most bundles of foreign trust domains: each is held in memory by every replica.
+pub const FEDERATED_BUNDLES_MAX: u64 = 10_000;
+
+/// Largest encoded bundle: one row is at most one command.
+pub const BUNDLE_BYTES_MAX: usize = COMMAND_BYTES_MAX;
+
+/// Most entries that are deleted or changed together with the bundle they federate with: applying
+/// one command is not to hold up the others for longer than about a second.
+pub const ENTRIES_PER_BUNDLE_DELETED_MAX: u64 = 20_000;
+
 /// Most authorities that are published at once, of both kinds together. Scheduled rotation keeps
 /// three of a kind; forced rotation may add some before pruning.
 pub const AUTHORITIES_MAX: usize = 32;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
 use steeple_spiffe_core::time::Timestamp;
 
@@ -29,8 +30,21 @@ pub enum Outcome {
     Done,
     /// One outcome per item of an entry command, in order.
     Entries(Vec<EntryOutcome>),
+    /// One outcome per item of a bundle command, in order.
+    Bundles(Vec<BundleOutcome>),
     /// How many rows a prune removed.
     Pruned(u32),
+}
+
+/// What became of one item of a bundle command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundleOutcome {
+    /// Created or changed, as stored.
+    Written(Arc<Bundle>),
+    /// Deleted.
+    Deleted,
+    /// Refused.
+    Rejected(Rejection),
 }
 
 /// What became of one item of an entry command.
@@ -119,4 +133,16 @@ pub enum Rejection {
          send it under a new id"
     )]
     RequestForgotten,
+    /// The own bundle follows the authorities; it is neither replaced nor deleted.
+    #[error("the bundle of the own trust domain cannot be replaced or deleted")]
+    OwnBundle,
+    /// There is a bundle of the trust domain already.
+    #[error("bundle already exists")]
+    BundleExists,
+    /// There is no bundle of the trust domain.
+    #[error("bundle not found")]
+    BundleNotFound,
+    /// Entries federate with the trust domain.
+    #[error("cannot delete bundle; federated with {0} registration entries")]
+    BundleInUse(u64),
 }

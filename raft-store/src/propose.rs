@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::codec::command_to_pb;
 use crate::command::Command;
+use crate::contact::Contact;
 use crate::core::Core;
 use crate::error::{ProposeError, Unavailable};
 use crate::forward::ForwardError;
@@ -53,7 +54,10 @@ impl Command {
             | Self::PromoteSerial(_)
             | Self::BanAgent(_)
             | Self::DeleteAgent(_)
-            | Self::SetAgentVersion { .. } => false,
+            | Self::SetAgentVersion { .. }
+            | Self::WriteBundles(_)
+            | Self::DeleteBundles(_)
+            | Self::AppendBundle(_) => false,
         }
     }
 }
@@ -92,9 +96,12 @@ impl Core {
                 Err(ForwardError::NotSent(_) | ForwardError::NotLeader { .. }) => {}
             }
             if Instant::now() + PAUSE >= deadline {
-                return Err(match lost {
-                    Some(text) => ProposeError::Indeterminate { text },
-                    None => ProposeError::Unavailable(self.no_leader()),
+                return Err(match (lost, self.contact()) {
+                    (Some(lost), Contact::Lost { text, .. }) => {
+                        ProposeError::Indeterminate { text: format!("{lost}; {text}") }
+                    }
+                    (Some(text), Contact::InContact) => ProposeError::Indeterminate { text },
+                    (None, _) => ProposeError::Unavailable(self.no_leader()),
                 });
             }
             tokio::time::sleep(PAUSE).await;
@@ -113,7 +120,9 @@ impl Core {
             return self.append(envelope.clone(), None, deadline).await;
         }
         match leadership.leader {
-            Some(leader) if may_forward => {
+            // Consensus goes on naming the last leader it heard of. To wait for one that is gone would
+            // make a command that never left look like one whose answer was lost.
+            Some(leader) if may_forward && !self.is_gone(leader) => {
                 let bytes = Bytes::from(envelope.encode_to_vec());
                 let until = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
                 self.forwarder.forward(leader, bytes, until).await

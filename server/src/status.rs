@@ -130,8 +130,14 @@ impl Failure {
             Rejection::EntryIdTaken(_) | Rejection::EntryWouldBeSimilar(_) => {
                 wrapped(Code::AlreadyExists)
             }
-            Rejection::StoreSvidSelectorTypes | Rejection::RequestIdReused => {
-                wrapped(Code::InvalidArgument)
+            Rejection::StoreSvidSelectorTypes
+            | Rejection::RequestIdReused
+            | Rejection::OwnBundle => wrapped(Code::InvalidArgument),
+            Rejection::BundleExists => plain(Code::AlreadyExists, "bundle already exists"),
+            Rejection::BundleNotFound => plain(Code::NotFound, "bundle not found"),
+            // SPIRE names the part that refuses; scripts may look for its words.
+            Rejection::BundleInUse(_) => {
+                Self::failed_precondition(format!("{doing}: datastore-sql: {rejection}"))
             }
             Rejection::LimitReached { .. } => wrapped(Code::ResourceExhausted),
             // Not a code that clients retry by themselves: the outcome would never become known.

@@ -334,7 +334,10 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
         | Command::ActivateAuthority { .. }
-        | Command::PruneAuthorities { .. } => return None,
+        | Command::PruneAuthorities { .. }
+        | Command::WriteBundles(_)
+        | Command::DeleteBundles(_)
+        | Command::AppendBundle(_) => return None,
     })
 }
 
@@ -348,6 +351,9 @@ fn applied_outcome(applied: &Applied) -> h::Outcome {
                 Some(items) => h::Reply::Items(items),
                 None => return h::Outcome::Unknown { text: "not in the models".to_owned() },
             }
+        }
+        Ok(Outcome::Bundles(_)) => {
+            return h::Outcome::Unknown { text: "not in the models".to_owned() };
         }
         Err(refused) => match rejection(refused) {
             Some(refused) => h::Reply::Rejected(refused),
@@ -396,7 +402,11 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         Rejection::RequestIdReused => h::Rejection::RequestIdReused,
         Rejection::JournalMoved { .. }
         | Rejection::AuthorityState(_)
-        | Rejection::RequestForgotten => return None,
+        | Rejection::RequestForgotten
+        | Rejection::OwnBundle
+        | Rejection::BundleExists
+        | Rejection::BundleNotFound
+        | Rejection::BundleInUse(_) => return None,
     })
 }
 
@@ -414,6 +424,7 @@ fn change(change: &Change) -> h::Change {
             trust_domain: bundle.trust_domain.to_string(),
             sequence: bundle.sequence_number,
         },
+        Change::BundleDeleted { .. } => h::Change::Other { what: "bundle deleted".to_owned() },
         Change::JournalWritten(_) => h::Change::Other { what: "journal".to_owned() },
         Change::ClusterWritten(_) => h::Change::Other { what: "cluster".to_owned() },
     }
@@ -430,6 +441,7 @@ fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
             Change::EntryDeleted { .. }
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
+            | Change::BundleDeleted { .. }
             | Change::JournalWritten(_)
             | Change::ClusterWritten(_) => {}
         }

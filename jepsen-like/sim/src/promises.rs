@@ -179,7 +179,7 @@ fn shows(changes: &[Change], told: &Told) -> bool {
         Err(_) => changes.is_empty(),
         Ok(Outcome::Entries(items)) => items.iter().all(|item| shows_item(changes, item)),
         Ok(Outcome::Pruned(count)) => changes.is_empty() || *count > 0,
-        Ok(Outcome::Done) => true,
+        Ok(Outcome::Done | Outcome::Bundles(_)) => true,
     }
 }
 

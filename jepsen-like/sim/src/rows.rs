@@ -25,6 +25,7 @@ pub(crate) fn key(change: &Change) -> Key {
         Change::AgentWritten { agent, .. } => Key::Agent(agent.id.to_string()),
         Change::AgentDeleted { id, .. } => Key::Agent(id.to_string()),
         Change::BundleWritten { bundle, .. } => Key::Bundle(bundle.trust_domain.to_string()),
+        Change::BundleDeleted { trust_domain, .. } => Key::Bundle(trust_domain.to_string()),
         Change::JournalWritten(_) => Key::Journal,
         Change::ClusterWritten(_) => Key::Cluster,
     }
@@ -33,7 +34,9 @@ pub(crate) fn key(change: &Change) -> Key {
 /// What the row is after the change; `None`: gone.
 pub(crate) fn value(change: &Change) -> Option<Change> {
     match change {
-        Change::EntryDeleted { .. } | Change::AgentDeleted { .. } => None,
+        Change::EntryDeleted { .. }
+        | Change::AgentDeleted { .. }
+        | Change::BundleDeleted { .. } => None,
         Change::EntryWritten { .. }
         | Change::AgentWritten { .. }
         | Change::BundleWritten { .. }

@@ -68,6 +68,9 @@ fn name(command: &Command) -> &'static str {
         Command::PrepareAuthority { .. } => "prepare_authority",
         Command::ActivateAuthority { .. } => "activate_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
+        Command::WriteBundles(_) => "write_bundles",
+        Command::DeleteBundles(_) => "delete_bundles",
+        Command::AppendBundle(_) => "append_bundle",
     }
 }
 
@@ -185,6 +188,7 @@ impl Workload {
                 | Change::AgentWritten { .. }
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
+                | Change::BundleDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::ClusterWritten(_) => None,
             })
@@ -231,6 +235,7 @@ impl Workload {
             | Change::EntryDeleted { .. }
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
+            | Change::BundleDeleted { .. }
             | Change::JournalWritten(_)
             | Change::ClusterWritten(_) => None,
         }
@@ -302,6 +307,7 @@ impl Workload {
                 | Change::AgentWritten { .. }
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
+                | Change::BundleDeleted { .. }
                 | Change::ClusterWritten(_),
             )
             | None => None,

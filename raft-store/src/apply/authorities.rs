@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, AuthorityStatus};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 
@@ -16,7 +15,7 @@ use crate::apply::step::Step;
 use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::TableError;
 use crate::change::{Change, Journal};
-use crate::codec::{CodecError, journal_from_pb, journal_to_pb};
+use crate::codec::{journal_from_pb, journal_to_pb};
 use crate::limits::AUTHORITIES_MAX;
 use crate::outcome::{Outcome, Rejection};
 use crate::pb;
@@ -34,7 +33,7 @@ pub(super) fn prepare(step: &mut Step<'_, '_>, expected: u64, mut authority: Aut
         return Ok(Err(Rejection::LimitReached { what: "authorities".into(), limit }));
     }
     authority.status = AuthorityStatus::Prepared;
-    bundles::change(step, &own_trust_domain(step)?, |bundle| publish(bundle, &authority))?;
+    bundles::change_own(step, |bundle| publish(bundle, &authority))?;
     journal.authorities.push(authority);
     write(step, journal);
     Ok(Ok(Outcome::Done))
@@ -86,17 +85,12 @@ pub(super) fn prune(
         }
         gone.push(authority);
     }
-    bundles::change(step, &own_trust_domain(step)?, |bundle| {
+    bundles::change_own(step, |bundle| {
         gone.iter().filter(|authority| withdraw(bundle, authority)).count() > 0
     })?;
     let removed = u32::try_from(gone.len()).unwrap_or(u32::MAX);
     write(step, journal);
     Ok(Ok(Outcome::Pruned(removed)))
-}
-
-fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, TableError> {
-    let cluster = step.cluster.as_ref().ok_or_else(|| CodecError::missing("cluster row"))?;
-    Ok(cluster.trust_domain.clone())
 }
 
 fn journal_at(

@@ -7,7 +7,7 @@ use crate::apply::reading::{read_cluster, read_time};
 use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
-use crate::apply::{agents, authorities, cluster, entries, prune, requests, tokens};
+use crate::apply::{agents, authorities, bundles, cluster, entries, prune, requests, tokens};
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
 use crate::command::Command;
@@ -118,5 +118,8 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::PruneAuthorities { expected_journal, ids } => {
             authorities::prune(step, expected_journal, &ids)
         }
+        Command::WriteBundles(write) => bundles::write_foreign(step, write),
+        Command::DeleteBundles(delete) => bundles::delete_foreign(step, &delete),
+        Command::AppendBundle(append) => bundles::append_own(step, append),
     }
 }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use steeple_spiffe_core::SpiffeId;
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::apply::bundles;
 use crate::apply::dispatch::Verdict;
@@ -209,6 +209,13 @@ fn write(
     if entry.expires_at_unix_s != 0 {
         step.txn.put(Table::EntriesByExpiry, &expiry_key(&entry), Vec::new());
     }
+    for trust_domain in &entry.federates_with {
+        step.txn.put(
+            Table::EntriesByFederation,
+            &federation_key(trust_domain, &entry.id),
+            Vec::new(),
+        );
+    }
     let entry = Arc::new(entry);
     step.changes.push(Change::EntryWritten { row, entry: Arc::clone(&entry) });
     entry
@@ -219,6 +226,9 @@ fn unindex(step: &mut Step<'_, '_>, entry: &RegistrationEntry) {
     step.txn.delete(Table::EntriesByParent, &parent_key(entry));
     if entry.expires_at_unix_s != 0 {
         step.txn.delete(Table::EntriesByExpiry, &expiry_key(entry));
+    }
+    for trust_domain in &entry.federates_with {
+        step.txn.delete(Table::EntriesByFederation, &federation_key(trust_domain, &entry.id));
     }
 }
 
@@ -242,6 +252,47 @@ fn parent_prefix(parent_id: &SpiffeId, selectors: &SelectorSet) -> Vec<u8> {
     let mut key = parent_id.to_string().into_bytes();
     key.push(0);
     key.extend_from_slice(context.finish().as_ref());
+    key
+}
+
+/// Which entries federate with a trust domain, at most `limit`.
+pub(super) fn federating(
+    step: &Step<'_, '_>,
+    trust_domain: &TrustDomain,
+    limit: usize,
+) -> Result<Vec<EntryId>, TableError> {
+    let prefix = federation_prefix(trust_domain);
+    let rows = step.txn.scan(Table::EntriesByFederation, &prefix, limit)?;
+    let ids = rows.iter().map_while(|(key, _)| key.strip_prefix(prefix.as_slice()));
+    Ok(ids.map(entry_id).collect::<Result<_, _>>()?)
+}
+
+/// Ends an entry's federation with a trust domain. The entry counts as updated: agents compare
+/// revisions to learn that it is another.
+pub(super) fn dissociate(
+    step: &mut Step<'_, '_>,
+    id: &EntryId,
+    trust_domain: &TrustDomain,
+) -> Result<(), TableError> {
+    let (row, old) = find(step, id)?
+        .ok_or_else(|| CodecError::missing("entry that the federation index names"))?;
+    unindex(step, &old);
+    let mut new = old;
+    new.federates_with.remove(trust_domain);
+    new.revision = new.revision.saturating_add(1);
+    write(step, row, new);
+    Ok(())
+}
+
+fn federation_key(trust_domain: &TrustDomain, id: &EntryId) -> Vec<u8> {
+    let mut key = federation_prefix(trust_domain);
+    key.extend_from_slice(id.as_str().as_bytes());
+    key
+}
+
+fn federation_prefix(trust_domain: &TrustDomain) -> Vec<u8> {
+    let mut key = trust_domain.as_str().as_bytes().to_vec();
+    key.push(0);
     key
 }
 

@@ -6,6 +6,8 @@
 
 mod agents;
 mod authorities;
+#[cfg(test)]
+mod bundle_tests;
 mod bundles;
 mod cluster;
 mod dispatch;

@@ -264,6 +264,7 @@ fn words(outcome: &Result<Outcome, Rejection>) -> String {
     match outcome {
         Ok(Outcome::Done) => "done".to_owned(),
         Ok(Outcome::Pruned(_)) => "pruned".to_owned(),
+        Ok(Outcome::Bundles(items)) => panic!("no command about bundles: {items:?}"),
         Ok(Outcome::Entries(items)) => match &items[0] {
             EntryOutcome::Created(_) => "created".to_owned(),
             EntryOutcome::Similar(_) => "similar".to_owned(),
@@ -321,6 +322,7 @@ proptest! {
                 Change::EntryDeleted { .. }
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
+                | Change::BundleDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::ClusterWritten(_) => {}
             }

@@ -1,9 +1,13 @@
 //! Commands.
 
 use steeple_spiffe_core::TrustDomain;
-use steeple_spiffe_core::authority::AuthorityId;
+use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
 use steeple_spiffe_core::time::Timestamp;
 
+use crate::codec::bundles::{
+    append_from_pb, append_to_pb, delete_bundles_from_pb, delete_bundles_to_pb,
+    write_bundles_from_pb, write_bundles_to_pb,
+};
 use crate::codec::model::{cluster_id_from_pb, entry_id_from_pb};
 use crate::codec::{
     CodecError, authority_from_pb, authority_to_pb, entry_from_pb, entry_to_pb, kind_from_pb,
@@ -73,17 +77,11 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             })
         }
         Command::PruneAuthorities { expected_journal, ids } => {
-            Kind::PruneAuthorities(pb::store::PruneAuthorities {
-                expected_journal: *expected_journal,
-                authorities: ids
-                    .iter()
-                    .map(|(kind, id)| pb::store::AuthorityRef {
-                        kind: kind_to_pb(*kind),
-                        id: id.as_str().to_owned(),
-                    })
-                    .collect(),
-            })
+            Kind::PruneAuthorities(prune_authorities_to_pb(*expected_journal, ids))
         }
+        Command::WriteBundles(write) => Kind::WriteBundles(write_bundles_to_pb(write)),
+        Command::DeleteBundles(delete) => Kind::DeleteBundles(delete_bundles_to_pb(delete)),
+        Command::AppendBundle(append) => Kind::AppendBundle(append_to_pb(append)),
     };
     pb::store::Command { kind: Some(kind) }
 }
@@ -154,7 +152,24 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
                 .map(|r| Ok((kind_from_pb(r.kind)?, AuthorityId::new(r.id))))
                 .collect::<Result<_, CodecError>>()?,
         },
+        Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
+        Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
+        Kind::AppendBundle(append) => Command::AppendBundle(append_from_pb(append)),
     })
+}
+
+fn prune_authorities_to_pb(
+    expected_journal: u64,
+    ids: &[(AuthorityKind, AuthorityId)],
+) -> pb::store::PruneAuthorities {
+    let reference = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
+        kind: kind_to_pb(*kind),
+        id: id.as_str().to_owned(),
+    };
+    pb::store::PruneAuthorities {
+        expected_journal,
+        authorities: ids.iter().map(reference).collect(),
+    }
 }
 
 fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {

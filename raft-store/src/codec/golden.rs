@@ -10,6 +10,7 @@ use std::time::Duration;
 use prost::Message;
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
+use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::AdditionalAttributes;
 use steeple_spiffe_core::time::Timestamp;
 
@@ -17,9 +18,12 @@ use crate::apply::testing::{
     admit, authority, entry, entry_id, init, selectors, serial, serials, spiffe, token, update,
 };
 use crate::codec::{applied_from_pb, applied_to_pb, command_from_pb, command_to_pb};
-use crate::command::{Command, PromoteSerial, PruneExpired, SetPendingSerial};
+use crate::command::{
+    AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles, PromoteSerial,
+    PruneExpired, SetPendingSerial, WriteBundles,
+};
 use crate::ids::Revision;
-use crate::outcome::{Applied, EntryOutcome, Outcome, Rejection};
+use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
 use crate::pb;
 
 fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
@@ -94,6 +98,45 @@ fn commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
+fn bundle_commands() -> Vec<(&'static str, Command)> {
+    let x509 = |tainted| X509Authority { certificate_der: vec![0x30, 1], tainted };
+    let jwt = |expires_at| JwtAuthority {
+        key_id: "kid".to_owned(),
+        public_key_der: vec![0x30, 2],
+        expires_at,
+        tainted: false,
+    };
+    let other = TrustDomain::parse("other.org").unwrap();
+    let full = Bundle {
+        trust_domain: other.clone(),
+        x509_authorities: vec![x509(true), x509(false)],
+        jwt_authorities: vec![jwt(None), jwt(Some(Timestamp::from_unix_ms(1_800_000_000_000)))],
+        refresh_hint_s: 300,
+        sequence_number: 7,
+    };
+    let bundles = vec![full, Bundle::empty(TrustDomain::parse("third.org").unwrap())];
+    let fields =
+        BundleFields { jwt_authorities: true, sequence_number: true, ..Default::default() };
+    let write = |mode| Command::WriteBundles(WriteBundles { mode, bundles: bundles.clone() });
+    let delete =
+        |mode| Command::DeleteBundles(DeleteBundles { mode, trust_domains: vec![other.clone()] });
+    vec![
+        ("create_bundles", write(BundleWrite::Create)),
+        ("set_bundles", write(BundleWrite::Set)),
+        ("update_bundles", write(BundleWrite::Update(fields))),
+        ("delete_bundles_restrict", delete(BundleDeletion::Restrict)),
+        ("delete_bundles_delete", delete(BundleDeletion::Delete)),
+        ("delete_bundles_dissociate", delete(BundleDeletion::Dissociate)),
+        (
+            "append_bundle",
+            Command::AppendBundle(AppendBundle {
+                x509_authorities: vec![x509(false)],
+                jwt_authorities: vec![jwt(None)],
+            }),
+        ),
+    ]
+}
+
 fn duties() -> Vec<(&'static str, Command)> {
     vec![
         (
@@ -139,7 +182,7 @@ fn check(name: &str, bytes: &[u8]) {
 
 #[test]
 fn commands_keep_their_bytes_and_decode_to_themselves() {
-    for (name, command) in commands().into_iter().chain(duties()) {
+    for (name, command) in commands().into_iter().chain(bundle_commands()).chain(duties()) {
         let bytes = command_to_pb(&command).encode_to_vec();
         check(name, &bytes);
         let decoded = pb::store::Command::decode(bytes.as_slice()).unwrap();
@@ -192,6 +235,29 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
         all.extend(bytes);
     }
     check("outcomes", &all);
+}
+
+#[test]
+fn outcomes_of_bundle_commands_keep_their_bytes_and_decode_to_themselves() {
+    let other = TrustDomain::parse("other.org").unwrap();
+    let rejections = [
+        Rejection::OwnBundle,
+        Rejection::BundleExists,
+        Rejection::BundleNotFound,
+        Rejection::BundleInUse(3),
+    ];
+    let items =
+        [BundleOutcome::Written(std::sync::Arc::new(Bundle::empty(other))), BundleOutcome::Deleted];
+    let items = items.into_iter().chain(rejections.map(BundleOutcome::Rejected)).collect();
+    let applied = Applied {
+        revision: Revision::new(1, 9),
+        time: Timestamp::from_unix_ms(1_800_000_000_000),
+        outcome: Ok(Outcome::Bundles(items)),
+    };
+    let bytes = applied_to_pb(&applied).encode_to_vec();
+    let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
+    assert_eq!(applied_from_pb(decoded).unwrap(), applied);
+    check("bundle_outcomes", &bytes);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(crate) fn spiffe_id_from_pb(text: &str) -> Result<SpiffeId, CodecError> {
     SpiffeId::parse(text).map_err(|error| CodecError::new("SPIFFE id", error))
 }
 
-fn trust_domain_from_pb(text: &str) -> Result<TrustDomain, CodecError> {
+pub(super) fn trust_domain_from_pb(text: &str) -> Result<TrustDomain, CodecError> {
     TrustDomain::parse(text).map_err(|error| CodecError::new("trust domain", error))
 }
 
@@ -206,27 +206,47 @@ pub(crate) fn agent_from_pb(agent: pb::store::Agent) -> Result<AgentRecord, Code
     })
 }
 
+pub(super) fn x509_authorities_to_pb(from: &[X509Authority]) -> Vec<pb::store::X509Authority> {
+    let message = |authority: &X509Authority| pb::store::X509Authority {
+        certificate_der: authority.certificate_der.clone(),
+        tainted: authority.tainted,
+    };
+    from.iter().map(message).collect()
+}
+
+pub(super) fn x509_authorities_from_pb(from: Vec<pb::store::X509Authority>) -> Vec<X509Authority> {
+    let authority = |message: pb::store::X509Authority| X509Authority {
+        certificate_der: message.certificate_der,
+        tainted: message.tainted,
+    };
+    from.into_iter().map(authority).collect()
+}
+
+pub(super) fn jwt_authorities_to_pb(from: &[JwtAuthority]) -> Vec<pb::store::JwtAuthority> {
+    let message = |authority: &JwtAuthority| pb::store::JwtAuthority {
+        key_id: authority.key_id.clone(),
+        public_key_der: authority.public_key_der.clone(),
+        expires_at_unix_ms: authority.expires_at.map(Timestamp::unix_ms),
+        tainted: authority.tainted,
+    };
+    from.iter().map(message).collect()
+}
+
+pub(super) fn jwt_authorities_from_pb(from: Vec<pb::store::JwtAuthority>) -> Vec<JwtAuthority> {
+    let authority = |message: pb::store::JwtAuthority| JwtAuthority {
+        key_id: message.key_id,
+        public_key_der: message.public_key_der,
+        expires_at: message.expires_at_unix_ms.map(Timestamp::from_unix_ms),
+        tainted: message.tainted,
+    };
+    from.into_iter().map(authority).collect()
+}
+
 pub(crate) fn bundle_to_pb(bundle: &Bundle) -> pb::store::Bundle {
     pb::store::Bundle {
         trust_domain: bundle.trust_domain.as_str().to_owned(),
-        x509_authorities: bundle
-            .x509_authorities
-            .iter()
-            .map(|authority| pb::store::X509Authority {
-                certificate_der: authority.certificate_der.clone(),
-                tainted: authority.tainted,
-            })
-            .collect(),
-        jwt_authorities: bundle
-            .jwt_authorities
-            .iter()
-            .map(|authority| pb::store::JwtAuthority {
-                key_id: authority.key_id.clone(),
-                public_key_der: authority.public_key_der.clone(),
-                expires_at_unix_ms: authority.expires_at.map(Timestamp::unix_ms),
-                tainted: authority.tainted,
-            })
-            .collect(),
+        x509_authorities: x509_authorities_to_pb(&bundle.x509_authorities),
+        jwt_authorities: jwt_authorities_to_pb(&bundle.jwt_authorities),
         refresh_hint_s: bundle.refresh_hint_s,
         sequence_number: bundle.sequence_number,
     }
@@ -235,24 +255,8 @@ pub(crate) fn bundle_to_pb(bundle: &Bundle) -> pb::store::Bundle {
 pub(crate) fn bundle_from_pb(bundle: pb::store::Bundle) -> Result<Bundle, CodecError> {
     Ok(Bundle {
         trust_domain: trust_domain_from_pb(&bundle.trust_domain)?,
-        x509_authorities: bundle
-            .x509_authorities
-            .into_iter()
-            .map(|authority| X509Authority {
-                certificate_der: authority.certificate_der,
-                tainted: authority.tainted,
-            })
-            .collect(),
-        jwt_authorities: bundle
-            .jwt_authorities
-            .into_iter()
-            .map(|authority| JwtAuthority {
-                key_id: authority.key_id,
-                public_key_der: authority.public_key_der,
-                expires_at: authority.expires_at_unix_ms.map(Timestamp::from_unix_ms),
-                tainted: authority.tainted,
-            })
-            .collect(),
+        x509_authorities: x509_authorities_from_pb(bundle.x509_authorities),
+        jwt_authorities: jwt_authorities_from_pb(bundle.jwt_authorities),
         refresh_hint_s: bundle.refresh_hint_s,
         sequence_number: bundle.sequence_number,
     })

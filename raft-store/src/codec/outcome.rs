@@ -6,11 +6,12 @@ use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::codec::model::entry_id_from_pb;
-use crate::codec::{CodecError, entry_from_pb, entry_to_pb};
+use crate::codec::{CodecError, bundle_from_pb, bundle_to_pb, entry_from_pb, entry_to_pb};
 use crate::ids::Revision;
-use crate::outcome::{Applied, EntryOutcome, Outcome, Rejection};
+use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
 use crate::pb;
 use crate::pb::store::Done;
+use crate::pb::store::bundle_outcome::Kind as BundleKind;
 use crate::pb::store::decision::Kind as DecisionKind;
 use crate::pb::store::entry_outcome::Kind as ItemKind;
 use crate::pb::store::rejection::Kind as RejectionKind;
@@ -38,6 +39,9 @@ pub(crate) fn decision_to_pb(outcome: &Result<Outcome, Rejection>) -> pb::store:
         Ok(Outcome::Entries(items)) => DecisionKind::Entries(pb::store::EntryOutcomes {
             items: items.iter().map(item_to_pb).collect(),
         }),
+        Ok(Outcome::Bundles(items)) => DecisionKind::Bundles(pb::store::BundleOutcomes {
+            items: items.iter().map(bundle_item_to_pb).collect(),
+        }),
         Ok(Outcome::Pruned(rows)) => DecisionKind::Pruned(*rows),
         Err(rejection) => DecisionKind::Rejected(rejection_to_pb(rejection)),
     };
@@ -52,6 +56,9 @@ pub(crate) fn decision_from_pb(
         DecisionKind::Done(Done {}) => Ok(Outcome::Done),
         DecisionKind::Entries(items) => Ok(Outcome::Entries(
             items.items.into_iter().map(item_from_pb).collect::<Result<_, _>>()?,
+        )),
+        DecisionKind::Bundles(items) => Ok(Outcome::Bundles(
+            items.items.into_iter().map(bundle_item_from_pb).collect::<Result<_, _>>()?,
         )),
         DecisionKind::Pruned(rows) => Ok(Outcome::Pruned(rows)),
         DecisionKind::Rejected(rejection) => Err(rejection_from_pb(rejection)?),
@@ -77,6 +84,24 @@ fn item_from_pb(item: pb::store::EntryOutcome) -> Result<EntryOutcome, CodecErro
         ItemKind::Updated(entry) => EntryOutcome::Updated(Arc::new(entry_from_pb(entry)?)),
         ItemKind::Deleted(Done {}) => EntryOutcome::Deleted,
         ItemKind::Rejected(rejection) => EntryOutcome::Rejected(rejection_from_pb(rejection)?),
+    })
+}
+
+fn bundle_item_to_pb(item: &BundleOutcome) -> pb::store::BundleOutcome {
+    let kind = match item {
+        BundleOutcome::Written(bundle) => BundleKind::Written(bundle_to_pb(bundle)),
+        BundleOutcome::Deleted => BundleKind::Deleted(Done {}),
+        BundleOutcome::Rejected(rejection) => BundleKind::Rejected(rejection_to_pb(rejection)),
+    };
+    pb::store::BundleOutcome { kind: Some(kind) }
+}
+
+fn bundle_item_from_pb(item: pb::store::BundleOutcome) -> Result<BundleOutcome, CodecError> {
+    let kind = item.kind.ok_or_else(|| CodecError::missing("bundle outcome"))?;
+    Ok(match kind {
+        BundleKind::Written(bundle) => BundleOutcome::Written(Arc::new(bundle_from_pb(bundle)?)),
+        BundleKind::Deleted(Done {}) => BundleOutcome::Deleted,
+        BundleKind::Rejected(rejection) => BundleOutcome::Rejected(rejection_from_pb(rejection)?),
     })
 }
 
@@ -112,6 +137,10 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
         Rejection::AuthorityState(name) => RejectionKind::AuthorityState(name.clone()),
         Rejection::RequestIdReused => RejectionKind::RequestIdReused(Done {}),
         Rejection::RequestForgotten => RejectionKind::RequestForgotten(Done {}),
+        Rejection::OwnBundle => RejectionKind::OwnBundle(Done {}),
+        Rejection::BundleExists => RejectionKind::BundleExists(Done {}),
+        Rejection::BundleNotFound => RejectionKind::BundleNotFound(Done {}),
+        Rejection::BundleInUse(entries) => RejectionKind::BundleInUse(*entries),
     };
     pb::store::Rejection { kind: Some(kind) }
 }
@@ -145,5 +174,9 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         RejectionKind::AuthorityState(name) => Rejection::AuthorityState(name),
         RejectionKind::RequestIdReused(Done {}) => Rejection::RequestIdReused,
         RejectionKind::RequestForgotten(Done {}) => Rejection::RequestForgotten,
+        RejectionKind::OwnBundle(Done {}) => Rejection::OwnBundle,
+        RejectionKind::BundleExists(Done {}) => Rejection::BundleExists,
+        RejectionKind::BundleNotFound(Done {}) => Rejection::BundleNotFound,
+        RejectionKind::BundleInUse(entries) => Rejection::BundleInUse(entries),
     })
 }

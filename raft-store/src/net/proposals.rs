@@ -53,7 +53,10 @@ pub(crate) fn read_reply(
 
 /// What the lack of an answer means.
 pub(crate) fn lost(status: &Status) -> ForwardError {
-    let text = chain(status);
+    let text = match (std::error::Error::source(status), status.message()) {
+        (None, message) if !message.is_empty() => message.to_owned(),
+        (Some(_), _) | (None, _) => chain(status),
+    };
     // Refused before it was read.
     let refused = matches!(
         status.code(),

@@ -7,7 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -27,16 +27,20 @@ use tokio_util::sync::CancellationToken;
 /// For what takes an election or two, on a machine that does other things too.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Pipes that count how often they are dialled.
+/// Pipes that count how often they are dialled, and can be made to hang when they are.
 #[derive(Debug)]
 struct Counting {
     pipes: Pipes,
     dials: AtomicU32,
+    hangs: AtomicBool,
 }
 
 impl Transport for Counting {
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, io::Result<Connection>> {
         self.dials.fetch_add(1, Ordering::Relaxed);
+        if self.hangs.load(Ordering::Relaxed) {
+            return Box::pin(std::future::pending());
+        }
         self.pipes.dial(address)
     }
 
@@ -87,7 +91,8 @@ impl Member {
         log_to_test_output();
         let name = config.advertise.clone();
         let pipes = network.endpoint(&name);
-        let transport = Arc::new(Counting { pipes, dials: AtomicU32::default() });
+        let (dials, hangs) = Default::default();
+        let transport = Arc::new(Counting { pipes, dials, hangs });
         let seams = Seams { transport: transport.clone(), ..seams(Storage::Memory(disk.clone())) };
         let store = Store::open(config.clone(), seams).await.unwrap();
         let handle = store.handle();
@@ -261,6 +266,31 @@ async fn leadership_is_handed_over_when_a_leader_stops() {
     stopping.stop().await;
     cluster.leader().await;
     propose(&cluster.members[0].handle, "after").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_never_left_is_unavailable_and_not_unknown() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let left = cluster.members.remove((leader + 1) % 3);
+    // The others answer nothing at all, as machines that are switched off.
+    left.transport.hangs.store(true, Ordering::Relaxed);
+    for member in cluster.members {
+        member.kill(&cluster.network).await;
+    }
+    eventually("the survivor notices", || match left.handle.contact() {
+        Contact::Lost { text, .. } if text == "no leader: 1 of 3 voters reachable" => Some(()),
+        Contact::Lost { .. } | Contact::InContact => None,
+    })
+    .await;
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let proposed = left.handle.propose(token("t".to_owned()), RequestId([7; 16]), deadline).await;
+    match proposed {
+        Err(ProposeError::Unavailable(error)) => {
+            assert_eq!(error.text, "no leader: 1 of 3 voters reachable");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,6 +48,7 @@ pub(crate) fn entries(store: &TestStore) -> BTreeSet<String> {
         | Change::AgentWritten { .. }
         | Change::AgentDeleted { .. }
         | Change::BundleWritten { .. }
+        | Change::BundleDeleted { .. }
         | Change::JournalWritten(_)
         | Change::ClusterWritten(_) => None,
     });

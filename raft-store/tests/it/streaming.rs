@@ -25,6 +25,7 @@ impl View {
                 Change::AgentWritten { .. }
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
+                | Change::BundleDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::ClusterWritten(_) => {}
             }

@@ -1,15 +1,16 @@
 //! `spire.api.server.bundle.v1.Bundle`: what verifiers trust.
 //!
-//! Owns the reading calls. The own bundle is served from the local view without a barrier, cut off
-//! or not: an old bundle only ever verifies less. Calls that write bundles answer `Unimplemented`
-//! with a text until federation is there.
+//! The own bundle is served from the local view without a barrier, cut off or not: an old bundle only
+//! ever verifies less. What is written is checked and proposed in [`super::bundle_write`].
 
-use steeple_api::convert::{bundle as convert, id};
+use steeple_api::convert::{ConvertError, bundle as convert, id};
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1 as rpc;
-use steeple_spiffe_core::bundle::Bundle;
+use steeple_raft_store::command::BundleWrite;
+use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use tonic::{Request, Response, Status};
 
+use super::bundle_write;
 use super::context::Context;
 use super::paging::Page;
 use crate::gate::Call;
@@ -101,16 +102,41 @@ impl rpc::bundle_server::Bundle for BundleService {
 
     async fn append_bundle(
         &self,
-        _request: Request<rpc::AppendBundleRequest>,
+        request: Request<rpc::AppendBundleRequest>,
     ) -> Result<Response<pb::types::Bundle>, Status> {
-        Err(unsupported("AppendBundle").into())
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
+            return Err(Failure::invalid("no authorities to append").into());
+        }
+        let jwt_authorities = untainted_jwt(&request.jwt_authorities)
+            .map_err(|error| Failure::invalid_because("failed to convert JWT authority", error))?;
+        let x509_authorities = untainted_x509(&request.x509_authorities).map_err(|error| {
+            Failure::invalid_because("failed to convert X.509 authority", error)
+        })?;
+        let failed = "failed to append bundle";
+        let bundle =
+            bundle_write::append(&self.context, &call, x509_authorities, jwt_authorities, failed)
+                .await?;
+        Ok(Response::new(masked(&bundle, request.output_mask.as_ref())))
     }
 
     async fn publish_jwt_authority(
         &self,
-        _request: Request<rpc::PublishJwtAuthorityRequest>,
+        request: Request<rpc::PublishJwtAuthorityRequest>,
     ) -> Result<Response<rpc::PublishJwtAuthorityResponse>, Status> {
-        Err(unsupported("PublishJWTAuthority").into())
+        let call = Call::of(&request)?;
+        call.within(&self.context.limits.publishing, 1, "key publishing").await?;
+        let authority = request.into_inner().jwt_authority;
+        let authority = authority.ok_or_else(|| Failure::invalid("missing JWT authority"))?;
+        let authorities = untainted_jwt(&[authority])
+            .map_err(|error| Failure::invalid_because("invalid JWT authority", error))?;
+        let failed = "failed to publish JWT key";
+        let bundle =
+            bundle_write::append(&self.context, &call, Vec::new(), authorities, failed).await?;
+        let jwt_authorities =
+            bundle.jwt_authorities.iter().map(convert::jwt_authority_to_pb).collect();
+        Ok(Response::new(rpc::PublishJwtAuthorityResponse { jwt_authorities }))
     }
 
     async fn publish_wit_authority(
@@ -122,35 +148,87 @@ impl rpc::bundle_server::Bundle for BundleService {
 
     async fn batch_create_federated_bundle(
         &self,
-        _request: Request<rpc::BatchCreateFederatedBundleRequest>,
+        request: Request<rpc::BatchCreateFederatedBundleRequest>,
     ) -> Result<Response<rpc::BatchCreateFederatedBundleResponse>, Status> {
-        Err(unsupported("BatchCreateFederatedBundle").into())
+        let call = Call::of(&request)?;
+        let rpc::BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
+        let items = bundle_write::write(&self.context, &call, &bundle, BundleWrite::Create).await?;
+        let results =
+            items.into_iter().map(|item| rpc::batch_create_federated_bundle_response::Result {
+                status: Some(item.status),
+                bundle: item.bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        let results = results.collect();
+        Ok(Response::new(rpc::BatchCreateFederatedBundleResponse { results }))
     }
 
     async fn batch_update_federated_bundle(
         &self,
-        _request: Request<rpc::BatchUpdateFederatedBundleRequest>,
+        request: Request<rpc::BatchUpdateFederatedBundleRequest>,
     ) -> Result<Response<rpc::BatchUpdateFederatedBundleResponse>, Status> {
-        Err(unsupported("BatchUpdateFederatedBundle").into())
+        let call = Call::of(&request)?;
+        let rpc::BatchUpdateFederatedBundleRequest { bundle, input_mask, output_mask } =
+            request.into_inner();
+        let mode = BundleWrite::Update(bundle_write::fields(input_mask.as_ref()));
+        let items = bundle_write::write(&self.context, &call, &bundle, mode).await?;
+        let results =
+            items.into_iter().map(|item| rpc::batch_update_federated_bundle_response::Result {
+                status: Some(item.status),
+                bundle: item.bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        let results = results.collect();
+        Ok(Response::new(rpc::BatchUpdateFederatedBundleResponse { results }))
     }
 
     async fn batch_set_federated_bundle(
         &self,
-        _request: Request<rpc::BatchSetFederatedBundleRequest>,
+        request: Request<rpc::BatchSetFederatedBundleRequest>,
     ) -> Result<Response<rpc::BatchSetFederatedBundleResponse>, Status> {
-        Err(unsupported("BatchSetFederatedBundle").into())
+        let call = Call::of(&request)?;
+        let rpc::BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
+        let items = bundle_write::write(&self.context, &call, &bundle, BundleWrite::Set).await?;
+        let results =
+            items.into_iter().map(|item| rpc::batch_set_federated_bundle_response::Result {
+                status: Some(item.status),
+                bundle: item.bundle.map(|bundle| masked(&bundle, output_mask.as_ref())),
+            });
+        Ok(Response::new(rpc::BatchSetFederatedBundleResponse { results: results.collect() }))
     }
 
     async fn batch_delete_federated_bundle(
         &self,
-        _request: Request<rpc::BatchDeleteFederatedBundleRequest>,
+        request: Request<rpc::BatchDeleteFederatedBundleRequest>,
     ) -> Result<Response<rpc::BatchDeleteFederatedBundleResponse>, Status> {
-        Err(unsupported("BatchDeleteFederatedBundle").into())
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let mode = bundle_write::deletion(&request)?;
+        let names = request.trust_domains;
+        let items = bundle_write::delete(&self.context, &call, &names, mode).await?;
+        let results = names.into_iter().zip(items).map(|(trust_domain, item)| {
+            rpc::batch_delete_federated_bundle_response::Result {
+                status: Some(item.status),
+                trust_domain,
+            }
+        });
+        let results = results.collect();
+        Ok(Response::new(rpc::BatchDeleteFederatedBundleResponse { results }))
     }
 }
 
-fn unsupported(method: &str) -> Failure {
-    Failure::unimplemented(format!("{method} is not supported by this version: no federation yet"))
+/// X.509 authorities of a request. Only the server itself taints.
+fn untainted_x509(
+    messages: &[pb::types::X509Certificate],
+) -> Result<Vec<X509Authority>, ConvertError> {
+    let mut authorities = convert::x509_authorities_from_pb(messages)?;
+    authorities.iter_mut().for_each(|authority| authority.tainted = false);
+    Ok(authorities)
+}
+
+/// JWT authorities of a request. Only the server itself taints.
+fn untainted_jwt(messages: &[pb::types::JwtKey]) -> Result<Vec<JwtAuthority>, ConvertError> {
+    let mut authorities = convert::jwt_authorities_from_pb(messages)?;
+    authorities.iter_mut().for_each(|authority| authority.tainted = false);
+    Ok(authorities)
 }
 
 fn masked(bundle: &Bundle, mask: Option<&pb::types::BundleMask>) -> pb::types::Bundle {

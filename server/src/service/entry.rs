@@ -12,25 +12,18 @@ use steeple_api::convert::entry as convert;
 use steeple_api::convert::{id, selector};
 use steeple_api::pb;
 use steeple_api::pb::server::entry::v1 as rpc;
-use steeple_raft_store::limits::COMMAND_BYTES_MAX;
 use steeple_raft_store::{Command, EntryOutcome, Outcome, Rejection};
 use steeple_spiffe_core::entry::EntryUpdate;
 use steeple_spiffe_core::{EntryId, RegistrationEntry};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::batch::Batch;
 use super::context::Context;
 use super::paging::Page;
 use super::sync;
 use crate::gate::Call;
 use crate::status::Failure;
 use crate::view::EntryFilter;
-
-/// Encoded size up to which items share one command: half of what a command may have, since the
-/// registry's encoding is not the API's.
-const COMMAND_BYTES: usize = COMMAND_BYTES_MAX / 2;
-
-/// Most items of one command, so that applying one does not hold up the others for long.
-const COMMAND_ITEMS: usize = 1000;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -111,7 +104,9 @@ impl rpc::entry_server::Entry for EntryService {
                 Err(error) => batch.settle(number, Item::failed(error.entry_status("create"))),
             }
         }
-        self.run(&call, &mut batch, Command::CreateEntries, "failed to create entry").await?;
+        let doing = "failed to create entry";
+        let outcomes = |outcome, len| outcomes(outcome, len, doing);
+        batch.run(&self.context, &call, Command::CreateEntries, outcomes).await?;
         let mask = request.output_mask.as_ref();
         let results = batch.into_items().map(|item| rpc::batch_create_entry_response::Result {
             status: Some(item.status),
@@ -126,7 +121,7 @@ impl rpc::entry_server::Entry for EntryService {
     ) -> Result<Response<rpc::BatchUpdateEntryResponse>, Status> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
-        let mut batch: Batch<EntryUpdate> = Batch::new(request.entries.len());
+        let mut batch: Batch<EntryUpdate, Item> = Batch::new(request.entries.len());
         let mask = request.input_mask.as_ref();
         for (number, entry) in request.entries.iter().enumerate() {
             match convert::update_from_pb(entry, mask, self.context.trust_domain()) {
@@ -134,7 +129,9 @@ impl rpc::entry_server::Entry for EntryService {
                 Err(error) => batch.settle(number, Item::failed(error.entry_status("update"))),
             }
         }
-        self.run(&call, &mut batch, Command::UpdateEntries, "failed to update entry").await?;
+        let doing = "failed to update entry";
+        let outcomes = |outcome, len| outcomes(outcome, len, doing);
+        batch.run(&self.context, &call, Command::UpdateEntries, outcomes).await?;
         let mask = request.output_mask.as_ref();
         let results = batch.into_items().map(|item| rpc::batch_update_entry_response::Result {
             status: Some(item.status),
@@ -164,7 +161,9 @@ impl rpc::entry_server::Entry for EntryService {
                 }
             }
         }
-        self.run(&call, &mut batch, Command::DeleteEntries, "failed to delete entry").await?;
+        let doing = "failed to delete entry";
+        let outcomes = |outcome, len| outcomes(outcome, len, doing);
+        batch.run(&self.context, &call, Command::DeleteEntries, outcomes).await?;
         let results = ids.into_iter().zip(batch.into_items()).map(|(id, item)| {
             rpc::batch_delete_entry_response::Result { status: Some(item.status), id }
         });
@@ -228,35 +227,6 @@ impl EntryService {
             downstream: fields.downstream.unwrap_or(false),
         })
     }
-
-    /// Proposes a batch, command by command, and settles its items. When a later command fails
-    /// after an earlier one was applied, the failure is put on the items it concerns.
-    async fn run<T: Clone + std::fmt::Debug>(
-        &self,
-        call: &Call,
-        batch: &mut Batch<T>,
-        command: impl Fn(Vec<T>) -> Command,
-        doing: &str,
-    ) -> Result<(), Failure> {
-        let mut any_applied = false;
-        for (part, chunk) in (0..).zip(batch.take_chunks()) {
-            let (numbers, items): (Vec<usize>, Vec<T>) = chunk.into_iter().unzip();
-            let settled = match self.context.propose(call, part, command(items)).await {
-                Ok(applied) => {
-                    any_applied = true;
-                    outcomes(applied.outcome, numbers.len(), doing)
-                }
-                Err(error) if any_applied => {
-                    vec![Item::failed(Failure::from(error).into_item()); numbers.len()]
-                }
-                Err(error) => return Err(error.into()),
-            };
-            for (number, item) in numbers.into_iter().zip(settled) {
-                batch.settle(number, item);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// The fields that the filters of count and list share.
@@ -295,12 +265,6 @@ impl From<rpc::list_entries_request::Filter> for FilterFields {
     }
 }
 
-/// A batch on its way: items that still have to be proposed, and what became of each.
-struct Batch<T> {
-    waiting: Vec<(usize, usize, T)>,
-    settled: Vec<Option<Item>>,
-}
-
 /// What became of one item.
 #[derive(Clone, Debug)]
 struct Item {
@@ -318,46 +282,9 @@ impl Item {
     }
 }
 
-impl<T> Batch<T> {
-    fn new(len: usize) -> Self {
-        Self { waiting: Vec::with_capacity(len), settled: vec![None; len] }
-    }
-
-    fn push(&mut self, number: usize, bytes: usize, item: T) {
-        self.waiting.push((number, bytes, item));
-    }
-
-    fn settle(&mut self, number: usize, item: Item) {
-        if let Some(place) = self.settled.get_mut(number) {
-            *place = Some(item);
-        }
-    }
-
-    /// Takes the waiting items in groups that fit one command each.
-    fn take_chunks(&mut self) -> Vec<Vec<(usize, T)>> {
-        let mut chunks = Vec::new();
-        let (mut chunk, mut chunk_bytes) = (Vec::new(), 0);
-        for (number, bytes, item) in self.waiting.drain(..) {
-            let full = chunk_bytes + bytes > COMMAND_BYTES || chunk.len() >= COMMAND_ITEMS;
-            if full && !chunk.is_empty() {
-                chunks.push(std::mem::take(&mut chunk));
-                chunk_bytes = 0;
-            }
-            chunk_bytes += bytes;
-            chunk.push((number, item));
-        }
-        if !chunk.is_empty() {
-            chunks.push(chunk);
-        }
-        chunks
-    }
-
-    /// One item per request, in order. An item without an outcome would be our mistake; clients
-    /// dereference every status, so it is said in one.
-    fn into_items(self) -> impl Iterator<Item = Item> {
-        self.settled.into_iter().map(|item| {
-            item.unwrap_or_else(|| Item::failed(Failure::internal("no outcome").into_item()))
-        })
+impl From<Failure> for Item {
+    fn from(failure: Failure) -> Self {
+        Self::failed(failure.into_item())
     }
 }
 
@@ -366,7 +293,7 @@ fn outcomes(outcome: Result<Outcome, Rejection>, len: usize, doing: &str) -> Vec
         Ok(Outcome::Entries(outcomes)) => {
             outcomes.into_iter().map(|outcome| settled(outcome, doing)).collect()
         }
-        Ok(Outcome::Done | Outcome::Pruned(_)) => Vec::new(),
+        Ok(Outcome::Done | Outcome::Bundles(_) | Outcome::Pruned(_)) => Vec::new(),
         Err(rejection) => {
             vec![Item::failed(Failure::rejected(doing, &rejection).into_item()); len]
         }
@@ -408,38 +335,6 @@ fn created(entry: &RegistrationEntry, mask: Option<&pb::types::EntryMask>) -> pb
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_large_batch_is_split_so_that_each_command_fits() {
-        let mut batch = Batch::new(5);
-        for (number, bytes) in
-            [COMMAND_BYTES - 1, 1, 1, COMMAND_BYTES * 3, 1].into_iter().enumerate()
-        {
-            batch.push(number, bytes, number);
-        }
-        let numbers: Vec<Vec<usize>> = batch
-            .take_chunks()
-            .into_iter()
-            .map(|chunk| chunk.into_iter().map(|(number, _)| number).collect())
-            .collect();
-        assert_eq!(numbers, [vec![0, 1], vec![2], vec![3], vec![4]]);
-    }
-
-    #[test]
-    fn no_command_has_more_than_a_thousand_items() {
-        let mut batch = Batch::new(2500);
-        (0..2500).for_each(|number| batch.push(number, 1, number));
-        let sizes: Vec<usize> = batch.take_chunks().iter().map(Vec::len).collect();
-        assert_eq!(sizes, [1000, 1000, 500]);
-    }
-
-    #[test]
-    fn every_item_has_a_status_in_the_order_of_the_request() {
-        let mut batch: Batch<()> = Batch::new(2);
-        batch.settle(1, Item::done(None));
-        let codes: Vec<i32> = batch.into_items().map(|item| item.status.code).collect();
-        assert_eq!(codes, [13, 0]);
-    }
 
     #[test]
     fn outcomes_get_spires_codes_and_texts() {

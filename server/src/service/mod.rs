@@ -5,7 +5,9 @@
 
 mod admission;
 mod agent;
+mod batch;
 mod bundle;
+mod bundle_write;
 mod cluster;
 mod context;
 mod entry;

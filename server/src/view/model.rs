@@ -65,6 +65,10 @@ impl Model {
                 self.bundle_rows.insert(bundle.trust_domain.clone(), row);
                 self.bundles.insert(row, bundle);
             }
+            Change::BundleDeleted { row, trust_domain } => {
+                self.bundle_rows.remove(&trust_domain);
+                self.bundles.remove(&row);
+            }
             Change::JournalWritten(journal) => self.journal = journal,
             Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
         }
