@@ -266,7 +266,9 @@ fn entry_rows() -> Vec<Row> {
 }
 
 fn bundle_rows() -> Vec<Row> {
-    use pb::server::bundle::v1::GetFederatedBundleRequest;
+    use pb::server::bundle::v1::{
+        AppendBundleRequest, BatchDeleteFederatedBundleRequest, GetFederatedBundleRequest,
+    };
 
     let bad = Code::InvalidArgument;
     let mut rows = Vec::new();
@@ -284,6 +286,23 @@ fn bundle_rows() -> Vec<Row> {
         let get = GetFederatedBundleRequest { trust_domain, output_mask: None };
         rows.push(row(BUNDLE, "GetFederatedBundle", &get, code, text));
     }
+    let append = |request: AppendBundleRequest, text: &'static str| {
+        row(BUNDLE, "AppendBundle", &request, bad, text)
+    };
+    let asn1 = pb::types::X509Certificate { asn1: vec![1, 2, 3], tainted: false };
+    let jwt = pb::types::JwtKey { key_id: "k".into(), ..Default::default() };
+    rows.push(append(AppendBundleRequest::default(), "no authorities to append"));
+    rows.push(append(
+        AppendBundleRequest { x509_authorities: vec![asn1], ..Default::default() },
+        "failed to convert X.509 authority…",
+    ));
+    rows.push(append(
+        AppendBundleRequest { jwt_authorities: vec![jwt], ..Default::default() },
+        "failed to convert JWT authority…",
+    ));
+    let delete = BatchDeleteFederatedBundleRequest { mode: 9, ..Default::default() };
+    let text = "failed to parse deletion mode: unhandled delete mode \"9\"";
+    rows.push(row(BUNDLE, "BatchDeleteFederatedBundle", &delete, bad, text));
     rows
 }
 
@@ -675,6 +694,8 @@ async fn bad_items(socket: &Channel, agent: &Channel) -> Vec<String> {
         item(&mut wrong, "delete", result.status.as_ref(), want);
     }
 
+    bad_bundles(socket, &mut wrong).await;
+
     let good = csr(&[], &[]);
     let table = [
         ("", good.clone(), Code::InvalidArgument, "missing entry ID"),
@@ -696,6 +717,52 @@ async fn bad_items(socket: &Channel, agent: &Channel) -> Vec<String> {
         item(&mut wrong, &format!("sign {entry}"), result.status.as_ref(), (code, text));
     }
     wrong
+}
+
+/// Items of the calls that write bundles of other trust domains.
+async fn bad_bundles(socket: &Channel, wrong: &mut Vec<String>) {
+    use pb::server::bundle::v1::*;
+
+    let bad = Code::InvalidArgument;
+    let bundle = |name: &str| pb::types::Bundle {
+        trust_domain: name.to_owned(),
+        x509_authorities: vec![pb::types::X509Certificate { asn1: vec![1], tainted: false }],
+        ..Default::default()
+    };
+    let expected = [
+        (bad, "trust domain argument is not valid…"),
+        (bad, "setting a federated bundle for the server's own trust domain is not allowed"),
+        (bad, "failed to convert bundle: unable to parse X.509 authority…"),
+    ];
+    let bundles = ["UPPER", "example.org", "other.org"].map(bundle).to_vec();
+    let set = BatchSetFederatedBundleRequest { bundle: bundles, output_mask: None };
+    let path = format!("{BUNDLE}/BatchSetFederatedBundle");
+    let reply: BatchSetFederatedBundleResponse =
+        call(socket, &path, set.encode_to_vec()).await.unwrap();
+    for (result, want) in reply.results.iter().zip(expected) {
+        item(wrong, "set bundle", result.status.as_ref(), want);
+    }
+
+    let empty = pb::types::Bundle { trust_domain: "other.org".into(), ..Default::default() };
+    let update = BatchUpdateFederatedBundleRequest { bundle: vec![empty], ..Default::default() };
+    let path = format!("{BUNDLE}/BatchUpdateFederatedBundle");
+    let reply: BatchUpdateFederatedBundleResponse =
+        call(socket, &path, update.encode_to_vec()).await.unwrap();
+    let want = (Code::NotFound, "bundle not found");
+    item(wrong, "update bundle", reply.results[0].status.as_ref(), want);
+
+    let expected = [
+        (bad, "removing the bundle for the server trust domain is not allowed"),
+        (Code::NotFound, "bundle not found"),
+    ];
+    let trust_domains = vec!["example.org".into(), "spiffe://other.org".into()];
+    let delete = BatchDeleteFederatedBundleRequest { trust_domains, mode: 0 };
+    let path = format!("{BUNDLE}/BatchDeleteFederatedBundle");
+    let reply: BatchDeleteFederatedBundleResponse =
+        call(socket, &path, delete.encode_to_vec()).await.unwrap();
+    for (result, want) in reply.results.iter().zip(expected) {
+        item(wrong, "delete bundle", result.status.as_ref(), want);
+    }
 }
 
 /// Everything that calls could have changed.

@@ -9,6 +9,7 @@
 
 mod bad_calls;
 mod bad_start;
+mod bundles;
 mod crashes;
 mod membership;
 mod power_cut;
