@@ -11,6 +11,7 @@ mod bad_calls;
 mod bad_start;
 mod bundles;
 mod crashes;
+mod growing;
 mod membership;
 mod power_cut;
 mod registry;
