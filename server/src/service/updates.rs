@@ -88,8 +88,8 @@ impl Watch {
         if let Some(resume) = self.resume.take() {
             let revision = *self.signal.borrow_and_update();
             let (step, _) = self.told.step(self.context.views(), revision);
-            // Without a history of changes only an agent that missed nothing can resume.
-            if resume == revision {
+            // Asked after the step was made: what it holds is then what the agent has.
+            if self.context.views().is_unchanged_for(&self.told.agent, resume) {
                 return Ok(rpc::WatchResponse {
                     revision: revision.as_u64(),
                     ..Default::default()

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use steeple_raft_store::RowNumber;
+use steeple_raft_store::{Revision, RowNumber};
 use steeple_spiffe_core::{AgentRecord, SpiffeId};
 
 use super::filter::AgentFilter;
@@ -16,23 +16,35 @@ use super::filter::AgentFilter;
 pub(super) struct AgentIndex {
     rows: BTreeMap<RowNumber, Arc<AgentRecord>>,
     by_id: HashMap<SpiffeId, RowNumber>,
+    /// When each agent's selectors became what they are, as far as this replica knows.
+    selectors_since: HashMap<RowNumber, Revision>,
 }
 
 impl AgentIndex {
-    /// Inserts an agent or replaces the one in its row.
-    pub(super) fn write(&mut self, row: RowNumber, agent: Arc<AgentRecord>) {
+    /// Inserts an agent or replaces the one in its row, at a revision.
+    pub(super) fn write(&mut self, row: RowNumber, agent: Arc<AgentRecord>, revision: Revision) {
+        let same = self.rows.get(&row).is_some_and(|old| old.selectors == agent.selectors);
+        let since = self.selectors_since.get(&row).copied().filter(|_| same).unwrap_or(revision);
         self.remove(row);
+        self.selectors_since.insert(row, since);
         self.by_id.insert(agent.id.clone(), row);
         self.rows.insert(row, agent);
     }
 
     /// Removes the agent in a row, if there is one.
     pub(super) fn remove(&mut self, row: RowNumber) {
+        self.selectors_since.remove(&row);
         if let Some(agent) = self.rows.remove(&row)
             && self.by_id.get(&agent.id) == Some(&row)
         {
             self.by_id.remove(&agent.id);
         }
+    }
+
+    /// The revision up to which nothing is known of an agent's selectors, or at which they became
+    /// what they are; `None`: there is no such agent.
+    pub(super) fn selectors_since(&self, id: &SpiffeId) -> Option<Revision> {
+        self.selectors_since.get(self.by_id.get(id)?).copied()
     }
 
     /// The agent with an id.

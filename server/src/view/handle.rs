@@ -114,6 +114,12 @@ impl Views {
         authorized::authorized_entry(&model.entries, agent, selectors, id)
     }
 
+    /// Whether an agent is entitled to the same as at an earlier revision. `false` also when this
+    /// replica does not know.
+    pub fn is_unchanged_for(&self, agent: &SpiffeId, since: Revision) -> bool {
+        self.read().is_unchanged_for(agent, since)
+    }
+
     /// The agent with an id.
     pub fn agent(&self, id: &SpiffeId) -> Option<Arc<AgentRecord>> {
         self.read().agents.get(id).cloned()
@@ -367,6 +373,59 @@ mod tests {
         });
         assert!(views.entry(&id).is_none());
         assert_eq!(below("spiffe://a.test/q"), 0);
+    }
+
+    #[test]
+    fn an_agent_may_resume_when_nothing_that_concerns_it_has_changed() {
+        use steeple_spiffe_core::Serials;
+
+        let id = SpiffeId::parse("spiffe://a.test/spire/agent/x").unwrap();
+        let agent = |selector: &str| Change::AgentWritten {
+            row: RowNumber(9),
+            agent: Arc::new(AgentRecord {
+                id: id.clone(),
+                attestation_type: "x509pop".to_owned(),
+                serials: Serials::default(),
+                not_after: Timestamp::UNIX_EPOCH,
+                pending_not_after: None,
+                selectors: [Selector::new("k", selector).unwrap()].into(),
+                can_reattest: true,
+                agent_version: String::new(),
+                attested_at: Timestamp::UNIX_EPOCH,
+            }),
+        };
+        let bundle = |row| Change::BundleWritten {
+            row: RowNumber(row),
+            bundle: Arc::new(Bundle::empty(TrustDomain::parse("b.test").unwrap())),
+        };
+        let trust_domain = TrustDomain::parse("b.test").unwrap();
+        let gone = Change::BundleDeleted { row: RowNumber(8), trust_domain };
+        let deleted = Change::EntryDeleted { row: RowNumber(1), id: EntryId::parse("e1").unwrap() };
+        let changes = vec![entry(1, "spiffe://a.test/p", ""), agent("a")];
+        let views = Views::of_changes(Revision::new(1, 10), Timestamp::UNIX_EPOCH, changes);
+        let resumes = |at: u64| views.is_unchanged_for(&id, Revision::new(1, at));
+        assert!(!resumes(9), "what was before the snapshot is not known");
+        assert!(resumes(10));
+        assert!(!resumes(11), "this replica is behind");
+        let stranger = SpiffeId::parse("spiffe://a.test/spire/agent/y").unwrap();
+        assert!(!views.is_unchanged_for(&stranger, Revision::new(1, 10)));
+
+        let table = [
+            ("a renewal", agent("a"), true),
+            ("other selectors", agent("b"), false),
+            ("the journal", Change::JournalWritten(Arc::default()), true),
+            ("a new entry", entry(2, "spiffe://a.test/q", ""), false),
+            ("an entry gone", deleted, false),
+            ("a bundle", bundle(8), false),
+            ("a bundle gone", gone, false),
+            ("the agent gone", Change::AgentDeleted { row: RowNumber(9), id: id.clone() }, false),
+        ];
+        for (at, (what, change, expected)) in (11..).zip(table) {
+            let revision = Revision::new(1, at);
+            let changes = vec![change];
+            views.apply(&ChangeBatch { revision, time: Timestamp::UNIX_EPOCH, changes });
+            assert_eq!(resumes(at - 1), expected, "{what}");
+        }
     }
 
     #[tokio::test]

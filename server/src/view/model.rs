@@ -9,7 +9,7 @@ use std::sync::Arc;
 use steeple_raft_store::change::{ClusterState, Journal};
 use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber};
 use steeple_spiffe_core::bundle::Bundle;
-use steeple_spiffe_core::{Timestamp, TrustDomain};
+use steeple_spiffe_core::{SpiffeId, Timestamp, TrustDomain};
 
 use super::agents::AgentIndex;
 use super::entries::EntryIndex;
@@ -25,6 +25,8 @@ pub(super) struct Model {
     bundle_rows: HashMap<TrustDomain, RowNumber>,
     pub(super) journal: Arc<Journal>,
     pub(super) cluster: Option<Arc<ClusterState>>,
+    /// The newest revision at which an entry or a bundle may have changed.
+    content_revision: Revision,
 }
 
 impl Model {
@@ -36,7 +38,7 @@ impl Model {
     ) -> Self {
         let mut model = Self { revision, time, ..Self::default() };
         for change in snapshot {
-            model.apply_change(change);
+            model.apply_change(change, revision);
         }
         model
     }
@@ -44,7 +46,7 @@ impl Model {
     /// Moves the model to the batch's revision.
     pub(super) fn apply(&mut self, batch: &ChangeBatch) {
         for change in &batch.changes {
-            self.apply_change(change.clone());
+            self.apply_change(change.clone(), batch.revision);
         }
         self.revision = self.revision.max(batch.revision);
         self.time = self.time.max(batch.time);
@@ -55,11 +57,31 @@ impl Model {
         self.bundles.get(self.bundle_rows.get(trust_domain)?)
     }
 
-    fn apply_change(&mut self, change: Change) {
+    /// Whether an agent is entitled to the same as at an earlier revision: no entry, no bundle and none
+    /// of its selectors has changed since. Renewals of agents and rotations that have not reached the
+    /// bundle do not count.
+    pub(super) fn is_unchanged_for(&self, agent: &SpiffeId, since: Revision) -> bool {
+        let selectors = self.agents.selectors_since(agent);
+        since <= self.revision
+            && self.content_revision <= since
+            && selectors.is_some_and(|selectors| selectors <= since)
+    }
+
+    fn apply_change(&mut self, change: Change, revision: Revision) {
+        match &change {
+            Change::EntryWritten { .. }
+            | Change::EntryDeleted { .. }
+            | Change::BundleWritten { .. }
+            | Change::BundleDeleted { .. } => self.content_revision = revision,
+            Change::AgentWritten { .. }
+            | Change::AgentDeleted { .. }
+            | Change::JournalWritten(_)
+            | Change::ClusterWritten(_) => {}
+        }
         match change {
             Change::EntryWritten { row, entry } => self.entries.write(row, entry),
             Change::EntryDeleted { row, id: _ } => self.entries.remove(row),
-            Change::AgentWritten { row, agent } => self.agents.write(row, agent),
+            Change::AgentWritten { row, agent } => self.agents.write(row, agent, revision),
             Change::AgentDeleted { row, id: _ } => self.agents.remove(row),
             Change::BundleWritten { row, bundle } => {
                 self.bundle_rows.insert(bundle.trust_domain.clone(), row);
