@@ -14,7 +14,7 @@ use openraft::impls::ProgressResponder;
 use prost::Message;
 use prost::bytes::Bytes;
 use steeple_spiffe_core::time::Timestamp;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::codec::command_to_pb;
 use crate::command::Command;
@@ -35,6 +35,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const DUTY_TIMEOUT: Duration = Duration::from_secs(5);
 /// A transfer of leadership is over within an election, or failed.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a transfer looks whether the other member still answers.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Command {
     /// Whether only the leader of a term may propose it; never forwarded.
@@ -305,18 +307,27 @@ impl Core {
         let started = Instant::now();
         let trigger = self.raft.trigger().transfer_leader(best).await;
         trigger.map_err(|error| refuse(error.to_string()))?;
-        let mut metrics = self.raft.metrics();
-        let taken_over = async {
-            while metrics.borrow_watched().current_leader != Some(best) {
-                if metrics.changed().await.is_err() {
-                    return std::future::pending().await;
-                }
-            }
-        };
-        match timeout_at(started + TRANSFER_TIMEOUT, taken_over).await {
-            Ok(()) => Ok(started.elapsed()),
+        match timeout_at(started + TRANSFER_TIMEOUT, self.taken_over_by(best)).await {
+            Ok(true) => Ok(started.elapsed()),
+            Ok(false) => Err(refuse(format!("member {} went away meanwhile", MemberId(best)))),
             Err(_) => Err(refuse(format!("member {} did not take over", MemberId(best)))),
         }
+    }
+
+    /// Waits until another member leads; false when it answers no more: all members may be stopping
+    /// at once, and no one would ever take over.
+    async fn taken_over_by(&self, other: u64) -> bool {
+        let mut metrics = self.raft.metrics();
+        while metrics.borrow_watched().current_leader != Some(other) {
+            if !self.reaches(other) {
+                return false;
+            }
+            match timeout(LOOK_AGAIN, metrics.changed()).await {
+                Ok(Ok(())) | Err(_) => {}
+                Ok(Err(_ended)) => return false,
+            }
+        }
+        true
     }
 }
 

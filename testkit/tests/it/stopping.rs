@@ -86,3 +86,19 @@ async fn a_server_that_is_asked_to_stop_is_gone_within_seconds() {
     stop(&mut cluster, follower, "a follower").await;
     stop(&mut cluster, next, "a leader without a quorum").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_are_all_asked_to_stop_at_once_do_not_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await.unwrap();
+    let asked = Instant::now();
+    for index in 0..3 {
+        cluster.process(index).unwrap().signal(Signal::SIGTERM).unwrap();
+    }
+    for index in 0..3 {
+        let status = cluster.process(index).unwrap().wait(STOP_MAX).await.unwrap();
+        assert!(status.success(), "{status}");
+    }
+    // A hand-over that no one takes would be waited for 5 s.
+    assert!(asked.elapsed() < Duration::from_millis(4500), "{:?}", asked.elapsed());
+}
