@@ -133,6 +133,28 @@ impl TestStore {
         Ok(Self { handle, task, guard })
     }
 
+    /// One member that asks the configured peers to take it in; returns once it is in.
+    ///
+    /// # Errors
+    ///
+    /// If it does not open.
+    ///
+    /// # Panics
+    ///
+    /// If it is not in within [`DEADLINE`].
+    pub async fn join(config: Config, seams: Seams) -> Result<Self, OpenError> {
+        let store = Store::open(config, seams).await?;
+        let handle = store.handle();
+        let shutdown = CancellationToken::new();
+        let guard = shutdown.clone().drop_guard();
+        let task = tokio::spawn(store.run(shutdown));
+        let mut formed = handle.formed();
+        let joined = formed.wait_for(|formed| *formed);
+        let joined = tokio::time::timeout(DEADLINE, joined).await;
+        joined.expect("it joins").expect("the handle keeps the watch");
+        Ok(Self { handle, task, guard })
+    }
+
     /// Proposes as an ordinary caller, or as the leader's duty if the command is one.
     ///
     /// # Errors

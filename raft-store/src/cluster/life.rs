@@ -78,6 +78,7 @@ pub(crate) async fn run(
     let greeter: Arc<dyn Greeter> = life.clone();
     tasks.spawn(crate::net::serve(core, network, greeter, incoming, stop.clone()));
     tasks.spawn(begin(life.clone()));
+    tasks.spawn(learn_epoch(life.clone()));
     tasks.spawn(autopilot::run(life.clone()));
     tasks.spawn(by_hand::run(life.clone(), requests));
     tasks.spawn(watching::run(life.clone()));
@@ -107,13 +108,28 @@ async fn begin(life: Arc<Life>) -> Result<(), RunError> {
     std::future::pending().await
 }
 
+/// Learns the epoch of a cluster that was formed or joined after the start; it changes only while a
+/// member does not run.
+async fn learn_epoch(life: Arc<Life>) -> Result<(), RunError> {
+    let mut reached = life.core.feed.reached();
+    if reached.wait_for(|reached| reached.formed).await.is_ok() {
+        note_epoch(&life.core, &life.network);
+    }
+    std::future::pending().await
+}
+
+/// Tells the network the epoch that the tables hold: peers of another one are refused.
+fn note_epoch(core: &Core, network: &PeerNetwork) {
+    if let Ok(Some(cluster)) = crate::apply::read_cluster(core.engine.tables.as_ref()) {
+        network.set_epoch(cluster.epoch);
+    }
+}
+
 /// Finds out where this member stood when it was stopped.
 async fn resume(core: &Core, network: &PeerNetwork) -> Result<Option<Formation>, RunError> {
     let failed = |error: &dyn std::fmt::Display| RunError::Formation(error.to_string());
     let identity = core.identity().map_err(|error| failed(&error))?;
-    if let Ok(Some(cluster)) = crate::apply::read_cluster(core.engine.tables.as_ref()) {
-        network.set_epoch(cluster.epoch);
-    }
+    note_epoch(core, network);
     if let Some(cluster) = identity.cluster_id {
         network.enter(cluster).map_err(|error| failed(&error))?;
         return Ok(None);

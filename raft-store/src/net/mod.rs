@@ -13,6 +13,8 @@ mod addresses;
 mod channels;
 mod client;
 mod dial;
+#[cfg(test)]
+mod hostile_tests;
 mod listener;
 mod name;
 mod network;

@@ -1,0 +1,244 @@
+//! What peers may not do, as a table: every refusal is told, counted, and changes nothing.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::bytes::Bytes;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::apply::testing::{entry, envelope, init};
+use crate::command::Command;
+use crate::ids::{ClusterId, MemberId};
+use crate::limits::COMMAND_BYTES_MAX;
+use crate::mem::MemoryDisk;
+use crate::net::channels::{MESSAGE_BYTES_MAX, over};
+use crate::net::dial::{Expected, dial};
+use crate::net::name::PeerName;
+use crate::net::network::EPOCH_HEADER;
+use crate::net::pb::raft::v1 as pb;
+use crate::net::pb::raft::v1::peer_client::PeerClient;
+use crate::net::tls::PeerTls;
+use crate::net::transport::{PipeNetwork, Pipes};
+use crate::pb as rows;
+use crate::seams::{Seams, Storage};
+use crate::testing::{TestStore, config, seams};
+
+const ADDRESS: &str = "m1:1";
+
+/// A cluster of one member that listens for peers.
+struct Victim {
+    store: TestStore,
+    network: PipeNetwork,
+    me: MemberId,
+    cluster: ClusterId,
+}
+
+impl Victim {
+    async fn start() -> Self {
+        let network = PipeNetwork::default();
+        let config = crate::Config {
+            bind: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            advertise: ADDRESS.to_owned(),
+            peers: vec![ADDRESS.to_owned()],
+            ..config(PathBuf::new())
+        };
+        let transport = Arc::new(network.endpoint(ADDRESS));
+        let seams = Seams { transport, ..seams(Storage::Memory(MemoryDisk::new())) };
+        let store = TestStore::open(config, seams).await.unwrap();
+        let status = store.handle.status();
+        Self { store, network, me: status.member_id, cluster: status.cluster_id.unwrap() }
+    }
+
+    /// A client with the right cluster key and any name.
+    async fn client(&self, name: PeerName) -> PeerClient<Channel> {
+        let pipes: Pipes = self.network.endpoint("stranger");
+        let tls = PeerTls::new(&config(PathBuf::new()).keys.peer_ca_seeds(), &name).unwrap();
+        let (connection, _) = dial(&pipes, &tls, ADDRESS, Expected::Anyone).await.unwrap();
+        PeerClient::new(over(connection).await.unwrap())
+            .max_encoding_message_size(2 * MESSAGE_BYTES_MAX)
+    }
+
+    fn member(&self, id: MemberId) -> PeerName {
+        PeerName::Member { cluster: self.cluster, member: id }
+    }
+}
+
+fn vote(of: MemberId, term: u64, last: Option<u64>) -> pb::VoteRequest {
+    let last_log_id = last.map(|index| rows::store::LogId { term, member_id: of.0, index });
+    let vote = rows::store::Vote { term, member_id: of.0, committed: false };
+    pb::VoteRequest { vote: Some(vote), last_log_id, leadership_transfer: true }
+}
+
+fn append(of: MemberId, entries: Vec<rows::store::LogEntry>) -> pb::AppendRequest {
+    let vote = rows::store::Vote { term: 99, member_id: of.0, committed: true };
+    pb::AppendRequest { vote: Some(vote), entries, ..Default::default() }
+}
+
+/// Every unary call that a member may make, with content that would do harm.
+async fn calls(client: &mut PeerClient<Channel>, of: MemberId) -> Vec<(&'static str, Status)> {
+    let create = Command::CreateEntries(vec![entry("e", "/w", "unix:uid:1")]);
+    let forged = envelope(&create, [1; 16], Default::default());
+    let forward = pb::ForwardProposalRequest { envelope: Bytes::from(forged) };
+    let remove = pb::Remove { force: true };
+    let change = pb::change_members_request::Change::Remove(remove);
+    let change = pb::ChangeMembersRequest { member_id: of.0, change: Some(change) };
+    let moved = pb::UpdateAddressRequest { address: "elsewhere:1".to_owned() };
+    let vote = vote(of, 99, None);
+    macro_rules! failed {
+        ($($call:ident($request:expr)),* $(,)?) => {
+            vec![$((stringify!($call), client.$call($request).await.map(drop).unwrap_err())),*]
+        };
+    }
+    failed![
+        vote(vote.clone()),
+        pre_vote(vote),
+        forward_proposal(forward),
+        read_index(pb::ReadIndexRequest {}),
+        update_address(moved),
+        change_members(change),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn holders_of_the_key_that_are_no_members_may_call_nothing_that_members_may() {
+    let victim = Victim::start().await;
+    let before = (victim.store.handle.revision(), victim.store.handle.status().term);
+    let stranger = MemberId(7);
+    let other = PeerName::Member { cluster: ClusterId(1), member: victim.me };
+    let newcomer = PeerName::Newcomer { cluster_name: "test".to_owned(), member: stranger };
+    let cluster = format!("this member belongs to cluster {}", victim.cluster);
+    let member = format!("member {stranger} does not belong to this cluster (any more)");
+    let table = [
+        ("of another cluster", other, victim.me, &cluster),
+        ("a newcomer", newcomer, stranger, &cluster),
+        ("a removed member", victim.member(stranger), stranger, &member),
+    ];
+    for (who, name, speaks_as, text) in table {
+        let mut client = victim.client(name).await;
+        for (call, status) in calls(&mut client, speaks_as).await {
+            assert_eq!(status.code(), Code::PermissionDenied, "{who}: {call}: {status}");
+            assert_eq!(status.message(), text, "{who}: {call}");
+        }
+    }
+    let after = (victim.store.handle.revision(), victim.store.handle.status().term);
+    assert_eq!(before, after);
+    assert_eq!(victim.store.handle.status().members.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_speaks_for_itself_and_its_own_epoch() {
+    let victim = Victim::start().await;
+    let term = victim.store.handle.status().term;
+    let mut client = victim.client(victim.member(victim.me)).await;
+    let forged = vote(MemberId(7), 99, Some(99));
+    let appended = append(MemberId(7), Vec::new());
+    let of_old = || {
+        let mut request = Request::new(pb::ReadIndexRequest {});
+        request.metadata_mut().insert(EPOCH_HEADER, 9_u32.into());
+        request
+    };
+    // The epoch is known a moment after the cluster has formed.
+    let known = async { while client.read_index(of_old()).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), known).await.unwrap();
+    let table = [
+        ("vote", client.vote(forged.clone()).await.map(drop)),
+        ("pre-vote", client.pre_vote(forged).await.map(drop)),
+        ("append", client.append(appended).await.map(drop)),
+        ("another epoch", client.read_index(of_old()).await.map(drop)),
+    ];
+    for (what, reply) in table {
+        let Err(status) = reply else { panic!("{what} was let in") };
+        assert_eq!(status.code(), Code::PermissionDenied, "{what}: {status}");
+    }
+    assert_eq!(victim.store.handle.status().term, term, "no vote was counted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_applied_does_not_get_into_the_log() {
+    use pb::forward_proposal_reply::Result::Refused;
+
+    let victim = Victim::start().await;
+    let before = victim.store.handle.revision();
+    let mut client = victim.client(victim.member(victim.me)).await;
+    let large = vec![0; COMMAND_BYTES_MAX + 1];
+    // Field 99 of a command: one that this version does not know.
+    let unknown = [0x22_u8, 3, 0x9a, 0x06, 0].to_vec();
+    let duty = envelope(&init(), [2; 16], Default::default());
+    for (what, bytes, text) in [
+        ("garbage", vec![0xff; 64], "proposal does not decode"),
+        ("an unknown command", unknown, "proposal does not decode"),
+        ("nothing", Vec::new(), "proposal does not decode"),
+        ("a duty", duty, "duties are not forwarded"),
+        ("too large", large, "proposal of 1048577 bytes is too large"),
+    ] {
+        let request = pb::ForwardProposalRequest { envelope: Bytes::from(bytes) };
+        let reply = client.forward_proposal(request).await.unwrap().into_inner();
+        match reply.result {
+            Some(Refused(refused)) => assert!(refused.starts_with(text), "{what}: {refused}"),
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let envelope = Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1]);
+    let status = client.forward_proposal(pb::ForwardProposalRequest { envelope }).await;
+    assert_eq!(status.unwrap_err().code(), Code::OutOfRange, "more than a message may have");
+
+    let mut garbled = append(victim.me, vec![rows::store::LogEntry::default()]);
+    garbled.vote = None;
+    let status = client.append(garbled).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    let status = client.vote(pb::VoteRequest::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+    assert_eq!(victim.store.handle.revision(), before);
+
+    // It works on: what it refused did it no harm.
+    let create = Command::CreateEntries(vec![entry("e", "/w", "unix:uid:1")]);
+    victim.store.apply(create).await.unwrap().outcome.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_that_is_sent_again_takes_one_member_in() {
+    let victim = Victim::start().await;
+    let newcomer = MemberId(7);
+    let name = PeerName::Newcomer { cluster_name: "test".to_owned(), member: newcomer };
+    let mut client = victim.client(name).await;
+    let join = |cluster_name: &str, trust_domain: &str, address: &str| pb::JoinRequest {
+        cluster_name: cluster_name.to_owned(),
+        trust_domain: trust_domain.to_owned(),
+        address: address.to_owned(),
+        feature_level_max: 1,
+        cluster_id: Bytes::new(),
+    };
+    for (what, request) in [
+        ("another name", join("other", "example.org", "m7:7")),
+        ("another trust domain", join("test", "other.org", "m7:7")),
+        ("the address of a member", join("test", "example.org", ADDRESS)),
+    ] {
+        let refused = tokio::time::timeout(Duration::from_secs(20), client.join(request)).await;
+        let status = refused.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{what}: {status}");
+    }
+    assert_eq!(victim.store.handle.status().members.len(), 1);
+
+    // One that answers where it says it is.
+    let joining = crate::Config {
+        bind: Some(SocketAddr::from(([127, 0, 0, 1], 7))),
+        advertise: "m7:7".to_owned(),
+        peers: vec![ADDRESS.to_owned()],
+        ..config(PathBuf::new())
+    };
+    let transport = Arc::new(victim.network.endpoint("m7:7"));
+    let seams = Seams { transport, ..seams(Storage::Memory(MemoryDisk::new())) };
+    let newcomer = TestStore::join(joining, seams).await.unwrap();
+    let id = newcomer.handle.status().member_id;
+    let name = PeerName::Newcomer { cluster_name: "test".to_owned(), member: id };
+    let mut client = victim.client(name).await;
+    for _ in 0..3 {
+        client.join(join("test", "example.org", "m7:7")).await.unwrap();
+        let members = victim.store.handle.status().members;
+        let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
+        assert_eq!((ids.len(), ids.contains(&id)), (2, true), "{ids:?}");
+    }
+}
