@@ -13,7 +13,7 @@ use crate::core::Core;
 use crate::error::{ProposeError, StoreError, Unavailable};
 use crate::feed::Subscription;
 use crate::ids::{MemberId, RequestId, Revision};
-use crate::membership::{MemberChange, MemberChangeError, Requested};
+use crate::membership::{Asked, MemberChange, MemberChangeError, Requested};
 use crate::outcome::Applied;
 use crate::status::{Leadership, MemberStatus};
 
@@ -26,6 +26,9 @@ pub struct Confirmed {
     /// Boot-time clock when the confirming round began: ages of state count from here.
     pub started_at_boot: Duration,
 }
+
+/// A member in contact hears of a new leader within a few heartbeats.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 
 /// A cheap, cloneable way to a running store.
 #[derive(Clone, Debug)]
@@ -103,12 +106,32 @@ impl StoreHandle {
     ///
     /// [`MemberChangeError`].
     pub async fn change_members(&self, change: MemberChange) -> Result<(), MemberChangeError> {
+        self.ask(Asked::Change(change)).await
+    }
+
+    /// As [`Self::transfer_leadership`], asked for by an operator of any member.
+    ///
+    /// # Errors
+    ///
+    /// [`MemberChangeError`].
+    pub async fn hand_over(&self, to: Option<MemberId>) -> Result<Duration, MemberChangeError> {
+        let started = Instant::now();
+        let mut leadership = self.leadership();
+        let before = leadership.borrow_and_update().leader;
+        self.ask(Asked::HandOver(to)).await?;
+        // The leader knows; this member hears it with the next heartbeat, and is asked who leads next.
+        let heard = leadership.wait_for(|now| now.leader.is_some() && now.leader != before);
+        tokio::time::timeout(HEARD_WITHIN, heard).await.ok();
+        Ok(started.elapsed())
+    }
+
+    async fn ask(&self, asked: Asked) -> Result<(), MemberChangeError> {
         let stopping = || {
             let text = "this member is stopping".to_owned();
             Unavailable { text, retry_after: self.core.config.election_timeout_max() }
         };
         let (answer, answered) = oneshot::channel();
-        let request = Requested { change, answer };
+        let request = Requested { asked, answer };
         self.core.changes.send(request).await.map_err(|_stopped| stopping())?;
         answered.await.map_err(|_dropped| stopping())?
     }

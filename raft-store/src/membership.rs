@@ -52,9 +52,18 @@ pub enum MemberChangeError {
     Unavailable(#[from] Unavailable),
 }
 
+/// What an operator asks the leader for, through any member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Another membership.
+    Change(MemberChange),
+    /// That another voter leads; the most caught-up one if none is named.
+    HandOver(Option<MemberId>),
+}
+
 /// A request on its way to the member's own task.
 #[derive(Debug)]
 pub(crate) struct Requested {
-    pub(crate) change: MemberChange,
+    pub(crate) asked: Asked,
     pub(crate) answer: oneshot::Sender<Result<(), MemberChangeError>>,
 }

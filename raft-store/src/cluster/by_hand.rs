@@ -22,7 +22,7 @@ use crate::cluster::plan::Seen;
 use crate::contact::Contact;
 use crate::error::{RunError, Unavailable};
 use crate::ids::MemberId;
-use crate::membership::{MemberChange, MemberChangeError, Requested};
+use crate::membership::{Asked, MemberChange, MemberChangeError, Requested};
 use crate::net::messages as pb;
 use crate::raft::{Metrics, PeerNode};
 
@@ -132,21 +132,21 @@ pub(crate) async fn run(
     life: Arc<Life>,
     mut requests: mpsc::Receiver<Requested>,
 ) -> Result<(), RunError> {
-    while let Some(Requested { change, answer }) = requests.recv().await {
+    while let Some(Requested { asked, answer }) = requests.recv().await {
         // Who asked may have gone: then nobody hears the answer.
-        answer.send(pass_on(&life, change).await).ok();
+        answer.send(pass_on(&life, asked).await).ok();
     }
     std::future::pending().await
 }
 
 /// Carries a request out here or through the leader, as soon as there is one.
-async fn pass_on(life: &Life, change: MemberChange) -> Result<(), MemberChangeError> {
+async fn pass_on(life: &Life, asked: Asked) -> Result<(), MemberChangeError> {
     let deadline = Instant::now() + PASS_ON_TIMEOUT;
     loop {
         let leadership = life.core.leadership_now();
         let done = match leadership.leader {
-            Some(_) if leadership.is_self => carry_out(life, change).await,
-            Some(leader) => life.network.change_members(leader, change_to_pb(change)).await,
+            Some(_) if leadership.is_self => carry_out(life, asked).await,
+            Some(leader) => life.network.change_members(leader, asked_to_pb(asked)).await,
             None => Err(Status::unavailable(life.core.no_leader().text)),
         };
         let Err(status) = done else { return Ok(()) };
@@ -178,15 +178,28 @@ fn refusal(life: &Life, status: &Status) -> MemberChangeError {
 ///
 /// `FailedPrecondition`: refused; `Aborted`: this member does not lead (any more).
 pub(crate) async fn serve(life: &Life, request: &pb::ChangeMembersRequest) -> Result<(), Status> {
-    let change = change_from_pb(request)?;
+    let asked = asked_from_pb(request)?;
     if !life.core.leadership_now().is_self {
         return Err(Status::aborted("member does not lead"));
     }
-    carry_out(life, change).await
+    carry_out(life, asked).await
+}
+
+/// On the leader: does what is asked for.
+async fn carry_out(life: &Life, asked: Asked) -> Result<(), Status> {
+    match asked {
+        Asked::Change(change) => change_members(life, change).await,
+        Asked::HandOver(to) => {
+            let took = life.core.transfer_leadership(to).await;
+            let took = took.map_err(|error| Status::failed_precondition(error.text))?;
+            tracing::info!(took_ms = took.as_millis(), "Leadership handed over by hand");
+            Ok(())
+        }
+    }
 }
 
 /// On the leader: decides and changes.
-async fn carry_out(life: &Life, change: MemberChange) -> Result<(), Status> {
+async fn change_members(life: &Life, change: MemberChange) -> Result<(), Status> {
     let _changing = life.changing.lock().await;
     let metrics = life.metrics();
     if metrics.membership_config.get_joint_config().len() > 1 {
@@ -252,23 +265,31 @@ async fn mark(life: &Life, metrics: &Metrics, change: MemberChange) -> Result<()
     admission::change(life, nodes, true).await
 }
 
-fn change_to_pb(change: MemberChange) -> pb::ChangeMembersRequest {
+fn asked_to_pb(asked: Asked) -> pb::ChangeMembersRequest {
     use pb::change_members_request::Change;
-    let (member, change) = match change {
-        MemberChange::Remove { member, force } => (member, Change::Remove(pb::Remove { force })),
-        MemberChange::Promote(member) => (member, Change::Promote(pb::Promote {})),
-        MemberChange::Demote(member) => (member, Change::Demote(pb::Demote {})),
+    let (member, change) = match asked {
+        Asked::Change(MemberChange::Remove { member, force }) => {
+            (member, Change::Remove(pb::Remove { force }))
+        }
+        Asked::Change(MemberChange::Promote(member)) => (member, Change::Promote(pb::Promote {})),
+        Asked::Change(MemberChange::Demote(member)) => (member, Change::Demote(pb::Demote {})),
+        Asked::HandOver(to) => (to.unwrap_or_default(), Change::HandOver(pb::HandOver {})),
     };
     pb::ChangeMembersRequest { member_id: member.0, change: Some(change) }
 }
 
-fn change_from_pb(request: &pb::ChangeMembersRequest) -> Result<MemberChange, Status> {
+fn asked_from_pb(request: &pb::ChangeMembersRequest) -> Result<Asked, Status> {
     use pb::change_members_request::Change;
     let member = MemberId(request.member_id);
     match &request.change {
-        Some(Change::Remove(remove)) => Ok(MemberChange::Remove { member, force: remove.force }),
-        Some(Change::Promote(pb::Promote {})) => Ok(MemberChange::Promote(member)),
-        Some(Change::Demote(pb::Demote {})) => Ok(MemberChange::Demote(member)),
+        Some(Change::Remove(remove)) => {
+            Ok(Asked::Change(MemberChange::Remove { member, force: remove.force }))
+        }
+        Some(Change::Promote(pb::Promote {})) => Ok(Asked::Change(MemberChange::Promote(member))),
+        Some(Change::Demote(pb::Demote {})) => Ok(Asked::Change(MemberChange::Demote(member))),
+        Some(Change::HandOver(pb::HandOver {})) => {
+            Ok(Asked::HandOver((member != MemberId::default()).then_some(member)))
+        }
         None => Err(Status::invalid_argument("a change of membership names no change")),
     }
 }
@@ -372,14 +393,16 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire() {
-        for change in [
-            MemberChange::Remove { member: MemberId(7), force: true },
-            MemberChange::Remove { member: MemberId(7), force: false },
-            MemberChange::Promote(MemberId(8)),
-            MemberChange::Demote(MemberId(9)),
+        for asked in [
+            Asked::Change(MemberChange::Remove { member: MemberId(7), force: true }),
+            Asked::Change(MemberChange::Remove { member: MemberId(7), force: false }),
+            Asked::Change(MemberChange::Promote(MemberId(8))),
+            Asked::Change(MemberChange::Demote(MemberId(9))),
+            Asked::HandOver(Some(MemberId(9))),
+            Asked::HandOver(None),
         ] {
-            assert_eq!(change_from_pb(&change_to_pb(change)).unwrap(), change);
+            assert_eq!(asked_from_pb(&asked_to_pb(asked)).unwrap(), asked);
         }
-        assert!(change_from_pb(&pb::ChangeMembersRequest::default()).is_err());
+        assert!(asked_from_pb(&pb::ChangeMembersRequest::default()).is_err());
     }
 }

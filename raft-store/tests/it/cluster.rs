@@ -589,6 +589,23 @@ async fn a_member_that_stands_down_takes_over_from_no_leader() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_may_hand_leadership_over_through_any_member() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    for asked in 0..3 {
+        let leader = cluster.leader().await;
+        let next = (leader + 1) % 3;
+        let (handle, to) = (&cluster.members[asked].handle, cluster.members[next].id());
+        handle.hand_over(Some(to)).await.unwrap();
+        assert_eq!(cluster.leader().await, next, "asked through member {asked}");
+        assert_eq!(handle.status().leader, Some(to), "and member {asked} knows");
+        let refused = handle.hand_over(Some(to)).await.unwrap_err().to_string();
+        assert_eq!(refused, format!("member {to} leads already"));
+        let refused = handle.hand_over(Some(MemberId(7))).await.unwrap_err().to_string();
+        assert_eq!(refused, "no voter has the id 0000000000000007; \"cluster members\" lists them");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_ends_the_store_with_the_fix() {
     let network = PipeNetwork::default();
     let first = Member::start(&network, member_config(1, &[1]), MemoryDisk::new()).await;

@@ -70,7 +70,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
     ) -> Result<Response<rpc::TransferLeadershipResponse>, Status> {
         let to = target(&request.into_inner().to)?;
         let store = &self.context.gate.store;
-        let took = store.transfer_leadership(to).await.map_err(Failure::from)?;
+        let took = store.hand_over(to).await.map_err(refused)?;
         let leader = store.status().leader;
         Ok(Response::new(rpc::TransferLeadershipResponse {
             leader_id: leader.map(|id| id.to_string()).unwrap_or_default(),
@@ -107,13 +107,17 @@ impl rpc::cluster_server::Cluster for ClusterService {
     }
 }
 
+fn refused(error: MemberChangeError) -> Failure {
+    match error {
+        MemberChangeError::Refused(text) => Failure::failed_precondition(text),
+        MemberChangeError::Unavailable(unavailable) => unavailable.into(),
+    }
+}
+
 impl ClusterService {
     async fn change(&self, change: MemberChange) -> Result<(), Failure> {
         let changed = self.context.gate.store.change_members(change).await;
-        changed.map_err(|error| match error {
-            MemberChangeError::Refused(text) => Failure::failed_precondition(text),
-            MemberChangeError::Unavailable(unavailable) => unavailable.into(),
-        })
+        changed.map_err(refused)
     }
 
     fn this_member(&self, status: &MemberStatus) -> rpc::ThisMember {
