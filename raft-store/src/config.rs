@@ -38,6 +38,9 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// The version of this program, announced to the others.
     pub version: String,
+    /// A hash of the settings that should be the same on all members, announced to the others; empty:
+    /// none.
+    pub settings_hash: String,
     /// Whether the end of [`Store::run`](crate::Store::run) also leaves the cluster.
     pub leave_on_terminate: bool,
     /// Bounds that only a simulation has a reason to change.

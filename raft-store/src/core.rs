@@ -14,6 +14,7 @@ use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::random::Random;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::apply::FEATURE_LEVEL_MAX;
 use crate::barrier::Barrier;
 use crate::config::Config;
 use crate::contact::{Contact, LeaderHeard};
@@ -24,6 +25,7 @@ use crate::ids::{ClusterId, MemberId};
 use crate::limits::PROPOSALS_IN_FLIGHT_MAX;
 use crate::local::Identity;
 use crate::membership::Requested;
+use crate::observe::{Observation, Observations, Observed, SyncWatch};
 use crate::raft::{Metrics, Raft};
 use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
@@ -41,6 +43,10 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    /// How long syncs take.
+    pub(crate) syncs: Arc<SyncWatch>,
+    /// What the other members said of themselves.
+    pub(crate) observations: Observations,
     /// The peer listener notes accepted appends and heartbeats here.
     pub(crate) leader_heard: LeaderHeard,
     /// What this member says of its own life; moved by formation.
@@ -73,6 +79,8 @@ impl Core {
             raft: parts.raft,
             feed: parts.feed,
             forwarder: parts.forwarder,
+            syncs: parts.syncs,
+            observations: Observations::default(),
             leader_heard: LeaderHeard::default(),
             state: watch::channel(state).0,
             leadership: watch::channel(Leadership::default()).0,
@@ -173,10 +181,19 @@ impl Core {
         let leadership = self.leadership_now();
         let last_log_index = metrics.last_log_index.unwrap_or(0);
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        let members = metrics
-            .membership_config
-            .nodes()
-            .map(|(id, node)| MemberView {
+        let commit_index = metrics.local_committed.as_ref().map_or(0, |id| id.index);
+        let members = metrics.membership_config.nodes().map(|(id, node)| {
+            let observed = self.observed(MemberId(*id));
+            let replicated = metrics.replication.as_ref().and_then(|matched| matched.get(id));
+            let lag = match (replicated, &observed) {
+                (Some(matched), _) => {
+                    let matched = matched.as_ref().map_or(0, |id| id.index);
+                    Some(last_log_index.saturating_sub(matched))
+                }
+                (None, Some(seen)) => Some(commit_index.saturating_sub(seen.said.applied_index)),
+                (None, None) => None,
+            };
+            MemberView {
                 id: MemberId(*id),
                 name: node.name.clone(),
                 address: node.address.clone(),
@@ -187,13 +204,11 @@ impl Core {
                 } else {
                     self.forwarder.version(MemberId(*id))
                 },
-                lag: metrics.replication.as_ref().and_then(|matched| matched.get(id)).map(
-                    |matched| {
-                        last_log_index.saturating_sub(matched.as_ref().map_or(0, |id| id.index))
-                    },
-                ),
-            })
-            .collect();
+                lag,
+                observed,
+            }
+        });
+        let members = members.collect();
         MemberStatus {
             member_id: self.member_id,
             cluster_id: self.cluster_id(),
@@ -202,11 +217,33 @@ impl Core {
             leader: leadership.leader.filter(|_| self.contact() == Contact::InContact),
             term: leadership.term,
             applied_index: self.feed.reached_now().index,
-            commit_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),
+            commit_index,
             last_log_index,
             quorum_contact_age: self.contact_age(&metrics),
             members,
         }
+    }
+
+    /// What this member says of itself.
+    pub(crate) fn observation(&self) -> Observation {
+        Observation {
+            version: self.config.version.clone(),
+            feature_level_max: FEATURE_LEVEL_MAX,
+            applied_index: self.feed.reached_now().index,
+            clock: self.clock.now(),
+            settings_hash: self.config.settings_hash.clone(),
+            key_ids: self.config.keys.ids(),
+            disk: self.syncs.health(),
+        }
+    }
+
+    /// What is known of a member: of this one now, of others as last heard.
+    fn observed(&self, member: MemberId) -> Option<Observed> {
+        if member != self.member_id {
+            return self.observations.get(member);
+        }
+        let heard_at = self.clock.boot_time();
+        Some(Observed { said: self.observation(), heard_at, ..Observed::default() })
     }
 
     /// Whether a member answers; this one always does.
@@ -225,5 +262,6 @@ pub(crate) struct CoreParts {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    pub(crate) syncs: Arc<SyncWatch>,
     pub(crate) changes: mpsc::Sender<Requested>,
 }

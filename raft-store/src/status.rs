@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ids::{ClusterId, MemberId};
+use crate::observe::Observed;
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +57,11 @@ pub struct MemberView {
     pub reachable: bool,
     /// The version of its program, as it said when it was last asked.
     pub version: Option<String>,
-    /// On the leader: log entries it still has to receive. `None` on others, or not known.
+    /// On the leader: log entries it still has to receive. On others: log entries that it had not
+    /// applied when it was last asked, as far as this member knows. `None`: not known.
     pub lag: Option<u64>,
+    /// What it said of itself when it was last asked; of this member: how it stands now.
+    pub observed: Option<Observed>,
 }
 
 /// A cheap snapshot of one member.

@@ -62,6 +62,7 @@ impl Store {
         let (machine, feed) = StateMachine::open(&engine).map_err(corrupt)?;
         check_cluster(&config, &engine)?;
         let log = LogStore::open(Arc::clone(&engine.log)).map_err(|e| corrupt(e.into()))?;
+        let syncs = log.syncs();
 
         let network = match config.bind {
             None => None,
@@ -96,6 +97,7 @@ impl Store {
             raft,
             feed,
             forwarder,
+            syncs,
             changes,
         });
         Ok(Self { core: Arc::new(core), network, changes: requests })

@@ -25,6 +25,7 @@ mod tokens;
 mod txn;
 
 pub(crate) use crate::outcome::Applied;
+pub(crate) use cluster::FEATURE_LEVEL_MAX;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
 pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
 pub(crate) use table::{SINGLE, Table};

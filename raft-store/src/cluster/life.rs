@@ -83,6 +83,7 @@ pub(crate) async fn run(
     tasks.spawn(watching::run(life.clone()));
     tasks.spawn(watching::ping(life.clone()));
     tasks.spawn(watching::keep_address(life.clone()));
+    tasks.spawn(crate::observe::run(life.clone()));
     tokio::select! {
         biased;
         ended = tasks.join_next() => match ended {

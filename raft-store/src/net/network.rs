@@ -32,6 +32,7 @@ use crate::net::pb;
 use crate::net::proposals;
 use crate::net::refusals::Refusals;
 use crate::net::tls::{CaSeed, PeerTls};
+use crate::observe::{self, Observation};
 use crate::outcome::Applied;
 
 /// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
@@ -237,6 +238,28 @@ impl PeerNetwork {
         let introduction = reply?.into_inner().introduction.unwrap_or_default();
         self.addresses.introduced(member, &introduction.version, self.clock.boot_time());
         Ok(introduction)
+    }
+
+    /// Asks a member how it stands.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer by the deadline, or does not know the question.
+    pub(crate) async fn observe(
+        &self,
+        member: MemberId,
+        deadline: Instant,
+    ) -> Result<Observation, Status> {
+        let mut client = self
+            .client(member, Lane::Control)
+            .ok_or_else(|| Status::failed_precondition("no cluster yet"))?;
+        let call = client.observe(until(pb::raft::v1::ObserveRequest {}, deadline));
+        let reply = match tokio::time::timeout_at(deadline, call).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        };
+        self.note(member, &reply);
+        Ok(observe::from_pb(reply?.into_inner()))
     }
 
     /// Tells the leader where we are.

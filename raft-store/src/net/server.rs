@@ -386,6 +386,14 @@ impl Peer for PeerService {
         Ok(Response::new(pb::ChangeMembersReply {}))
     }
 
+    async fn observe(
+        &self,
+        request: Request<pb::ObserveRequest>,
+    ) -> Result<Response<pb::ObserveReply>, Status> {
+        self.member(&request)?;
+        Ok(Response::new(crate::observe::to_pb(&self.core.observation())))
+    }
+
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,

@@ -7,6 +7,7 @@ mod cluster;
 mod commands;
 #[cfg(feature = "rocks")]
 mod folders;
+mod observing;
 mod proposing;
 mod restarting;
 mod streaming;
