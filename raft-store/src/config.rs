@@ -9,6 +9,7 @@ use steeple_spiffe_core::TrustDomain;
 
 use crate::cluster_key::ClusterKeys;
 use crate::ids::ClusterId;
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES};
 
 /// The settings of one member.
@@ -59,6 +60,9 @@ pub struct Tuning {
     pub stable_for: Duration,
     /// A voter must have been silent for so long to lose its seat to a newcomer at its address.
     pub seat_free_after: Duration,
+    /// The highest feature level that this member says it supports: a lower one than the build's makes
+    /// it look like an older build.
+    pub feature_level_max: u32,
 }
 
 impl Default for Tuning {
@@ -68,6 +72,7 @@ impl Default for Tuning {
             log_kept: LOG_ENTRIES_KEPT,
             stable_for: Duration::from_secs(10),
             seat_free_after: Duration::from_secs(30),
+            feature_level_max: FEATURE_LEVEL_MAX,
         }
     }
 }

@@ -15,6 +15,7 @@ mod naive;
 mod prune;
 mod reading;
 mod requests;
+mod state_hash;
 mod step;
 mod table;
 #[cfg(test)]
@@ -25,9 +26,9 @@ mod tokens;
 mod txn;
 
 pub(crate) use crate::outcome::Applied;
-pub(crate) use cluster::FEATURE_LEVEL_MAX;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
 pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
+pub(crate) use state_hash::read_checkpoints;
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;
 pub(crate) use txn::{Row, Rows, TableRow, Tables, Transaction, WriteSet};

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -68,6 +68,8 @@ pub(crate) struct PeerNetwork {
     cluster_name: String,
     cluster_id: ArcSwapOption<ClusterId>,
     epoch: Arc<AtomicU32>,
+    /// Nothing is sent as a leader.
+    muted: AtomicBool,
 }
 
 /// A gRPC client of a peer.
@@ -113,6 +115,7 @@ impl PeerNetwork {
             cluster_name: parts.config.cluster_name.clone(),
             cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
             epoch: Arc::default(),
+            muted: AtomicBool::new(false),
         }))
     }
 
@@ -148,6 +151,16 @@ impl PeerNetwork {
     /// Follows the replicated epoch.
     pub(crate) fn set_epoch(&self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Sends nothing as a leader, or does so again.
+    pub(crate) fn set_muted(&self, muted: bool) {
+        self.muted.store(muted, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is to be sent as a leader.
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted.load(Ordering::Relaxed)
     }
 
     /// A client of a member; `None` before a cluster is known.

@@ -8,6 +8,8 @@ use steeple_spiffe_core::time::Timestamp;
 
 use crate::ids::MemberId;
 use crate::net::messages as pb;
+use crate::observe::{Checkpoint, Mismatch};
+use crate::pb::store::StateCheckpoint;
 
 /// What a member says of itself when it is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Observation {
     pub settings_hash: String,
     /// Ids of the cluster keys that it accepts.
     pub key_ids: Vec<String>,
+    /// Its newest state hashes, ascending by index. Of this member itself: none, they are in its tables.
+    pub checkpoints: Vec<Checkpoint>,
     /// How its disk does.
     pub disk: DiskHealth,
 }
@@ -57,6 +61,7 @@ pub struct Observed {
 #[derive(Debug, Default)]
 pub(crate) struct Observations {
     heard: Mutex<BTreeMap<MemberId, Observed>>,
+    mismatch: Mutex<Option<Mismatch>>,
 }
 
 impl Observations {
@@ -79,6 +84,24 @@ impl Observations {
         self.lock().get(&member).cloned()
     }
 
+    /// What was last heard of everyone.
+    pub(crate) fn all(&self) -> BTreeMap<MemberId, Observed> {
+        self.lock().clone()
+    }
+
+    /// Notes a mismatch of state hashes, or that there is none; true if that is news.
+    pub(crate) fn note_mismatch(&self, found: Option<Mismatch>) -> bool {
+        let mut known = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = *known != found;
+        *known = found;
+        is_news
+    }
+
+    /// The mismatch of state hashes that is known, if there is one.
+    pub(crate) fn mismatch(&self) -> Option<Mismatch> {
+        self.mismatch.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Forgets all but the given members.
     pub(crate) fn retain(&self, keep: impl Fn(MemberId) -> bool) {
         self.lock().retain(|member, _| keep(*member));
@@ -99,12 +122,22 @@ pub(crate) fn to_pb(said: &Observation) -> pb::ObserveReply {
         clock_unix_ms: said.clock.unix_ms(),
         settings_hash: said.settings_hash.clone(),
         key_ids: said.key_ids.clone(),
+        checkpoints: said.checkpoints.iter().map(checkpoint_to_pb).collect(),
         disk: Some(pb::DiskHealth {
             last_sync_us: said.disk.last_sync.map(us),
             slowest_sync_us: us(said.disk.slowest_sync),
             waiting_us: us(said.disk.waiting),
         }),
     }
+}
+
+fn checkpoint_to_pb(kept: &Checkpoint) -> StateCheckpoint {
+    StateCheckpoint { index: kept.index, hash: kept.hash.to_vec() }
+}
+
+/// One that is no SHA-256 is of another kind: nothing to compare with.
+fn checkpoint_from_pb(kept: &StateCheckpoint) -> Option<Checkpoint> {
+    Some(Checkpoint { index: kept.index, hash: kept.hash.as_slice().try_into().ok()? })
 }
 
 pub(crate) fn from_pb(reply: pb::ObserveReply) -> Observation {
@@ -116,6 +149,7 @@ pub(crate) fn from_pb(reply: pb::ObserveReply) -> Observation {
         clock: Timestamp::from_unix_ms(reply.clock_unix_ms),
         settings_hash: reply.settings_hash,
         key_ids: reply.key_ids,
+        checkpoints: reply.checkpoints.iter().filter_map(checkpoint_from_pb).collect(),
         disk: DiskHealth {
             last_sync: disk.last_sync_us.map(Duration::from_micros),
             slowest_sync: Duration::from_micros(disk.slowest_sync_us),
@@ -158,6 +192,7 @@ mod tests {
             clock: Timestamp::from_unix_ms(4),
             settings_hash: "5".to_owned(),
             key_ids: vec!["6".to_owned(), "7".to_owned()],
+            checkpoints: vec![Checkpoint { index: 256, hash: [11; 32] }],
             disk: DiskHealth {
                 last_sync: Some(Duration::from_micros(8)),
                 slowest_sync: Duration::from_millis(9),

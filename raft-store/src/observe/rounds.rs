@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::cluster::Life;
 use crate::error::RunError;
 use crate::ids::MemberId;
+use crate::observe::{Kept, better_leader, compare, deviations, offset_text};
 
 /// Between the beginnings of two rounds: a clock, a setting or a row that went wrong shows within
 /// seconds, at the cost of a small message to each member.
@@ -33,6 +34,8 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
     loop {
         tick.tick().await;
         round(&life).await;
+        compare_hashes(&life).await;
+        compare_clocks(&life).await;
     }
 }
 
@@ -43,6 +46,51 @@ async fn round(life: &Life) {
     let others = members.iter().filter(|member| **member != life.me());
     join_all(others.map(|member| ask(life, *member))).await;
     life.core.observations.retain(|member| members.contains(&member));
+}
+
+/// Looks whether all members that applied the same are in the same state.
+async fn compare_hashes(life: &Life) {
+    let core = &life.core;
+    let own = match core.checkpoints().await {
+        Ok(own) => own,
+        // Reading the tables fails elsewhere too, where it ends the member.
+        Err(error) => return tracing::warn!(%error, "failed to read state hashes"),
+    };
+    let heard = core.observations.all();
+    let others: Vec<Kept<'_>> = heard
+        .iter()
+        .map(|(member, seen)| Kept { member: *member, checkpoints: &seen.said.checkpoints })
+        .collect();
+    let voters = life.metrics().membership_config.voter_ids().map(MemberId).collect();
+    let me = Kept { member: life.me(), checkpoints: &own };
+    let found = compare(&me, &others, &voters);
+    if !core.observations.note_mismatch(found.clone()) {
+        return;
+    }
+    let Some(found) = found else { return tracing::info!("State hashes agree again") };
+    metrics::counter!("spire_server_cluster_state_hash_mismatch").increment(1);
+    tracing::error!(log_index = found.index, "State hash mismatch: {found}");
+    if found.against_this_member {
+        core.fence.trip(found.to_string());
+    }
+}
+
+/// Compares clocks; a leader whose own is too far from the median makes way for a better one.
+async fn compare_clocks(life: &Life) {
+    let core = &life.core;
+    let clock = core.clock.as_ref();
+    let voters = life.metrics().membership_config.voter_ids().map(MemberId).collect();
+    let found = deviations(life.me(), clock, &voters, &core.observations.all());
+    let Some(own) = found.get(&life.me()) else { return };
+    core.cluster_clock.note_ahead_ms(*own, clock);
+    let Some(better) = better_leader(life.me(), &found) else { return };
+    if !core.leadership_now().is_self {
+        return;
+    }
+    tracing::warn!(to = %better, "Leader hands over: {}; set it right", offset_text(*own));
+    if let Err(error) = core.transfer_leadership(Some(better)).await {
+        tracing::warn!(%error, "failed to hand over leadership");
+    }
 }
 
 async fn ask(life: &Life, member: MemberId) {

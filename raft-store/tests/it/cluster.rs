@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// For what takes an election or two, on a machine that does other things too.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Pipes that count how often they are dialled.
 #[derive(Debug)]
@@ -46,10 +46,10 @@ impl Transport for Counting {
 }
 
 pub(crate) struct Member {
-    name: String,
+    pub(crate) name: String,
     transport: Arc<Counting>,
     pub(crate) handle: StoreHandle,
-    disk: Arc<MemoryDisk>,
+    pub(crate) disk: Arc<MemoryDisk>,
     config: Config,
     shutdown: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), RunError>>,
@@ -83,7 +83,11 @@ pub(crate) fn member_config(number: u16, peers: &[u16]) -> Config {
 }
 
 impl Member {
-    async fn start(network: &PipeNetwork, config: Config, disk: Arc<MemoryDisk>) -> Self {
+    pub(crate) async fn start(
+        network: &PipeNetwork,
+        config: Config,
+        disk: Arc<MemoryDisk>,
+    ) -> Self {
         Self::start_at(network, config, disk, Arc::new(SystemClock)).await
     }
 
@@ -155,7 +159,7 @@ impl Cluster {
         cluster
     }
 
-    async fn add(&mut self, config: Config, disk: Arc<MemoryDisk>) {
+    pub(crate) async fn add(&mut self, config: Config, disk: Arc<MemoryDisk>) {
         self.members.push(Member::start(&self.network, config, disk).await);
     }
 
@@ -205,7 +209,7 @@ pub(crate) async fn formed(handle: &StoreHandle) {
     }
 }
 
-fn token(text: String) -> Command {
+pub(crate) fn token(text: String) -> Command {
     Command::CreateJoinToken(CreateJoinToken {
         token: text,
         expires_at: SystemClock.now().plus(Duration::from_secs(3600)),

@@ -335,6 +335,9 @@ mod tests {
             commit_index: 7,
             last_log_index: 7,
             quorum_contact_age: None,
+            clock_ahead_ms: None,
+            clock_doubt: None,
+            mismatch: None,
             members: vec![
                 view(3, Role::Learner, false),
                 view(1, Role::Voter, true),

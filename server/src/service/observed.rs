@@ -43,12 +43,31 @@ fn seconds(ms: i64) -> f64 {
 
 /// What an operator should see to. `now` is boot time.
 pub(super) fn warnings(status: &MemberStatus, now: Duration) -> Vec<rpc::Warning> {
+    let mut warnings = about_this(status);
     let this = status.members.iter().find(|view| view.id == status.member_id);
-    let Some(own) = this.and_then(|view| view.observed.as_ref()) else { return Vec::new() };
+    let Some(own) = this.and_then(|view| view.observed.as_ref()) else { return warnings };
     let fresh = |observed: &&Observed| now.saturating_sub(observed.heard_at) <= FRESH;
     let others = status.members.iter().filter(|view| view.id != status.member_id);
     let heard = others.filter_map(|view| Some((view, view.observed.as_ref().filter(fresh)?)));
-    heard.flat_map(|(view, observed)| differences(view, observed, own)).collect()
+    warnings.extend(heard.flat_map(|(view, observed)| differences(view, observed, own)));
+    warnings
+}
+
+fn about_this(status: &MemberStatus) -> Vec<rpc::Warning> {
+    let mut warnings = Vec::new();
+    if let Some(mismatch) = &status.mismatch {
+        let fix = "a member against a majority ends by itself and says what to do; if none does, take a \
+                   snapshot and restore it";
+        let message = mismatch.to_string();
+        warnings.push(rpc::Warning { code: "state_hash".into(), message, fix: fix.into() });
+    }
+    let leads = status.leader == Some(status.member_id);
+    if let Some(doubt) = status.clock_doubt.as_ref().filter(|_| leads) {
+        let message = format!("the leader does not prune or rotate: {doubt}");
+        let fix = "let all machines follow the same time source (NTP, chrony)";
+        warnings.push(rpc::Warning { code: "clock_doubt".into(), message, fix: fix.into() });
+    }
+    warnings
 }
 
 fn differences(view: &MemberView, observed: &Observed, own: &Observed) -> Vec<rpc::Warning> {
@@ -100,7 +119,7 @@ fn clock_text(offset_ms: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::{MemberId, MemberState, Observation, Role};
+    use steeple_raft_store::{MemberId, MemberState, Mismatch, Observation, Role};
 
     use super::*;
 
@@ -139,6 +158,9 @@ mod tests {
             commit_index: 0,
             last_log_index: 0,
             quorum_contact_age: None,
+            clock_ahead_ms: None,
+            clock_doubt: None,
+            mismatch: None,
             members: vec![view(1, Some(observed(0, "aa", &["k1", "k2"]))), view(2, other)],
         }
     }
@@ -163,6 +185,22 @@ mod tests {
             assert_eq!(codes, expected, "{case}");
             assert!(found.iter().all(|warning| !warning.fix.is_empty()), "{case}");
         }
+        let doubtful = MemberStatus {
+            leader: Some(MemberId(1)),
+            clock_doubt: Some("why".to_owned()),
+            mismatch: Some(Mismatch {
+                index: 256,
+                groups: vec![vec![MemberId(1)], vec![MemberId(2)]],
+                against_this_member: false,
+            }),
+            ..status(None)
+        };
+        let codes = |status| {
+            let found = warnings(&status, NOW).into_iter();
+            found.map(|warning| warning.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(doubtful.clone()), ["state_hash", "clock_doubt"]);
+        assert_eq!(codes(MemberStatus { leader: None, ..doubtful }), ["state_hash"]);
         let found = warnings(&status(Some(observed(-12_345, "aa", &["k1", "k2"]))), NOW);
         assert!(found[0].message.contains("is 12.3 s behind this member's"), "{found:?}");
     }
