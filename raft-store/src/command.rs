@@ -86,6 +86,8 @@ pub struct InitCluster {
     pub name: String,
     /// The trust domain that the registry serves; never changes.
     pub trust_domain: TrustDomain,
+    /// The feature level that the cluster starts at: the highest that all founders support.
+    pub feature_level: u32,
 }
 
 /// See [`Command::CreateJoinToken`].

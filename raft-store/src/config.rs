@@ -9,6 +9,7 @@ use steeple_spiffe_core::TrustDomain;
 
 use crate::cluster_key::ClusterKeys;
 use crate::ids::ClusterId;
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES};
 
 /// The settings of one member.
@@ -38,6 +39,9 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// The version of this program, announced to the others.
     pub version: String,
+    /// A hash of the settings that should be the same on all members, announced to the others; empty:
+    /// none.
+    pub settings_hash: String,
     /// Whether the end of [`Store::run`](crate::Store::run) also leaves the cluster.
     pub leave_on_terminate: bool,
     /// Bounds that only a simulation has a reason to change.
@@ -56,6 +60,9 @@ pub struct Tuning {
     pub stable_for: Duration,
     /// A voter must have been silent for so long to lose its seat to a newcomer at its address.
     pub seat_free_after: Duration,
+    /// The highest feature level that this member says it supports: a lower one than the build's makes
+    /// it look like an older build.
+    pub feature_level_max: u32,
 }
 
 impl Default for Tuning {
@@ -65,6 +72,7 @@ impl Default for Tuning {
             log_kept: LOG_ENTRIES_KEPT,
             stable_for: Duration::from_secs(10),
             seat_free_after: Duration::from_secs(30),
+            feature_level_max: FEATURE_LEVEL_MAX,
         }
     }
 }

@@ -14,16 +14,22 @@ use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::random::Random;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::apply::{TableError, read_checkpoints};
 use crate::barrier::Barrier;
 use crate::config::Config;
 use crate::contact::{Contact, LeaderHeard};
 use crate::error::Unavailable;
 use crate::feed::Feed;
+use crate::fence::Fence;
 use crate::forward::Forwarder;
 use crate::ids::{ClusterId, MemberId};
 use crate::limits::PROPOSALS_IN_FLIGHT_MAX;
 use crate::local::Identity;
 use crate::membership::Requested;
+use crate::observe::{
+    Checkpoint, ClusterClock, Observation, Observations, Observed, SyncWatch, doubt,
+};
+use crate::offload::offload;
 use crate::raft::{Metrics, Raft};
 use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
@@ -41,6 +47,12 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    /// How long syncs take.
+    pub(crate) syncs: Arc<SyncWatch>,
+    /// What the other members said of themselves.
+    pub(crate) observations: Observations,
+    /// How this member's clock compares with the others'.
+    pub(crate) cluster_clock: ClusterClock,
     /// The peer listener notes accepted appends and heartbeats here.
     pub(crate) leader_heard: LeaderHeard,
     /// What this member says of its own life; moved by formation.
@@ -52,8 +64,12 @@ pub(crate) struct Core {
     pub(crate) changes: mpsc::Sender<Requested>,
     pub(crate) in_flight: Semaphore,
     pub(crate) barrier: Barrier,
+    /// Tripped when this member must not take part any more.
+    pub(crate) fence: Arc<Fence>,
     /// Set when the process is about to end: this member takes no leadership any more.
     standing_down: AtomicBool,
+    /// Set while this member does not get on: until then it takes no leadership either.
+    stalled: AtomicBool,
 }
 
 impl Core {
@@ -73,6 +89,9 @@ impl Core {
             raft: parts.raft,
             feed: parts.feed,
             forwarder: parts.forwarder,
+            syncs: parts.syncs,
+            observations: Observations::default(),
+            cluster_clock: ClusterClock::default(),
             leader_heard: LeaderHeard::default(),
             state: watch::channel(state).0,
             leadership: watch::channel(Leadership::default()).0,
@@ -80,7 +99,9 @@ impl Core {
             changes: parts.changes,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
             barrier: Barrier::default(),
+            fence: parts.fence,
             standing_down: AtomicBool::new(false),
+            stalled: AtomicBool::new(false),
         }
     }
 
@@ -90,9 +111,20 @@ impl Core {
         self.raft.runtime_config().elect(false);
     }
 
-    /// Whether [`Self::stand_down`] was called.
+    /// Whether this member takes no leadership: it is stopping, or stalled.
     pub(crate) fn stands_down(&self) -> bool {
-        self.standing_down.load(Ordering::Relaxed)
+        self.standing_down.load(Ordering::Relaxed) || self.is_stalled()
+    }
+
+    /// Stands in no election while it is stalled.
+    pub(crate) fn set_stalled(&self, stalled: bool) {
+        self.stalled.store(stalled, Ordering::Relaxed);
+        self.raft.runtime_config().elect(!self.stands_down());
+    }
+
+    /// Whether this member has given leadership up and not recovered yet.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Consensus as it stands.
@@ -113,7 +145,7 @@ impl Core {
     }
 
     /// The identity stored in the folder.
-    pub(crate) fn identity(&self) -> Result<Identity, crate::apply::TableError> {
+    pub(crate) fn identity(&self) -> Result<Identity, TableError> {
         self.engine.local.identity()
     }
 
@@ -173,10 +205,19 @@ impl Core {
         let leadership = self.leadership_now();
         let last_log_index = metrics.last_log_index.unwrap_or(0);
         let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-        let members = metrics
-            .membership_config
-            .nodes()
-            .map(|(id, node)| MemberView {
+        let commit_index = metrics.local_committed.as_ref().map_or(0, |id| id.index);
+        let members = metrics.membership_config.nodes().map(|(id, node)| {
+            let observed = self.observed(MemberId(*id));
+            let replicated = metrics.replication.as_ref().and_then(|matched| matched.get(id));
+            let lag = match (replicated, &observed) {
+                (Some(matched), _) => {
+                    let matched = matched.as_ref().map_or(0, |id| id.index);
+                    Some(last_log_index.saturating_sub(matched))
+                }
+                (None, Some(seen)) => Some(commit_index.saturating_sub(seen.said.applied_index)),
+                (None, None) => None,
+            };
+            MemberView {
                 id: MemberId(*id),
                 name: node.name.clone(),
                 address: node.address.clone(),
@@ -187,13 +228,11 @@ impl Core {
                 } else {
                     self.forwarder.version(MemberId(*id))
                 },
-                lag: metrics.replication.as_ref().and_then(|matched| matched.get(id)).map(
-                    |matched| {
-                        last_log_index.saturating_sub(matched.as_ref().map_or(0, |id| id.index))
-                    },
-                ),
-            })
-            .collect();
+                lag,
+                observed,
+            }
+        });
+        let members = members.collect();
         MemberStatus {
             member_id: self.member_id,
             cluster_id: self.cluster_id(),
@@ -202,9 +241,12 @@ impl Core {
             leader: leadership.leader.filter(|_| self.contact() == Contact::InContact),
             term: leadership.term,
             applied_index: self.feed.reached_now().index,
-            commit_index: metrics.local_committed.as_ref().map_or(0, |id| id.index),
+            commit_index,
             last_log_index,
             quorum_contact_age: self.contact_age(&metrics),
+            mismatch: self.observations.mismatch(),
+            clock_ahead_ms: self.cluster_clock.ahead_ms(self.clock.as_ref()),
+            clock_doubt: self.clock_doubt(),
             members,
         }
     }
@@ -212,6 +254,43 @@ impl Core {
     /// Whether a leader that consensus names is neither heard nor answers.
     pub(crate) fn is_gone(&self, leader: MemberId) -> bool {
         self.contact() != Contact::InContact && !self.reaches(leader.0)
+    }
+
+    /// Why this member may not decide about time as a leader, if so.
+    pub(crate) fn clock_doubt(&self) -> Option<String> {
+        let voters = self.metrics().membership_config.voter_ids().count();
+        let clock = self.clock.as_ref();
+        doubt(voters, self.cluster_clock.ahead_ms(clock), self.cluster_clock.age(clock))
+    }
+
+    /// What this member says of itself.
+    pub(crate) fn observation(&self) -> Observation {
+        Observation {
+            version: self.config.version.clone(),
+            feature_level_max: self.config.tuning.feature_level_max,
+            applied_index: self.feed.reached_now().index,
+            clock: self.clock.now(),
+            settings_hash: self.config.settings_hash.clone(),
+            key_ids: self.config.keys.ids(),
+            checkpoints: Vec::new(),
+            disk: self.syncs.health(),
+        }
+    }
+
+    /// The newest state hashes.
+    pub(crate) async fn checkpoints(&self) -> Result<Vec<Checkpoint>, TableError> {
+        let tables = Arc::clone(&self.engine.tables);
+        let read = offload(move || read_checkpoints(tables.as_ref())).await;
+        read.map_err(|error| TableError::Io(std::io::Error::other(error)))?
+    }
+
+    /// What is known of a member: of this one now, of others as last heard.
+    fn observed(&self, member: MemberId) -> Option<Observed> {
+        if member != self.member_id {
+            return self.observations.get(member);
+        }
+        let heard_at = self.clock.boot_time();
+        Some(Observed { said: self.observation(), heard_at, ..Observed::default() })
     }
 
     /// Whether a member answers; this one always does.
@@ -230,5 +309,7 @@ pub(crate) struct CoreParts {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    pub(crate) syncs: Arc<SyncWatch>,
+    pub(crate) fence: Arc<Fence>,
     pub(crate) changes: mpsc::Sender<Requested>,
 }

@@ -95,6 +95,16 @@ pub enum RunError {
         /// Which cluster.
         cluster: ClusterId,
     },
+    /// This member's state is wrong: it was read damaged, or a majority of the voters is in another. It
+    /// must serve nothing of it.
+    #[error(
+        "{reason}; this member's state is not to be trusted: move DATA_DIR/raft away and start it \
+         again, it then joins anew and is fed by the others"
+    )]
+    Fenced {
+        /// What was found.
+        reason: String,
+    },
     /// The peer network failed for good, for instance the listener's address is taken.
     #[error("peer network: {0}")]
     Network(String),

@@ -27,6 +27,8 @@ pub(crate) struct Reached {
     pub(crate) time: Timestamp,
     /// Whether the cluster's first command has been applied.
     pub(crate) formed: bool,
+    /// What command types may be proposed; zero before the first command.
+    pub(crate) feature_level: u32,
 }
 
 /// The reader was too slow, or the member took over a snapshot: subscribe again.

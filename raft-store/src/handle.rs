@@ -14,6 +14,7 @@ use crate::error::{ProposeError, StoreError, Unavailable};
 use crate::feed::Subscription;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::membership::{Asked, MemberChange, MemberChangeError, Requested};
+use crate::observe::ClusterClock;
 use crate::outcome::Applied;
 use crate::status::{Leadership, MemberStatus};
 
@@ -144,6 +145,11 @@ impl StoreHandle {
     /// See [`crate::testing::state_digest`].
     pub(crate) fn state_digest(&self) -> Result<(u64, [u8; 32]), StoreError> {
         crate::raft::state_machine::digest(self.core.engine.tables.as_ref())
+    }
+
+    /// How this member's clock compares with those of a quorum, as it goes on.
+    pub fn cluster_clock(&self) -> ClusterClock {
+        self.core.cluster_clock.clone()
     }
 
     /// Whether the cluster exists: its first command has been applied here.

@@ -85,6 +85,7 @@ async fn name_cluster(core: &Core) -> Result<(), RunError> {
         cluster_id,
         name: core.config.cluster_name.clone(),
         trust_domain: core.config.trust_domain.clone(),
+        feature_level: core.config.tuning.feature_level_max,
     });
     match core.propose_duty(command, leadership.term).await {
         Ok(applied) if applied.outcome.is_ok() => {

@@ -25,6 +25,7 @@ use crate::forward::ForwardError;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::limits::{ATTEMPT_TIMEOUT, COMMAND_BYTES_MAX};
 use crate::mutants::{self, Mutant};
+use crate::observe::stamp;
 use crate::outcome::Applied;
 use crate::pb;
 use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
@@ -33,6 +34,8 @@ use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
 const PAUSE: Duration = Duration::from_millis(20);
 /// A duty waits for its commit so long. Without a quorum the leader gives up before.
 const DUTY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Clocks are compared every two seconds.
+const CLOCK_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A transfer of leadership is over within an election, or failed.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a transfer looks whether the other member still answers.
@@ -61,6 +64,18 @@ impl Command {
             | Self::DeleteBundles(_)
             | Self::AppendBundle(_) => false,
         }
+    }
+
+    /// Whether it removes or rotates by what time it is: a leader whose clock no quorum shares must
+    /// not propose it.
+    pub(crate) fn decides_about_time(&self) -> bool {
+        matches!(
+            self,
+            Self::PruneExpired(_)
+                | Self::PrepareAuthority { .. }
+                | Self::ActivateAuthority { .. }
+                | Self::PruneAuthorities { .. }
+        )
     }
 }
 
@@ -163,6 +178,12 @@ impl Core {
         if !leadership.is_self || leadership.term != term {
             return Err(ProposeError::NotLeader);
         }
+        if command.decides_about_time()
+            && let Some(text) = self.clock_doubt()
+        {
+            let retry_after = CLOCK_RETRY_AFTER;
+            return Err(ProposeError::Unavailable(Unavailable { text, retry_after }));
+        }
         let deadline = Instant::now() + DUTY_TIMEOUT;
         match self.append(envelope, Some(term), deadline).await {
             Ok(applied) => self.await_local(applied, deadline).await,
@@ -213,7 +234,8 @@ impl Core {
         deadline: Instant,
     ) -> Result<Applied, ForwardError> {
         let highest: Timestamp = self.feed.reached_now().time;
-        let mut now = self.clock.now();
+        let ahead_ms = self.cluster_clock.ahead_ms(self.clock.as_ref());
+        let mut now = stamp(self.clock.now(), ahead_ms);
         if !mutants::on(Mutant::TimeGoesBack) {
             now = now.max(highest);
         }

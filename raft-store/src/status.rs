@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ids::{ClusterId, MemberId};
+use crate::observe::{Mismatch, Observed};
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,8 +57,11 @@ pub struct MemberView {
     pub reachable: bool,
     /// The version of its program, as it said when it was last asked.
     pub version: Option<String>,
-    /// On the leader: log entries it still has to receive. `None` on others, or not known.
+    /// On the leader: log entries it still has to receive. On others: log entries that it had not
+    /// applied when it was last asked, as far as this member knows. `None`: not known.
     pub lag: Option<u64>,
+    /// What it said of itself when it was last asked; of this member: how it stands now.
+    pub observed: Option<Observed>,
 }
 
 /// A cheap snapshot of one member.
@@ -82,6 +86,13 @@ pub struct MemberStatus {
     pub last_log_index: u64,
     /// How long ago this member was in contact with a quorum (leader) or its leader (follower).
     pub quorum_contact_age: Option<Duration>,
+    /// By how many milliseconds this member's clock is ahead of the median of a quorum's; `None`: they
+    /// were never compared.
+    pub clock_ahead_ms: Option<i64>,
+    /// Why this member would not decide about time if it led, if so.
+    pub clock_doubt: Option<String>,
+    /// State hashes that differ between members, if they do.
+    pub mismatch: Option<Mismatch>,
     /// Everyone, this member included, by id.
     pub members: Vec<MemberView>,
 }

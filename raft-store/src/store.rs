@@ -17,12 +17,15 @@ use crate::cluster::read_set;
 use crate::config::Config;
 use crate::core::{Core, CoreParts};
 use crate::error::{OpenError, RunError};
+use crate::fence::{self, Fence};
 use crate::forward::{Forwarder, NoPeers};
+use crate::guarded;
 use crate::handle::StoreHandle;
 use crate::ids::MemberId;
 use crate::local::Identity;
 use crate::membership::Requested;
 use crate::net::{PeerNetwork, PeerNetworkParts};
+use crate::offload::offload;
 use crate::one_member;
 use crate::raft::log_store::LogStore;
 use crate::raft::no_network::NoNetwork;
@@ -56,12 +59,19 @@ impl Store {
     /// or if the disk fails. Nothing is repaired or overwritten.
     pub async fn open(config: Config, seams: Seams) -> Result<Self, OpenError> {
         let config = Arc::new(config);
-        let engine = open_engine(&config, &seams.storage)?;
+        let fence = Arc::<Fence>::default();
+        let engine = guarded::guard(open_engine(&config, &seams.storage)?, &fence);
         let corrupt = |error: TableError| corrupt(&config, &error);
         let identity = establish_identity(&config, seams.random.as_ref(), &engine)?;
         let (machine, feed) = StateMachine::open(&engine).map_err(corrupt)?;
         check_cluster(&config, &engine)?;
+        let fenced = fence::recorded(&engine.local).map_err(|error| corrupt(error.into()))?;
+        if let Some(reason) = fenced {
+            let folder = config.data_dir.clone();
+            return Err(OpenError::Corrupt { folder, reason });
+        }
         let log = LogStore::open(Arc::clone(&engine.log)).map_err(|e| corrupt(e.into()))?;
+        let syncs = log.syncs();
 
         let network = match config.bind {
             None => None,
@@ -96,6 +106,8 @@ impl Store {
             raft,
             feed,
             forwarder,
+            syncs,
+            fence,
             changes,
         });
         Ok(Self { core: Arc::new(core), network, changes: requests })
@@ -123,8 +135,13 @@ impl Store {
         tasks.spawn(live(Arc::clone(&core), network, changes, stop.clone()));
         let result = tokio::select! {
             biased;
+            reason = core.fence.tripped() => Err(fenced(&core, reason).await),
             // None of these ends before it is told to, unless something failed.
-            ended = tasks.join_next() => outcome_of(ended),
+            ended = tasks.join_next() => match core.fence.reason() {
+                // What it found may have stopped others first.
+                Some(reason) => Err(fenced(&core, reason).await),
+                None => outcome_of(ended),
+            },
             () = shutdown.cancelled() => {
                 core.stand_down();
                 hand_over(&core).await;
@@ -166,6 +183,21 @@ fn outcome_of(ended: Option<Result<Result<(), RunError>, JoinError>>) -> Result<
         Some(Err(error)) => Err(RunError::Consensus(error.to_string())),
         None => Ok(()),
     }
+}
+
+/// The end of a member whose state is wrong. It hands nothing over: who takes its word for anything
+/// would go wrong too, and the others choose a leader within an election timeout.
+async fn fenced(core: &Arc<Core>, reason: String) -> RunError {
+    core.stand_down();
+    tracing::error!(member_id = %core.member_id, "Fenced: {reason}");
+    let (local, kept) = (core.engine.local.clone(), reason.clone());
+    match offload(move || fence::record(&local, &kept)).await {
+        Ok(Ok(())) => {}
+        // The same is found again at the next start.
+        Ok(Err(error)) => tracing::warn!(%error, "failed to record the fence"),
+        Err(error) => tracing::warn!(%error, "failed to record the fence"),
+    }
+    RunError::Fenced { reason }
 }
 
 /// Gives leadership to another voter, if this member leads and there is one.

@@ -81,6 +81,7 @@ pub fn config(data_dir: PathBuf) -> Config {
         replace_dead_after: Duration::ZERO,
         heartbeat_interval: Duration::from_millis(50),
         version: "test".to_owned(),
+        settings_hash: String::new(),
         leave_on_terminate: false,
         tuning: Tuning::default(),
     }

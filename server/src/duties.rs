@@ -237,6 +237,7 @@ mod tests {
                 trust_domain.clone(),
                 Arc::clone(&policy),
                 Arc::<FixedClock>::clone(&clock),
+                store.handle.cluster_clock(),
                 random.clone(),
             );
             tokio::spawn(issuer_task.run(stop.clone()));

@@ -125,6 +125,7 @@ impl Serving {
         }
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "offsets beyond 2^53 ms are as wrong as any")]
     fn numbers(&self) -> serde_json::Map<String, Value> {
         let status = self.store.status();
         let seconds = |age: Duration| age.as_secs_f64();
@@ -134,6 +135,7 @@ impl Serving {
             "leader": status.leader.map(|id| id.to_string()).unwrap_or_default(),
             "quorum_contact_age_s": status.quorum_contact_age.map(seconds),
             "applied_lag": status.commit_index.saturating_sub(status.applied_index),
+            "clock_offset_s": status.clock_ahead_ms.map(|ms| ms as f64 / 1000.0),
             "staleness_s": self.reads.confirmed_age().map(seconds),
         });
         match numbers {
@@ -267,6 +269,9 @@ mod tests {
                 commit_index: 0,
                 last_log_index: 0,
                 quorum_contact_age: None,
+                clock_ahead_ms: None,
+                clock_doubt: None,
+                mismatch: None,
                 members: Vec::new(),
             };
             assert_eq!(role(&status), expected);

@@ -179,6 +179,14 @@ fn record(status: &MemberStatus) {
     metrics::gauge!("spire_server_cluster_applied_index").set(status.applied_index as f64);
     let lag = status.commit_index.saturating_sub(status.applied_index);
     metrics::gauge!("spire_server_cluster_apply_lag").set(lag as f64);
+    if let Some(ahead_ms) = status.clock_ahead_ms {
+        metrics::gauge!("spire_server_cluster_clock_ahead").set(ahead_ms as f64 / 1000.0);
+    }
+    for member in status.members.iter().filter(|member| member.id != status.member_id) {
+        let Some(observed) = &member.observed else { continue };
+        metrics::gauge!("spire_server_cluster_clock_offset", "member" => member.id.to_string())
+            .set(observed.clock_offset_ms as f64 / 1000.0);
+    }
     for (role, label) in [(Role::Voter, "voter"), (Role::Learner, "learner")] {
         let count = status.members.iter().filter(|member| member.role == role).count();
         metrics::gauge!("spire_server_cluster_members", "role" => label).set(count as f64);

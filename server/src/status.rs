@@ -163,7 +163,8 @@ impl Failure {
             IssueError::NoAuthority { .. }
             | IssueError::Sealed { .. }
             | IssueError::Expired { .. }
-            | IssueError::Skew { .. } => {
+            | IssueError::Skew { .. }
+            | IssueError::ClockOff { .. } => {
                 Self::unavailable(format!("{doing}: {error}"), RETRY_NO_AUTHORITY)
             }
             IssueError::Invalid(text) => Self::internal(text),
@@ -363,6 +364,12 @@ mod tests {
                 IssueError::Skew { limit_ms: 30_000 },
                 Code::Unavailable,
                 "failed to sign: clock is behind cluster time by more than 30000 ms",
+            ),
+            (
+                IssueError::ClockOff { ahead_ms: -42_000, limit: Duration::from_secs(30) },
+                Code::Unavailable,
+                "failed to sign: this replica's clock is 42.0 s behind the median of the members' \
+                 clocks, at most 30.0 s are allowed; set this machine's clock right (NTP)",
             ),
             (
                 IssueError::Invalid("failed to sign X509-SVID: bad key".into()),

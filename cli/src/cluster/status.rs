@@ -10,7 +10,7 @@ use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
 use steeple_api::pb::cluster::v1::this_member::State;
 use steeple_api::pb::cluster::v1::{Authority, Quorum, StatusRequest, StatusResponse, ThisMember};
 
-use super::table::{members, or_dash, write_table};
+use super::table::{members, observations, or_dash, write_table};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
 use crate::error::Error;
@@ -58,6 +58,8 @@ fn print(response: &StatusResponse, out: &mut (dyn Write + Send)) -> std::io::Re
     if !response.members.is_empty() {
         writeln!(out)?;
         write_table(out, &members(&response.members))?;
+        writeln!(out)?;
+        write_table(out, &observations(&response.members))?;
     }
     if !response.authorities.is_empty() {
         writeln!(out)?;

@@ -41,6 +41,30 @@ pub(crate) fn members(members: &[Member]) -> Vec<Vec<String>> {
     rows
 }
 
+/// What the members said of themselves, a row each.
+pub(crate) fn observations(members: &[Member]) -> Vec<Vec<String>> {
+    let heading = ["", "ID", "CLOCK", "LEVEL", "SLOWEST SYNC", "SETTINGS", "KEYS", "HEARD"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    let dash = || "-".to_owned();
+    rows.extend(members.iter().map(|member| {
+        let disk = member.disk.as_ref().filter(|disk| disk.last_sync_s.is_some());
+        vec![
+            if member.this_member { "*" } else { "" }.to_owned(),
+            member.id.clone(),
+            member.clock_offset_s.map_or_else(dash, |offset| format!("{offset:+.3}s")),
+            match member.feature_level_max {
+                0 => dash(),
+                level => level.to_string(),
+            },
+            disk.map_or_else(dash, |disk| format!("{:.1}ms", disk.slowest_sync_s * 1000.0)),
+            or_dash(&member.settings_hash),
+            or_dash(&member.key_ids.join(",")),
+            member.observed_age_s.map_or_else(dash, |age| format!("{age:.1}s ago")),
+        ]
+    }));
+    rows
+}
+
 pub(crate) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }

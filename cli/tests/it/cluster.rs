@@ -22,12 +22,24 @@ fn members() -> Vec<Member> {
         reachability: Reachability::Reachable.into(),
         applied_lag: Some(u64::from(2 - n.min(2))),
         version: "0.1.0".to_owned(),
+        observed_age_s: Some(0.5),
+        clock_offset_s: Some(f64::from(n) / 8.0 - 0.25),
+        settings_hash: "0011223344556677".to_owned(),
+        key_ids: vec!["k1".to_owned(), "k2".to_owned()],
+        feature_level_max: 2,
+        disk: Some(DiskHealth { last_sync_s: Some(0.001), slowest_sync_s: 0.0123, waiting_s: 0.0 }),
     };
     let silent = Member {
         name: String::new(),
         reachability: Reachability::Unknown.into(),
         applied_lag: None,
         version: String::new(),
+        observed_age_s: None,
+        clock_offset_s: None,
+        settings_hash: String::new(),
+        key_ids: Vec::new(),
+        feature_level_max: 0,
+        disk: None,
         ..member(3, Role::Learner)
     };
     vec![member(1, Role::Voter), member(2, Role::Voter), silent]

@@ -128,6 +128,7 @@ impl Options {
             log_kept: if small { dice.within(1..=100) } else { 2_000 },
             stable_for: Duration::from_millis(dice.within(500..=2_000)),
             seat_free_after: Duration::from_millis(dice.within(1_500..=4_000)),
+            ..Tuning::default()
         };
         Self {
             seed,

@@ -12,8 +12,6 @@ use crate::outcome::{Outcome, Rejection};
 
 /// The epoch of a cluster that was never restored.
 const FIRST_EPOCH: u32 = 1;
-/// The feature level of this build's commands.
-const FEATURE_LEVEL: u32 = 1;
 
 pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
     if step.cluster.is_some() {
@@ -24,7 +22,7 @@ pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
         name: init.name,
         trust_domain: init.trust_domain,
         epoch: FIRST_EPOCH,
-        feature_level: FEATURE_LEVEL,
+        feature_level: init.feature_level,
         formed_at: step.now,
     };
     step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));

@@ -7,7 +7,9 @@ use crate::apply::reading::{read_cluster, read_time};
 use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
-use crate::apply::{agents, authorities, bundles, cluster, entries, prune, requests, tokens};
+use crate::apply::{
+    agents, authorities, bundles, cluster, entries, prune, requests, state_hash, tokens,
+};
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
 use crate::command::Command;
@@ -61,14 +63,17 @@ pub(crate) fn apply(
         }
     };
     let revision = step.revision(index);
-    let changes = step.end();
+    let changes = step.end(index)?;
     Ok(Done { applied: Some(applied), batch: ChangeBatch { revision, time: now, changes } })
 }
 
-/// Applies a log entry without a command: only the revision moves.
-pub(crate) fn apply_nothing(txn: &Transaction<'_>, index: u64) -> Result<Done, TableError> {
+/// Applies a log entry without a command: only the revision and the state hash move.
+pub(crate) fn apply_nothing(txn: &mut Transaction<'_>, index: u64) -> Result<Done, TableError> {
     let time = read_time(txn)?;
-    let epoch = read_cluster(txn)?.map_or(0, |cluster| cluster.epoch);
+    let (epoch, level) =
+        read_cluster(txn)?.map_or((0, 0), |cluster| (cluster.epoch, cluster.feature_level));
+    state_hash::advance(txn, index, level)?;
+    txn.keep();
     let revision = Revision::new(epoch, index);
     Ok(Done { applied: None, batch: ChangeBatch { revision, time, changes: Vec::new() } })
 }

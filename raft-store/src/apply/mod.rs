@@ -17,6 +17,7 @@ mod naive;
 mod prune;
 mod reading;
 mod requests;
+mod state_hash;
 mod step;
 mod table;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod txn;
 pub(crate) use crate::outcome::Applied;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
 pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
+pub(crate) use state_hash::read_checkpoints;
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;
 pub(crate) use txn::{Row, Rows, TableRow, Tables, Transaction, WriteSet};

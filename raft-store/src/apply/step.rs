@@ -4,6 +4,7 @@ use prost::Message;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::reading::read_cluster;
+use crate::apply::state_hash;
 use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::{Rows, TableError, Transaction};
 use crate::change::{Change, ClusterState};
@@ -50,11 +51,13 @@ impl<'t, 'a> Step<'t, 'a> {
         self.changes.clear();
     }
 
-    /// Ends the command and returns its changes.
-    pub(super) fn end(self) -> Vec<Change> {
+    /// Ends the command, which stands at `index` of the log, and returns its changes.
+    pub(super) fn end(self, index: u64) -> Result<Vec<Change>, TableError> {
         self.txn.put(Table::Counters, SINGLE, self.counters.encode_to_vec());
+        let level = self.cluster.as_ref().map_or(0, |cluster| cluster.feature_level);
+        state_hash::advance(self.txn, index, level)?;
         self.txn.keep();
-        self.changes
+        Ok(self.changes)
     }
 
     /// The state that a command at `index` of the log leads to.

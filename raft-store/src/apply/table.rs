@@ -18,6 +18,7 @@
 //! | 14 | outcomes by age | log index | OutcomeAge |
 //! | 15 | applied | empty | AppliedRow; not in snapshots, whose header says it |
 //! | 16 | entries by federation | trust domain · 0 · entry id | empty |
+//! | 17 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
 
@@ -40,6 +41,7 @@ pub(crate) enum Table {
     OutcomesByAge,
     Applied,
     EntriesByFederation,
+    StateHash,
 }
 
 impl Table {
@@ -60,6 +62,7 @@ impl Table {
         Self::Outcomes,
         Self::OutcomesByAge,
         Self::EntriesByFederation,
+        Self::StateHash,
     ];
 
     /// Its number, on disk and in snapshots. Never reused.
@@ -81,6 +84,7 @@ impl Table {
             Self::OutcomesByAge => 14,
             Self::Applied => 15,
             Self::EntriesByFederation => 16,
+            Self::StateHash => 17,
         }
     }
 
@@ -135,7 +139,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).chain([16]).collect();
+        let expected: Vec<u32> = (1..=14).chain([16, 17]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }

@@ -19,6 +19,7 @@ use crate::change::{Change, Journal};
 use crate::codec::command_to_pb;
 use crate::command::{AdmitAgent, Command, CreateJoinToken, InitCluster};
 use crate::ids::ClusterId;
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::mem::MemoryTables;
 use crate::outcome::{Applied, EntryOutcome, Outcome, Rejection};
 use crate::pb;
@@ -111,6 +112,7 @@ pub(crate) fn init() -> Command {
         cluster_id: ClusterId(7),
         name: "prod".to_owned(),
         trust_domain: td("example.org"),
+        feature_level: FEATURE_LEVEL_MAX,
     })
 }
 

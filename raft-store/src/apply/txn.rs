@@ -96,6 +96,11 @@ impl<'a> Transaction<'a> {
         self.kept
     }
 
+    /// What the current command has written so far.
+    pub(crate) fn current(&self) -> &WriteSet {
+        &self.current
+    }
+
     /// Ends the current command and keeps what it wrote.
     pub(crate) fn keep(&mut self) {
         self.kept.append(&mut self.current);

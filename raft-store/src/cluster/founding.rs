@@ -211,11 +211,13 @@ async fn name_cluster(life: &Life) -> Result<(), RunError> {
         return Ok(());
     }
     let Some(Standing::Initialised(set)) = standing(life).await else { return Ok(()) };
+    let Some(feature_level) = common_level(life, &set).await else { return Ok(()) };
     let config = &life.core.config;
     let command = Command::InitCluster(InitCluster {
         cluster_id: cluster_of(life, &set).await,
         name: config.cluster_name.clone(),
         trust_domain: config.trust_domain.clone(),
+        feature_level,
     });
     match life.core.propose_duty(command, leadership.term).await {
         // A rejection: an earlier leader has named it.
@@ -228,6 +230,25 @@ async fn name_cluster(life: &Life) -> Result<(), RunError> {
         ) => Ok(()),
         Err(error @ ProposeError::TooLarge { .. }) => Err(RunError::Formation(error.to_string())),
     }
+}
+
+/// The highest feature level that all founders support; `None`: one does not answer, ask again. One that
+/// was silent for too long may be of the first build.
+async fn common_level(life: &Life, set: &FoundingSet) -> Option<u32> {
+    let own = life.core.config.tuning.feature_level_max;
+    let introduction = life.introduction(None).await;
+    let others = set.founders.iter().filter(|(member, _)| **member != life.me());
+    let levels = others.map(async |(_, address)| {
+        let answer = life.network.hello(address, introduction.clone()).await;
+        answer.map(|said| said.feature_level_max.max(1))
+    });
+    let waited = life.core.clock.boot_time().saturating_sub(life.leading_since());
+    let or_first =
+        |level: Result<u32, _>| level.ok().or_else(|| (waited >= ALL_STARTED_TIMEOUT).then_some(1));
+    join_all(levels)
+        .await
+        .into_iter()
+        .try_fold(own, |lowest, level| Some(lowest.min(or_first(level)?)))
 }
 
 async fn cluster_of(life: &Life, set: &FoundingSet) -> ClusterId {

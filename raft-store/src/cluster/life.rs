@@ -84,6 +84,8 @@ pub(crate) async fn run(
     tasks.spawn(watching::run(life.clone()));
     tasks.spawn(watching::ping(life.clone()));
     tasks.spawn(watching::keep_address(life.clone()));
+    tasks.spawn(crate::observe::run(life.clone()));
+    tasks.spawn(crate::observe::watch_stalls(life.clone()));
     tokio::select! {
         biased;
         ended = tasks.join_next() => match ended {
@@ -274,6 +276,7 @@ impl Life {
             version: config.version.clone(),
             key_ids: config.keys.ids(),
             joins_only: config.cluster_id.is_some(),
+            feature_level_max: config.tuning.feature_level_max,
             standing: Some(standing),
         }
     }

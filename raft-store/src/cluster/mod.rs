@@ -24,5 +24,5 @@ mod plan;
 mod records;
 mod watching;
 
-pub(crate) use life::run;
+pub(crate) use life::{Life, run};
 pub(crate) use records::read_set;

@@ -18,6 +18,7 @@ use crate::command::{
     AdmitAgent, Command, CreateJoinToken, InitCluster, PromoteSerial, PruneExpired,
     SetPendingSerial,
 };
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::pb;
 use crate::pb::store::command::Kind;
 
@@ -27,6 +28,8 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             cluster_id: init.cluster_id.0.to_be_bytes().to_vec(),
             name: init.name.clone(),
             trust_domain: init.trust_domain.as_str().to_owned(),
+            // The first build knew no field for it and started at 1.
+            feature_level: if init.feature_level == 1 { 0 } else { init.feature_level },
         }),
         Command::CreateEntries(entries) => Kind::CreateEntries(pb::store::CreateEntries {
             entries: entries.iter().map(entry_to_pb).collect(),
@@ -96,6 +99,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             name: init.name,
             trust_domain: TrustDomain::parse(&init.trust_domain)
                 .map_err(|error| CodecError::new("trust domain", error))?,
+            feature_level: known_level(init.feature_level.max(1))?,
         }),
         Kind::CreateEntries(create) => Command::CreateEntries(
             create.entries.into_iter().map(entry_from_pb).collect::<Result<_, _>>()?,
@@ -170,6 +174,18 @@ fn prune_authorities_to_pb(
         expected_journal,
         authorities: ids.iter().map(reference).collect(),
     }
+}
+
+/// A level that this build can apply. Another is an error: the member must stop before it applies
+/// anything at that level.
+fn known_level(level: u32) -> Result<u32, CodecError> {
+    if level > FEATURE_LEVEL_MAX {
+        return Err(CodecError::new(
+            "feature level",
+            format!("{level} is unknown to this version"),
+        ));
+    }
+    Ok(level)
 }
 
 fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {

@@ -19,8 +19,8 @@ use crate::apply::testing::{
 };
 use crate::codec::{applied_from_pb, applied_to_pb, command_from_pb, command_to_pb};
 use crate::command::{
-    AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles, PromoteSerial,
-    PruneExpired, SetPendingSerial, WriteBundles,
+    AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles, InitCluster,
+    PromoteSerial, PruneExpired, SetPendingSerial, WriteBundles,
 };
 use crate::ids::Revision;
 use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
@@ -44,6 +44,11 @@ fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
     full
 }
 
+fn init_at(feature_level: u32) -> Command {
+    let Command::InitCluster(init) = init() else { panic!("init() is one") };
+    Command::InitCluster(InitCluster { feature_level, ..init })
+}
+
 fn commands() -> Vec<(&'static str, Command)> {
     let agent = spiffe("/spire/agent/a");
     let at = Timestamp::from_unix_ms(1_800_000_000_000).plus(Duration::from_secs(60));
@@ -59,7 +64,8 @@ fn commands() -> Vec<(&'static str, Command)> {
     let mut by_token = admit("/spire/agent/a", 7, Some(serials(Some(1), None)));
     by_token.token = Some("t".to_owned());
     vec![
-        ("init_cluster", init()),
+        ("init_cluster", init_at(1)),
+        ("init_cluster_at_level_2", init_at(2)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use crate::apply::{Rows, Table, TableError, Tables, WriteSet};
 use crate::ids::MemberId;
 use crate::local::{LocalDisk, LocalRecords};
 use crate::mem::MemoryTables;
@@ -62,6 +63,21 @@ impl MemoryDisk {
             snapshots: Arc::new(MemorySnapshots { current: Mutex::new(kept) }),
             local: Arc::new(MemoryLocal { records: Mutex::new(lock(&self.local.records).clone()) }),
         })
+    }
+
+    /// Changes the last byte of a row, unseen by anyone: what a disk does that rots.
+    ///
+    /// # Errors
+    ///
+    /// If the tables hold no such row.
+    pub fn rot(&self, table: u32, key: &[u8]) -> Result<(), TableError> {
+        let missing = || TableError::Io(io::ErrorKind::NotFound.into());
+        let table = Table::from_number(table).ok_or_else(missing)?;
+        let mut value = self.tables.get(table, key)?.ok_or_else(missing)?;
+        if let Some(last) = value.last_mut() {
+            *last ^= 1;
+        }
+        self.tables.commit(WriteSet::from([((table, key.to_vec()), Some(value))]))
     }
 
     /// How many writes a crash now could lose.

@@ -95,6 +95,9 @@ pub(crate) struct MemberClient {
 
 impl MemberClient {
     fn peer(&self, lane: Lane) -> Result<PeerClient, RPCError<TypeConfig>> {
+        if self.network.is_muted() && is_leaders(lane) {
+            return Err(muted());
+        }
         self.network
             .client(self.target, lane)
             .ok_or_else(|| Unreachable::from_string("no cluster yet").into())
@@ -152,6 +155,7 @@ impl MemberClient {
         let reply = loop {
             match tokio::time::timeout(APPEND_STALL, replies.replies.message()).await {
                 Ok(Ok(None)) => return None,
+                Ok(Ok(Some(_))) if self.network.is_muted() => break Err(muted()),
                 Ok(Ok(Some(reply))) => {
                     self.network.addresses.heard(self.target, self.network.clock.boot_time());
                     break wire::stream_reply_from_pb(&reply).map_err(|error| garbled(&error));
@@ -342,6 +346,18 @@ fn fit(
     wire.entries.truncate(kept);
     let upto = request.entries.get(kept - 1).map(|entry| entry.log_id);
     (wire, upto)
+}
+
+/// Whether only a leader speaks there.
+fn is_leaders(lane: Lane) -> bool {
+    match lane {
+        Lane::Heartbeat | Lane::Append | Lane::Snapshot => true,
+        Lane::Control => false,
+    }
+}
+
+fn muted() -> RPCError<TypeConfig> {
+    Unreachable::from_string("this leader is stalled").into()
 }
 
 /// A peer that was not reached is left alone for a while; one that answered strangely is not.

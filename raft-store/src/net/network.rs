@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -32,6 +32,7 @@ use crate::net::pb;
 use crate::net::proposals;
 use crate::net::refusals::Refusals;
 use crate::net::tls::{CaSeed, PeerTls};
+use crate::observe::{self, Observation};
 use crate::outcome::Applied;
 
 /// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
@@ -67,6 +68,8 @@ pub(crate) struct PeerNetwork {
     cluster_name: String,
     cluster_id: ArcSwapOption<ClusterId>,
     epoch: Arc<AtomicU32>,
+    /// Nothing is sent as a leader.
+    muted: AtomicBool,
 }
 
 /// A gRPC client of a peer.
@@ -112,6 +115,7 @@ impl PeerNetwork {
             cluster_name: parts.config.cluster_name.clone(),
             cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
             epoch: Arc::default(),
+            muted: AtomicBool::new(false),
         }))
     }
 
@@ -147,6 +151,16 @@ impl PeerNetwork {
     /// Follows the replicated epoch.
     pub(crate) fn set_epoch(&self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Sends nothing as a leader, or does so again.
+    pub(crate) fn set_muted(&self, muted: bool) {
+        self.muted.store(muted, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is to be sent as a leader.
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted.load(Ordering::Relaxed)
     }
 
     /// A client of a member; `None` before a cluster is known.
@@ -237,6 +251,28 @@ impl PeerNetwork {
         let introduction = reply?.into_inner().introduction.unwrap_or_default();
         self.addresses.introduced(member, &introduction.version, self.clock.boot_time());
         Ok(introduction)
+    }
+
+    /// Asks a member how it stands.
+    ///
+    /// # Errors
+    ///
+    /// If it does not answer by the deadline, or does not know the question.
+    pub(crate) async fn observe(
+        &self,
+        member: MemberId,
+        deadline: Instant,
+    ) -> Result<Observation, Status> {
+        let mut client = self
+            .client(member, Lane::Control)
+            .ok_or_else(|| Status::failed_precondition("no cluster yet"))?;
+        let call = client.observe(until(pb::raft::v1::ObserveRequest {}, deadline));
+        let reply = match tokio::time::timeout_at(deadline, call).await {
+            Ok(reply) => reply,
+            Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+        };
+        self.note(member, &reply);
+        Ok(observe::from_pb(reply?.into_inner()))
     }
 
     /// Tells the leader where we are.

@@ -32,6 +32,7 @@ use crate::net::refusals::Refusal;
 use crate::net::snapshot::{receive_body, receive_header};
 use crate::net::transport::Incoming;
 use crate::net::{proposals, wire};
+use crate::observe::Observation;
 use crate::raft::{LogId, TypeConfig, Vote};
 
 /// A connection without a sign of life for this long is closed.
@@ -384,6 +385,18 @@ impl Peer for PeerService {
         self.member(&request)?;
         self.greeter.change_members(request.into_inner()).await?;
         Ok(Response::new(pb::ChangeMembersReply {}))
+    }
+
+    async fn observe(
+        &self,
+        request: Request<pb::ObserveRequest>,
+    ) -> Result<Response<pb::ObserveReply>, Status> {
+        self.member(&request)?;
+        let checkpoints = self.core.checkpoints().await;
+        let checkpoints = checkpoints.map_err(|error| Status::internal(error.to_string()))?;
+        // The clock last: it counts as of the answer.
+        let said = Observation { checkpoints, ..self.core.observation() };
+        Ok(Response::new(crate::observe::to_pb(&said)))
     }
 
     async fn hello(

@@ -12,9 +12,9 @@ use std::thread;
 
 use openraft::storage::IOFlushed;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use crate::mutants::{self, Mutant};
+use crate::observe::SyncWatch;
 use crate::raft::TypeConfig;
 use crate::storage::{LogDisk, Syncing, TimedSync};
 
@@ -54,20 +54,20 @@ pub(crate) enum Flusher {
 }
 
 impl Flusher {
-    pub(crate) fn start(disk: Arc<dyn LogDisk>) -> io::Result<Self> {
+    pub(crate) fn start(disk: Arc<dyn LogDisk>, syncs: Arc<SyncWatch>) -> io::Result<Self> {
         match disk.syncing() {
             Syncing::Free => return Ok(Self::Inline(disk)),
             Syncing::Blocking => {}
             Syncing::Timed(disk) => {
                 let (sender, receiver) = mpsc::channel(QUEUE);
-                tokio::spawn(run_timed(disk, receiver));
+                tokio::spawn(run_timed(disk, syncs, receiver));
                 return Ok(Self::Task(sender));
             }
         }
         let (sender, receiver) = sync_channel(QUEUE);
         let thread = thread::Builder::new()
             .name("raft-log-sync".to_owned())
-            .spawn(move || run(disk.as_ref(), &receiver))?;
+            .spawn(move || run(disk.as_ref(), &syncs, &receiver))?;
         let thread = SyncThread { sender: Some(sender), thread: Some(thread) };
         Ok(Self::Thread(Arc::new(thread)))
     }
@@ -121,15 +121,15 @@ impl Drop for SyncThread {
     }
 }
 
-fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
+fn run(disk: &dyn LogDisk, syncs: &SyncWatch, queue: &Receiver<Waiter>) {
     let mut batch = Vec::new();
     while let Ok(first) = queue.recv() {
         batch.push(first);
         batch.extend(queue.try_iter());
-        let started = Instant::now();
+        syncs.begin();
         let result = disk.sync();
         metrics::histogram!("spire_server_cluster_wal_sync_elapsed_time")
-            .record(started.elapsed().as_secs_f64() * 1000.0);
+            .record(syncs.end().as_secs_f64() * 1000.0);
         answer_all(&mut batch, &result);
         if let Err(error) = result {
             tracing::error!(%error, "failed to sync log: nothing more is written");
@@ -142,13 +142,19 @@ fn run(disk: &dyn LogDisk, queue: &Receiver<Waiter>) {
 }
 
 /// As [`run`], for a simulated disk.
-async fn run_timed(disk: Arc<dyn TimedSync>, mut queue: mpsc::Receiver<Waiter>) {
+async fn run_timed(
+    disk: Arc<dyn TimedSync>,
+    syncs: Arc<SyncWatch>,
+    mut queue: mpsc::Receiver<Waiter>,
+) {
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
+        syncs.begin();
         let result = match mutants::on(Mutant::SyncSkipped) {
             true => Ok(()),
             false => disk.begin().await,
         };
+        syncs.end();
         answer_all(&mut batch, &result);
         if result.is_err() {
             // What is queued is dropped with the queue: whoever waits learns that it stopped.

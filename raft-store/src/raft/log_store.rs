@@ -15,6 +15,7 @@ use prost::Message;
 
 use crate::codec::CodecError;
 use crate::mutants::{self, Mutant};
+use crate::observe::SyncWatch;
 use crate::pb;
 use crate::raft::convert::{
     entry_from_bytes, entry_to_bytes, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
@@ -32,12 +33,19 @@ const READ_BYTES_MAX: usize = 2 * 1024 * 1024;
 pub(crate) struct LogStore {
     disk: Arc<dyn LogDisk>,
     flusher: Flusher,
+    syncs: Arc<SyncWatch>,
 }
 
 impl LogStore {
     pub(crate) fn open(disk: Arc<dyn LogDisk>) -> io::Result<Self> {
-        let flusher = Flusher::start(Arc::clone(&disk))?;
-        Ok(Self { disk, flusher })
+        let syncs = Arc::<SyncWatch>::default();
+        let flusher = Flusher::start(Arc::clone(&disk), Arc::clone(&syncs))?;
+        Ok(Self { disk, flusher, syncs })
+    }
+
+    /// How long syncs take.
+    pub(crate) fn syncs(&self) -> Arc<SyncWatch> {
+        Arc::clone(&self.syncs)
     }
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {

@@ -81,11 +81,11 @@ impl StateMachine {
         for entry in entries {
             let index = entry.log_id.index;
             let Done { applied, batch } = match &entry.payload {
-                EntryPayload::Blank => apply::apply_nothing(&txn, index)?,
+                EntryPayload::Blank => apply::apply_nothing(&mut txn, index)?,
                 EntryPayload::Normal(envelope) => apply::apply(&mut txn, index, &envelope.0)?,
                 EntryPayload::Membership(new) => {
                     membership = Some(StoredMembership::new(Some(entry.log_id), new.clone()));
-                    apply::apply_nothing(&txn, index)?
+                    apply::apply_nothing(&mut txn, index)?
                 }
             };
             answers.push(applied);
@@ -95,12 +95,18 @@ impl StateMachine {
             Some(membership) => membership,
             None => read_applied(self.tables.as_ref())?.1,
         };
-        let formed = apply::read_cluster(&txn)?.is_some();
+        let cluster = apply::read_cluster(&txn)?;
         let mut writes = txn.into_writes();
         write_applied(&mut writes, Some(&last.log_id), &membership);
         let (revision, time) =
             batches.last().map_or_else(Default::default, |batch| (batch.revision, batch.time));
-        let reached = Reached { index: last.log_id.index, revision, time, formed };
+        let reached = Reached {
+            index: last.log_id.index,
+            revision,
+            time,
+            formed: cluster.is_some(),
+            feature_level: cluster.map_or(0, |cluster| cluster.feature_level),
+        };
         self.feed.publish(reached, batches, || self.tables.commit(writes))?;
         Ok(answers)
     }
@@ -138,6 +144,7 @@ fn read_reached(tables: &dyn Tables) -> Result<Reached, TableError> {
         revision: Revision::new(cluster.as_ref().map_or(0, |cluster| cluster.epoch), index),
         time: tables_time(tables)?,
         formed: cluster.is_some(),
+        feature_level: cluster.map_or(0, |cluster| cluster.feature_level),
     })
 }
 

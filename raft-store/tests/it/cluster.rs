@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// For what takes an election or two, on a machine that does other things too.
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Pipes that count how often they are dialled, and can be made to hang when they are.
 #[derive(Debug)]
@@ -49,19 +49,19 @@ impl Transport for Counting {
     }
 }
 
-struct Member {
-    name: String,
+pub(crate) struct Member {
+    pub(crate) name: String,
     transport: Arc<Counting>,
-    handle: StoreHandle,
-    disk: Arc<MemoryDisk>,
+    pub(crate) handle: StoreHandle,
+    pub(crate) disk: Arc<MemoryDisk>,
     config: Config,
     shutdown: CancellationToken,
-    task: JoinHandle<Result<(), RunError>>,
+    pub(crate) task: JoinHandle<Result<(), RunError>>,
 }
 
-struct Cluster {
-    network: PipeNetwork,
-    members: Vec<Member>,
+pub(crate) struct Cluster {
+    pub(crate) network: PipeNetwork,
+    pub(crate) members: Vec<Member>,
 }
 
 /// What members log is shown with a test that fails; RUST_LOG chooses.
@@ -76,7 +76,7 @@ fn address(number: u16) -> String {
     format!("m{number}:{number}")
 }
 
-fn member_config(number: u16, peers: &[u16]) -> Config {
+pub(crate) fn member_config(number: u16, peers: &[u16]) -> Config {
     Config {
         bind: Some(SocketAddr::from(([127, 0, 0, 1], number))),
         advertise: address(number),
@@ -87,13 +87,28 @@ fn member_config(number: u16, peers: &[u16]) -> Config {
 }
 
 impl Member {
-    async fn start(network: &PipeNetwork, config: Config, disk: Arc<MemoryDisk>) -> Self {
+    pub(crate) async fn start(
+        network: &PipeNetwork,
+        config: Config,
+        disk: Arc<MemoryDisk>,
+    ) -> Self {
+        Self::start_at(network, config, disk, Arc::new(SystemClock)).await
+    }
+
+    /// With a clock of its own.
+    pub(crate) async fn start_at(
+        network: &PipeNetwork,
+        config: Config,
+        disk: Arc<MemoryDisk>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         log_to_test_output();
         let name = config.advertise.clone();
         let pipes = network.endpoint(&name);
         let (dials, hangs) = Default::default();
         let transport = Arc::new(Counting { pipes, dials, hangs });
-        let seams = Seams { transport: transport.clone(), ..seams(Storage::Memory(disk.clone())) };
+        let seams = seams(Storage::Memory(disk.clone()));
+        let seams = Seams { transport: transport.clone(), clock, ..seams };
         let store = Store::open(config.clone(), seams).await.unwrap();
         let handle = store.handle();
         let shutdown = CancellationToken::new();
@@ -101,12 +116,12 @@ impl Member {
         Self { name, transport, handle, disk, config, shutdown, task }
     }
 
-    fn id(&self) -> MemberId {
+    pub(crate) fn id(&self) -> MemberId {
         self.handle.status().member_id
     }
 
     /// Ends as a killed process does: nothing is said to anyone.
-    async fn kill(self, network: &PipeNetwork) -> (Config, Arc<MemoryDisk>) {
+    pub(crate) async fn kill(self, network: &PipeNetwork) -> (Config, Arc<MemoryDisk>) {
         network.cut(&self.name);
         self.task.abort();
         self.task.await.ok();
@@ -135,7 +150,7 @@ impl Member {
 }
 
 impl Cluster {
-    async fn form(numbers: &[u16]) -> Self {
+    pub(crate) async fn form(numbers: &[u16]) -> Self {
         let network = PipeNetwork::default();
         let mut members = Vec::new();
         for number in numbers {
@@ -149,11 +164,11 @@ impl Cluster {
         cluster
     }
 
-    async fn add(&mut self, config: Config, disk: Arc<MemoryDisk>) {
+    pub(crate) async fn add(&mut self, config: Config, disk: Arc<MemoryDisk>) {
         self.members.push(Member::start(&self.network, config, disk).await);
     }
 
-    async fn leader(&self) -> usize {
+    pub(crate) async fn leader(&self) -> usize {
         eventually("a leader", || {
             self.members.iter().position(|m| m.handle.leadership().borrow().is_self)
         })
@@ -173,7 +188,7 @@ fn voters(handle: &StoreHandle) -> Vec<MemberId> {
     members.into_iter().filter(|m| m.role == Role::Voter).map(|m| m.id).collect()
 }
 
-async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     within(SOON, what, &mut condition).await
 }
 
@@ -191,7 +206,7 @@ async fn within<T>(limit: Duration, what: &str, condition: &mut impl FnMut() -> 
     }
 }
 
-async fn formed(handle: &StoreHandle) {
+pub(crate) async fn formed(handle: &StoreHandle) {
     let mut formed = handle.formed();
     let waiting = formed.wait_for(|formed| *formed);
     if timeout(SOON, waiting).await.is_err() {
@@ -199,7 +214,7 @@ async fn formed(handle: &StoreHandle) {
     }
 }
 
-fn token(text: String) -> Command {
+pub(crate) fn token(text: String) -> Command {
     Command::CreateJoinToken(CreateJoinToken {
         token: text,
         expires_at: SystemClock.now().plus(Duration::from_secs(3600)),
@@ -207,7 +222,7 @@ fn token(text: String) -> Command {
     })
 }
 
-async fn propose(handle: &StoreHandle, text: &str) -> Result<(), ProposeError> {
+pub(crate) async fn propose(handle: &StoreHandle, text: &str) -> Result<(), ProposeError> {
     let mut id = [0; 16];
     SystemRandom.fill(&mut id);
     let deadline = Instant::now() + SOON;
@@ -216,7 +231,7 @@ async fn propose(handle: &StoreHandle, text: &str) -> Result<(), ProposeError> {
     Ok(())
 }
 
-async fn caught_up(handle: &StoreHandle, with: &StoreHandle) {
+pub(crate) async fn caught_up(handle: &StoreHandle, with: &StoreHandle) {
     let goal = with.revision();
     eventually("catching up", || (handle.revision() >= goal).then_some(())).await;
 }

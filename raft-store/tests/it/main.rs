@@ -5,8 +5,12 @@
 
 mod cluster;
 mod commands;
+mod fencing;
 #[cfg(feature = "rocks")]
 mod folders;
+mod observing;
 mod proposing;
 mod restarting;
+mod stalling;
 mod streaming;
+mod timekeeping;

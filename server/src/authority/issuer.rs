@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use steeple_raft_store::change::Journal;
-use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_raft_store::{ClusterClock, ClusterId, ClusterKeys};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::random::Random;
@@ -114,9 +114,31 @@ pub enum IssueError {
         /// The limit, in milliseconds.
         limit_ms: u128,
     },
+    /// This replica's clock is too far from the median of a quorum's.
+    #[error("{}", clock_off_text(*ahead_ms, *limit))]
+    ClockOff {
+        /// By how many milliseconds it is ahead.
+        ahead_ms: i64,
+        /// How far it may be.
+        limit: Duration,
+    },
     /// The request cannot be signed as it is, or what was signed failed its checks.
     #[error("{0}")]
     Invalid(String),
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a text; offsets beyond 2^53 ms are as wrong as any"
+)]
+fn clock_off_text(ahead_ms: i64, limit: Duration) -> String {
+    let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    format!(
+        "this replica's clock is {:.1} s {way} the median of the members' clocks, at most {:.1} s are \
+         allowed; set this machine's clock right (NTP)",
+        ahead_ms.unsigned_abs() as f64 / 1000.0,
+        limit.as_secs_f64(),
+    )
 }
 
 /// Signs with the active authorities.
@@ -131,6 +153,7 @@ struct Inner {
     policy: Arc<AuthorityPolicy>,
     views: Views,
     clock: Arc<dyn Clock>,
+    cluster_clock: ClusterClock,
     random: Arc<dyn Random>,
     active: ArcSwap<Active>,
     changed: watch::Sender<()>,
@@ -169,6 +192,7 @@ impl Issuer {
         trust_domain: TrustDomain,
         policy: Arc<AuthorityPolicy>,
         clock: Arc<dyn Clock>,
+        cluster_clock: ClusterClock,
         random: Arc<dyn Random>,
     ) -> (Self, IssuerTask) {
         let missing = || IssueError::NoAuthority { text: "authorities are not known yet".into() };
@@ -179,6 +203,7 @@ impl Issuer {
             policy,
             views,
             clock,
+            cluster_clock,
             random,
             active: ArcSwap::from_pointee(active),
             changed,
@@ -298,10 +323,17 @@ impl Issuer {
         Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
     }
 
-    /// Refuses to sign with a clock that is behind: what it signs would end too early, and what has
-    /// ended would seem good. How far a clock is ahead cannot be told from committed times alone.
+    /// Refuses to sign with a wrong clock: what it signs would begin or end at the wrong time, and what
+    /// has ended might seem good. The median of a quorum's clocks decides; where none is known yet,
+    /// committed times show at least a clock that is behind.
     fn check_clock(&self, now: Timestamp) -> Result<(), IssueError> {
         let limit = self.inner.policy.skew_limit();
+        if let Some(ahead_ms) = self.inner.cluster_clock.ahead_ms(self.inner.clock.as_ref()) {
+            if Duration::from_millis(ahead_ms.unsigned_abs()) > limit {
+                return Err(IssueError::ClockOff { ahead_ms, limit });
+            }
+            return Ok(());
+        }
         if self.inner.views.cluster_time().since(now) > limit {
             return Err(IssueError::Skew { limit_ms: limit.as_millis() });
         }
@@ -548,6 +580,7 @@ mod tests {
                 trust_domain.clone(),
                 Arc::clone(&policy),
                 Arc::<FixedClock>::clone(&clock),
+                ClusterClock::default(),
                 Arc::clone(&random),
             );
             let bundle = Bundle::empty(trust_domain.clone());
@@ -751,6 +784,31 @@ mod tests {
         let skew = IssueError::Skew { limit_ms: limit.as_millis() };
         assert_eq!(bench.sign_x509(HOUR).unwrap_err(), skew);
         assert!(!bench.issuer.ready());
+    }
+
+    #[test]
+    fn a_clock_that_is_far_from_a_quorums_signs_nothing_and_the_median_outweighs_cluster_time() {
+        let limit = AuthorityPolicy::default().skew_limit();
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap();
+        for (ahead_ms, signs) in [
+            (0, true),
+            (limit_ms, true),
+            (-limit_ms, true),
+            (limit_ms + 1, false),
+            (-limit_ms - 1, false),
+        ] {
+            let bench = Bench::ready();
+            bench.issuer.inner.cluster_clock.note_ahead_ms(ahead_ms, bench.clock.as_ref());
+            // A leader with a wrong clock has taken cluster time far ahead.
+            let (revision, time) = (Revision::new(0, 11), START.plus(limit * 9));
+            bench.views.apply(&ChangeBatch { revision, time, changes: Vec::new() });
+            let off = IssueError::ClockOff { ahead_ms, limit };
+            assert_eq!(bench.sign_x509(HOUR).is_ok(), signs, "{ahead_ms}");
+            assert_eq!(bench.issuer.ready(), signs, "{ahead_ms}");
+            if !signs {
+                assert_eq!(bench.sign_jwt(&["a"], HOUR).unwrap_err(), off);
+            }
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod load;
 mod plugins;
 mod section;
 mod server;
+mod settings_hash;
 mod telemetry;
 
 pub(crate) use cluster::hostname;
@@ -21,4 +22,5 @@ pub use flags::{FlagError, RunFlags};
 pub use load::{Config, Notice, load, load_text};
 pub use plugins::{AttestorConfig, PluginsConfig};
 pub use server::{LogConfig, LogFormat, LogLevel, ServerConfig};
+pub use settings_hash::settings_hash;
 pub use telemetry::{HealthConfig, PrometheusConfig, TelemetryConfig};

@@ -31,6 +31,16 @@ pub enum AttestorConfig {
     X509Pop(Box<X509PopSettings>),
 }
 
+impl AttestorConfig {
+    /// Its name in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::JoinToken => "join_token",
+            Self::X509Pop(_) => "x509pop",
+        }
+    }
+}
+
 /// SPIRE's built-in plugins that this version lacks.
 const MISSING_ATTESTORS: &[&str] = &[
     "aws_iid",

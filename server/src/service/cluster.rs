@@ -3,6 +3,8 @@
 //! Owns the way from the store's own status to the screen of `cluster status`, and the warnings with
 //! their fixes. Answers from what this member knows: it never waits for a quorum.
 
+use std::time::Duration;
+
 use steeple_api::pb::cluster::v1 as rpc;
 use steeple_raft_store::{
     Contact, MemberChange, MemberChangeError, MemberId, MemberState, MemberStatus, MemberView, Role,
@@ -12,6 +14,7 @@ use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use tonic::{Request, Response, Status};
 
 use super::context::Context;
+use super::observed;
 use crate::gate::staleness::Standing;
 use crate::status::Failure;
 
@@ -51,7 +54,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
             this_member: Some(self.this_member(&status)),
             warnings: self.warnings(&status, &quorum),
             quorum: Some(quorum),
-            members: members(&status),
+            members: self.members_of(&status),
             authorities: authorities.iter().map(authority).collect(),
         }))
     }
@@ -60,7 +63,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
         &self,
         _request: Request<rpc::MembersRequest>,
     ) -> Result<Response<rpc::MembersResponse>, Status> {
-        let members = members(&self.context.gate.store.status());
+        let members = self.members_of(&self.context.gate.store.status());
         Ok(Response::new(rpc::MembersResponse { members }))
     }
 
@@ -118,6 +121,10 @@ impl ClusterService {
     async fn change(&self, change: MemberChange) -> Result<(), Failure> {
         let changed = self.context.gate.store.change_members(change).await;
         changed.map_err(refused)
+    }
+
+    fn members_of(&self, status: &MemberStatus) -> Vec<rpc::Member> {
+        members(status, self.context.gate.clock.boot_time())
     }
 
     fn this_member(&self, status: &MemberStatus) -> rpc::ThisMember {
@@ -224,14 +231,15 @@ impl ClusterService {
             let fix = "bring back contact with the cluster";
             warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
         }
+        warnings.extend(observed::warnings(status, self.context.gate.clock.boot_time()));
         warnings
     }
 }
 
-fn members(status: &MemberStatus) -> Vec<rpc::Member> {
+fn members(status: &MemberStatus, now: Duration) -> Vec<rpc::Member> {
     let mut members: Vec<&MemberView> = status.members.iter().collect();
     members.sort_by_key(|member| member.id);
-    members.into_iter().map(|view| member(status, view)).collect()
+    members.into_iter().map(|view| member(status, view, now)).collect()
 }
 
 /// Whether this member knows of all others if they answer: as leader, and without one. A follower
@@ -240,7 +248,7 @@ fn asks_all(status: &MemberStatus) -> bool {
     status.leader.is_none_or(|leader| leader == status.member_id)
 }
 
-fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
+fn member(status: &MemberStatus, view: &MemberView, now: Duration) -> rpc::Member {
     use rpc::member::{Reachability, Role as PbRole};
 
     let leader = status.leader == Some(view.id);
@@ -257,7 +265,7 @@ fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
         Role::Voter => PbRole::Voter,
         Role::Learner => PbRole::Learner,
     };
-    rpc::Member {
+    let mut member = rpc::Member {
         id: view.id.to_string(),
         name: name.to_owned(),
         address: view.address.clone(),
@@ -267,7 +275,10 @@ fn member(status: &MemberStatus, view: &MemberView) -> rpc::Member {
         reachability: reachability.into(),
         applied_lag: view.lag,
         version: view.version.clone().unwrap_or_default(),
-    }
+        ..rpc::Member::default()
+    };
+    observed::fill(&mut member, view, now);
+    member
 }
 
 fn authority(authority: &Authority) -> rpc::Authority {
@@ -313,7 +324,8 @@ mod tests {
     fn view(id: u64, role: Role, reachable: bool) -> MemberView {
         let address = format!("server-{id}.peers:8082");
         let (name, version) = (String::new(), (id != 3).then(|| format!("0.{id}")));
-        MemberView { id: MemberId(id), name, address, role, reachable, version, lag: None }
+        let (lag, observed) = (None, None);
+        MemberView { id: MemberId(id), name, address, role, reachable, version, lag, observed }
     }
 
     fn status(this: u64, leader: Option<u64>) -> MemberStatus {
@@ -327,6 +339,9 @@ mod tests {
             commit_index: 7,
             last_log_index: 7,
             quorum_contact_age: None,
+            clock_ahead_ms: None,
+            clock_doubt: None,
+            mismatch: None,
             members: vec![
                 view(3, Role::Learner, false),
                 view(1, Role::Voter, true),
@@ -340,7 +355,8 @@ mod tests {
         use rpc::member::Reachability::{Reachable, Unknown, Unreachable};
 
         let seen = |status: &MemberStatus| -> Vec<(String, i32)> {
-            members(status).into_iter().map(|m| (m.name, m.reachability)).collect()
+            let members = members(status, Duration::ZERO).into_iter();
+            members.map(|m| (m.name, m.reachability)).collect()
         };
         let name = |id: u64| format!("server-{id}.peers");
         let by_leader = seen(&status(1, Some(1)));
@@ -356,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_members_version_is_what_it_said_or_nothing() {
-        let members = members(&status(1, Some(1)));
+        let members = members(&status(1, Some(1)), Duration::ZERO);
         let versions: Vec<&str> = members.iter().map(|m| m.version.as_str()).collect();
         assert_eq!(versions, ["0.1", "0.2", ""]);
     }

@@ -12,6 +12,7 @@ mod cluster;
 mod context;
 mod entry;
 mod health;
+mod observed;
 mod paging;
 mod svid;
 mod sync;

@@ -14,7 +14,7 @@ use steeple_spiffe_core::{Clock, TrustDomain};
 use tonic::service::Routes;
 
 use crate::attest::{Attestors, JoinToken, X509Pop, X509PopConfigError};
-use crate::config::{AttestorConfig, Config};
+use crate::config::{AttestorConfig, Config, settings_hash};
 use crate::gate::Reads;
 use crate::gate::staleness::Limits;
 use crate::service::{
@@ -125,6 +125,7 @@ pub(super) async fn store_config(
         replace_dead_after: cluster.replace_dead_after,
         heartbeat_interval: cluster.heartbeat_interval,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        settings_hash: settings_hash(config),
         leave_on_terminate: cluster.leave_on_terminate,
         tuning: Tuning::default(),
     })

@@ -160,6 +160,7 @@ impl Start {
             self.config.server.trust_domain.clone(),
             Arc::clone(&policy),
             Arc::clone(&self.world.clock),
+            handle.cluster_clock(),
             Arc::clone(&self.world.random),
         );
         let reads = parts::reads(&self.config, handle.clone(), views.clone(), &self.world);

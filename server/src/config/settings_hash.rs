@@ -1,0 +1,95 @@
+//! The hash of the settings that should be the same on all members.
+//!
+//! Owns which those are: whatever makes two members answer the same call differently. Addresses,
+//! folders, logging and plugins' files are a member's own. The hash is over lines `key=value`, so that
+//! it stays the same between versions as long as the values do.
+
+use std::fmt::Write as _;
+
+use aws_lc_rs::digest;
+
+use super::load::Config;
+
+/// Hex digits of the hash that are shown: a difference must be seen, not proven.
+const BYTES: usize = 8;
+
+/// The hash of a configuration.
+pub fn settings_hash(config: &Config) -> String {
+    let hash = digest::digest(&digest::SHA256, lines(config).as_bytes());
+    hash.as_ref().iter().take(BYTES).fold(String::new(), |mut hex, byte| {
+        // Writing to a text cannot fail.
+        write!(hex, "{byte:02x}").ok();
+        hex
+    })
+}
+
+fn lines(config: &Config) -> String {
+    let (server, cluster) = (&config.server, &config.cluster);
+    let authority = &server.authority;
+    let ms = |time: std::time::Duration| time.as_millis().to_string();
+    let attestors = config.plugins.attestors.iter().map(super::AttestorConfig::name);
+    let attestors = attestors.collect::<std::collections::BTreeSet<_>>();
+    let pairs = [
+        ("trust_domain", server.trust_domain.to_string()),
+        ("ca_ttl", ms(authority.ca_ttl)),
+        ("ca_key_type", format!("{:?}", authority.ca_key_type)),
+        ("jwt_key_type", format!("{:?}", authority.jwt_key_type)),
+        ("default_x509_svid_ttl", ms(authority.default_x509_svid_ttl)),
+        ("default_jwt_svid_ttl", ms(authority.default_jwt_svid_ttl)),
+        ("agent_ttl", ms(authority.agent_ttl)),
+        ("jwt_issuer", authority.jwt_issuer.clone().unwrap_or_default()),
+        ("ca_subject", format!("{:?}", authority.ca_subject)),
+        (
+            "admin_ids",
+            server.admin_ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        ),
+        ("agent_pruning", format!("{:?}", server.agent_pruning)),
+        ("settings", format!("{:?}", server.settings)),
+        ("node_attestors", attestors.into_iter().collect::<Vec<_>>().join(" ")),
+        ("name", cluster.name.clone()),
+        ("voters_max", cluster.voters_max.to_string()),
+        ("replace_dead_after", ms(cluster.replace_dead_after)),
+        ("max_staleness", ms(cluster.max_staleness)),
+        ("renew_only_delay", ms(cluster.renew_only_delay)),
+        ("heartbeat_interval", ms(cluster.heartbeat_interval)),
+    ];
+    pairs.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{RunFlags, load_text};
+
+    fn hash(server: &str, cluster: &str) -> String {
+        let text = format!(
+            "server {{\n trust_domain = \"example.org\"\n data_dir = \"/d\"\n {server}\n}}\n\
+             cluster {{\n key_env = \"K\"\n {cluster}\n}}\nplugins {{\n}}\n"
+        );
+        settings_hash(&load_text(&text, &RunFlags::default()).unwrap())
+    }
+
+    #[test]
+    fn what_members_must_share_is_hashed_and_what_is_their_own_is_not() {
+        let base = hash("", "");
+        assert_eq!(base.len(), 2 * BYTES);
+        for (server, cluster) in [
+            ("ca_ttl = \"48h\"", ""),
+            ("agent_ttl = \"2h\"", ""),
+            ("jwt_key_type = \"rsa-2048\"", ""),
+            ("", "voters_max = 3"),
+            ("", "max_staleness = \"1m\""),
+            ("", "heartbeat_interval = \"80ms\""),
+        ] {
+            assert_ne!(hash(server, cluster), base, "{server} {cluster}");
+        }
+        for (server, cluster) in [
+            ("bind_port = \"9\"", ""),
+            ("log_level = \"DEBUG\"", ""),
+            ("", "advertise_address = \"a:1\""),
+            ("", "peers = [\"a:1\"]"),
+        ] {
+            assert_eq!(hash(server, cluster), base, "{server} {cluster}");
+        }
+    }
+}

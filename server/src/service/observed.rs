@@ -1,0 +1,207 @@
+//! What members said of themselves, for the screen of `cluster status`, and the warnings about it.
+//!
+//! Owns which differences between members are worth a warning, and the fixes. What is older than a
+//! few rounds of questions is shown with its age and warned of no more: who does not answer is warned
+//! of elsewhere.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use steeple_api::pb::cluster::v1 as rpc;
+use steeple_raft_store::{DiskHealth, MemberStatus, MemberView, Observed};
+
+/// Clocks that differ by more are worth a warning (`cluster.md` 9).
+const CLOCK_OFFSET_WARN_MS: u64 = 1_000;
+
+/// What was heard longer ago says nothing about now: five rounds of questions.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Adds what a member said of itself. `now` is boot time.
+pub(super) fn fill(member: &mut rpc::Member, view: &MemberView, now: Duration) {
+    let Some(observed) = &view.observed else { return };
+    let said = &observed.said;
+    member.observed_age_s = Some(now.saturating_sub(observed.heard_at).as_secs_f64());
+    member.clock_offset_s = Some(seconds(observed.clock_offset_ms));
+    member.settings_hash.clone_from(&said.settings_hash);
+    member.key_ids.clone_from(&said.key_ids);
+    member.feature_level_max = said.feature_level_max;
+    member.disk = Some(disk(said.disk));
+}
+
+fn disk(health: DiskHealth) -> rpc::DiskHealth {
+    rpc::DiskHealth {
+        last_sync_s: health.last_sync.map(|took| took.as_secs_f64()),
+        slowest_sync_s: health.slowest_sync.as_secs_f64(),
+        waiting_s: health.waiting.as_secs_f64(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "offsets beyond 2^53 ms are as wrong as any")]
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// What an operator should see to. `now` is boot time.
+pub(super) fn warnings(status: &MemberStatus, now: Duration) -> Vec<rpc::Warning> {
+    let mut warnings = about_this(status);
+    let this = status.members.iter().find(|view| view.id == status.member_id);
+    let Some(own) = this.and_then(|view| view.observed.as_ref()) else { return warnings };
+    let fresh = |observed: &&Observed| now.saturating_sub(observed.heard_at) <= FRESH;
+    let others = status.members.iter().filter(|view| view.id != status.member_id);
+    let heard = others.filter_map(|view| Some((view, view.observed.as_ref().filter(fresh)?)));
+    warnings.extend(heard.flat_map(|(view, observed)| differences(view, observed, own)));
+    warnings
+}
+
+fn about_this(status: &MemberStatus) -> Vec<rpc::Warning> {
+    let mut warnings = Vec::new();
+    if let Some(mismatch) = &status.mismatch {
+        let fix = "a member against a majority ends by itself and says what to do; if none does, take a \
+                   snapshot and restore it";
+        let message = mismatch.to_string();
+        warnings.push(rpc::Warning { code: "state_hash".into(), message, fix: fix.into() });
+    }
+    let leads = status.leader == Some(status.member_id);
+    if let Some(doubt) = status.clock_doubt.as_ref().filter(|_| leads) {
+        let message = format!("the leader does not prune or rotate: {doubt}");
+        let fix = "let all machines follow the same time source (NTP, chrony)";
+        warnings.push(rpc::Warning { code: "clock_doubt".into(), message, fix: fix.into() });
+    }
+    warnings
+}
+
+fn differences(view: &MemberView, observed: &Observed, own: &Observed) -> Vec<rpc::Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |code: &str, message: String, fix: &str| {
+        warnings.push(rpc::Warning { code: code.into(), message, fix: fix.into() });
+    };
+    let id = view.id;
+    if let Some(text) = clock_text(observed.clock_offset_ms) {
+        warn(
+            "clock_offset",
+            format!("the clock of member {id} is {text} this member's"),
+            "let both machines follow the same time source (NTP, chrony); \"timedatectl\" shows it",
+        );
+    }
+    let (theirs, ours) = (&observed.said.settings_hash, &own.said.settings_hash);
+    if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
+        warn(
+            "settings_differ",
+            format!("the settings of member {id} ({theirs}) are not those of this member ({ours})"),
+            "make server.conf the same but for addresses and folders, then restart the one that differs",
+        );
+    }
+    let keys = |said: &[String]| said.iter().cloned().collect::<BTreeSet<_>>();
+    let (theirs, ours) = (keys(&observed.said.key_ids), keys(&own.said.key_ids));
+    if theirs != ours {
+        let list = |ids: &BTreeSet<String>| ids.iter().cloned().collect::<Vec<_>>().join(", ");
+        warn(
+            "keys_differ",
+            format!(
+                "member {id} holds the cluster keys {}, this one {}",
+                list(&theirs),
+                list(&ours)
+            ),
+            "give every member the same cluster key file, then restart the one that differs",
+        );
+    }
+    warnings
+}
+
+/// `12.3 s ahead of`, if that is worth a word.
+fn clock_text(offset_ms: i64) -> Option<String> {
+    if offset_ms.unsigned_abs() <= CLOCK_OFFSET_WARN_MS {
+        return None;
+    }
+    let way = if offset_ms > 0 { "ahead of" } else { "behind" };
+    Some(format!("{:.1} s {way}", seconds(offset_ms).abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_raft_store::{MemberId, MemberState, Mismatch, Observation, Role};
+
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn observed(offset_ms: i64, settings: &str, keys: &[&str]) -> Observed {
+        let said = Observation {
+            settings_hash: settings.to_owned(),
+            key_ids: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ..Observation::default()
+        };
+        Observed { said, heard_at: NOW, round_trip: Duration::ZERO, clock_offset_ms: offset_ms }
+    }
+
+    fn view(id: u64, observed: Option<Observed>) -> MemberView {
+        MemberView {
+            id: MemberId(id),
+            name: String::new(),
+            address: format!("m{id}:1"),
+            role: Role::Voter,
+            reachable: true,
+            version: None,
+            lag: None,
+            observed,
+        }
+    }
+
+    fn status(other: Option<Observed>) -> MemberStatus {
+        MemberStatus {
+            member_id: MemberId(1),
+            cluster_id: None,
+            state: MemberState::Member,
+            leader: None,
+            term: 1,
+            applied_index: 0,
+            commit_index: 0,
+            last_log_index: 0,
+            quorum_contact_age: None,
+            clock_ahead_ms: None,
+            clock_doubt: None,
+            mismatch: None,
+            members: vec![view(1, Some(observed(0, "aa", &["k1", "k2"]))), view(2, other)],
+        }
+    }
+
+    #[test]
+    fn differences_between_members_are_warned_of_with_the_fix() {
+        let old = Observed { heard_at: Duration::from_secs(89), ..observed(9_000, "bb", &[]) };
+        let table: [(&str, Option<Observed>, &[&str]); 9] = [
+            ("never heard", None, &[]),
+            ("the same", Some(observed(1_000, "aa", &["k1", "k2"])), &[]),
+            ("another order of keys", Some(observed(-1_000, "aa", &["k2", "k1"])), &[]),
+            ("ahead", Some(observed(1_001, "aa", &["k1", "k2"])), &["clock_offset"]),
+            ("behind", Some(observed(-1_001, "aa", &["k1", "k2"])), &["clock_offset"]),
+            ("other settings", Some(observed(0, "bb", &["k1", "k2"])), &["settings_differ"]),
+            ("settings not said", Some(observed(0, "", &["k1", "k2"])), &[]),
+            ("fewer keys", Some(observed(0, "aa", &["k1"])), &["keys_differ"]),
+            ("long ago", Some(old), &[]),
+        ];
+        for (case, other, expected) in table {
+            let found = warnings(&status(other), NOW);
+            let codes: Vec<&str> = found.iter().map(|warning| warning.code.as_str()).collect();
+            assert_eq!(codes, expected, "{case}");
+            assert!(found.iter().all(|warning| !warning.fix.is_empty()), "{case}");
+        }
+        let doubtful = MemberStatus {
+            leader: Some(MemberId(1)),
+            clock_doubt: Some("why".to_owned()),
+            mismatch: Some(Mismatch {
+                index: 256,
+                groups: vec![vec![MemberId(1)], vec![MemberId(2)]],
+                against_this_member: false,
+            }),
+            ..status(None)
+        };
+        let codes = |status| {
+            let found = warnings(&status, NOW).into_iter();
+            found.map(|warning| warning.code).collect::<Vec<_>>()
+        };
+        assert_eq!(codes(doubtful.clone()), ["state_hash", "clock_doubt"]);
+        assert_eq!(codes(MemberStatus { leader: None, ..doubtful }), ["state_hash"]);
+        let found = warnings(&status(Some(observed(-12_345, "aa", &["k1", "k2"]))), NOW);
+        assert!(found[0].message.contains("is 12.3 s behind this member's"), "{found:?}");
+    }
+}
