@@ -93,7 +93,7 @@ async fn calls(client: &mut PeerClient<Channel>, of: MemberId) -> Vec<(&'static 
         };
     }
     failed![
-        vote(vote.clone()),
+        vote(vote),
         pre_vote(vote),
         forward_proposal(forward),
         read_index(pb::ReadIndexRequest {}),
@@ -144,7 +144,7 @@ async fn a_caller_speaks_for_itself_and_its_own_epoch() {
     let known = async { while client.read_index(of_old()).await.is_ok() {} };
     tokio::time::timeout(Duration::from_secs(20), known).await.unwrap();
     let table = [
-        ("vote", client.vote(forged.clone()).await.map(drop)),
+        ("vote", client.vote(forged).await.map(drop)),
         ("pre-vote", client.pre_vote(forged).await.map(drop)),
         ("append", client.append(appended).await.map(drop)),
         ("another epoch", client.read_index(of_old()).await.map(drop)),

@@ -35,6 +35,14 @@ async fn workload_gets_it(agent: &Agent, wanted: bool) {
     waited.await.unwrap();
 }
 
+/// Every member has one entry.
+fn only_the_alias_is_left(cluster: &Cluster) {
+    for member in cluster.members() {
+        let count = member.cli_json(&["entry", "count"]).unwrap();
+        assert_eq!(count["count"], 1, "the node's alias is left: {count}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_bundle_reaches_workloads_and_goes_as_its_mode_says() {
     let folder = tempfile::tempdir().unwrap();
@@ -110,8 +118,5 @@ async fn a_foreign_bundle_reaches_workloads_and_goes_as_its_mode_says() {
     cluster.wait_ready(SOON).await.unwrap();
     let delete = ["bundle", "delete", "-id", "other.org", "-mode", "delete"];
     assert_eq!(done(&cluster, leader, &delete), "bundle deleted.\n");
-    for member in 0..3 {
-        let count = cluster.member(member).unwrap().cli_json(&["entry", "count"]).unwrap();
-        assert_eq!(count["count"], 1, "the node's alias is left: {count}");
-    }
+    only_the_alias_is_left(&cluster);
 }
