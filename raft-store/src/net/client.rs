@@ -28,6 +28,7 @@ use crate::ids::MemberId;
 use crate::net::channels::{Lane, MESSAGE_BYTES_MAX};
 use crate::net::dial::chain;
 use crate::net::network::{PeerClient, PeerNetwork, is_transport_failure};
+use crate::net::reversion::Answer;
 use crate::net::{pb, wire};
 use crate::raft::{PeerNode, TypeConfig, Vote};
 use crate::snapshot::SnapshotBody;
@@ -122,6 +123,13 @@ impl MemberClient {
         }
     }
 
+    /// Keeps an answer from consensus if the member has lost what it had confirmed.
+    fn check(&self, vote: &Vote, answer: &Answer) -> Result<(), RPCError<TypeConfig>> {
+        let now = self.network.clock.boot_time();
+        let checked = self.network.confirmations.check(self.target, vote, answer, now);
+        checked.map_err(|reverted| Unreachable::new(&reverted).into())
+    }
+
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
         Timeout { action, id: self.network.member_id.0, target: self.target.0, timeout }
     }
@@ -137,6 +145,7 @@ impl MemberClient {
         // Consensus waits out its back-off where it makes the next request. Taken before the call:
         // a peer that refuses connections would else be dialled again and again without a pause.
         let Some(first) = input.next().await else { return Ok(None) };
+        let vote = first.vote;
         let input = futures::stream::iter([first]).chain(input);
         let sent = Arc::new(AtomicU64::new(0));
         let requests = sized(input, sent.clone());
@@ -145,7 +154,7 @@ impl MemberClient {
         // The first append is on its way with the call.
         let limit = limit.max(APPEND_STALL);
         let replies = self.call(RPCTypes::AppendEntries, limit, call).await?;
-        Ok(Some(Replies { replies, sent, received: 0, ended: false }))
+        Ok(Some(Replies { replies, vote, sent, received: 0, ended: false }))
     }
 
     async fn next_reply(&self, mut replies: Replies) -> Option<(StreamReply, Replies)> {
@@ -158,7 +167,10 @@ impl MemberClient {
                 Ok(Ok(Some(_))) if self.network.is_muted() => break Err(muted()),
                 Ok(Ok(Some(reply))) => {
                     self.network.addresses.heard(self.target, self.network.clock.boot_time());
-                    break wire::stream_reply_from_pb(&reply).map_err(|error| garbled(&error));
+                    let answer = wire::stream_reply_from_pb(&reply);
+                    break answer
+                        .map_err(|error| garbled(&error))
+                        .and_then(|answer| self.check(&replies.vote, &answer).map(|()| answer));
                 }
                 Ok(Err(status)) => {
                     self.network.note::<()>(self.target, &Err(status.clone()));
@@ -180,6 +192,8 @@ type StreamReply = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
 /// The answers to a stream of appends.
 struct Replies {
     replies: Streaming<pb::raft::v1::AppendReply>,
+    /// In whose name the requests are.
+    vote: Vote,
     /// Requests taken from openraft, and answers given back: both only grow.
     sent: Arc<AtomicU64>,
     received: u64,
@@ -194,17 +208,23 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let (vote, prev) = (rpc.vote, rpc.prev_log_id);
+        let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
         let (request, upto) = fit(rpc);
         let mut peer = self.peer(self.lane)?;
         let call = peer.append(Request::new(request));
         let reply = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
         let reply = wire::append_reply_from_pb(&reply).map_err(|error| garbled(&error))?;
-        Ok(match (reply, upto) {
+        let reply = match (reply, upto) {
             (AppendEntriesResponse::Success, Some(upto)) => {
                 AppendEntriesResponse::PartialSuccess(Some(upto))
             }
             (reply, _) => reply,
-        })
+        };
+        if prev.is_some() || !matches!(reply, AppendEntriesResponse::Conflict) {
+            self.check(&vote, &reply.clone().into_stream_result(prev, last))?;
+        }
+        Ok(reply)
     }
 
     fn stream_append<'s, S>(

@@ -21,6 +21,7 @@ mod network;
 mod pb;
 mod proposals;
 mod refusals;
+mod reversion;
 mod server;
 mod snapshot;
 mod tls;

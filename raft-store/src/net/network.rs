@@ -31,6 +31,7 @@ use crate::net::name::PeerName;
 use crate::net::pb;
 use crate::net::proposals;
 use crate::net::refusals::Refusals;
+use crate::net::reversion::Confirmations;
 use crate::net::tls::{CaSeed, PeerTls};
 use crate::observe::{self, Observation};
 use crate::outcome::Applied;
@@ -70,6 +71,8 @@ pub(crate) struct PeerNetwork {
     epoch: Arc<AtomicU32>,
     /// Nothing is sent as a leader.
     muted: AtomicBool,
+    /// What members have confirmed to this one as their leader.
+    pub(crate) confirmations: Confirmations,
 }
 
 /// A gRPC client of a peer.
@@ -114,6 +117,7 @@ impl PeerNetwork {
             dialler,
             cluster_name: parts.config.cluster_name.clone(),
             cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
+            confirmations: Confirmations::default(),
             epoch: Arc::default(),
             muted: AtomicBool::new(false),
         }))

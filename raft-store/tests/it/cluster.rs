@@ -309,6 +309,49 @@ async fn a_command_that_never_left_is_unavailable_and_not_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_comes_back_with_an_old_disk_does_not_end_the_leader() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let old = cluster.members.remove((leader + 1) % 3);
+    propose(&old.handle, "before").await.unwrap();
+    let copy = old.disk.crash();
+    propose(&old.handle, "after the copy").await.unwrap();
+    let leading = cluster.leader().await;
+    caught_up(&old.handle, &cluster.members[leading].handle).await;
+    let term = cluster.members[leading].handle.status().term;
+    let (config, _) = old.kill(&cluster.network).await;
+    let back = Member::start(&cluster.network, config, copy).await;
+    // Long enough for the leader to have spoken to it.
+    for number in 0..20 {
+        let leader = &cluster.members[leading].handle;
+        propose(leader, &format!("beside it {number}")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let status = cluster.members[leading].handle.status();
+    assert_eq!((status.leader, status.term), (Some(cluster.members[leading].id()), term));
+    assert!(back.handle.status().applied_index < status.applied_index, "it is not fed");
+
+    // The next leader has heard nothing of it yet, and feeds it.
+    let other = cluster.members[1 - leading].id();
+    cluster.members[leading].handle.hand_over(Some(other)).await.unwrap();
+    caught_up(&back.handle, &cluster.members[leading].handle).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_removed_while_it_is_dead_learns_it_when_it_returns() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let dead = cluster.members.remove((leader + 1) % 3);
+    let id = dead.id();
+    let (config, disk) = dead.kill(&cluster.network).await;
+    let change = MemberChange::Remove { member: id, force: false };
+    cluster.members[0].handle.change_members(change).await.unwrap();
+    let back = Member::start(&cluster.network, config, disk).await;
+    let ended = timeout(SOON, back.task).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(RunError::Removed { member, .. }) if member == id), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_off_leader_confirms_no_read_and_comes_back_without_an_election() {
     let cluster = Cluster::form(&[1, 2, 3]).await;
     let leader = cluster.leader().await;
