@@ -14,7 +14,7 @@ pub enum Contact {
     InContact,
     /// Out of contact.
     Lost {
-        /// Boot-time clock at the last contact; zero: never since start.
+        /// Boot-time clock at the last contact, or at the start if there was none since.
         since: Duration,
         /// What is missing, for people.
         text: String,

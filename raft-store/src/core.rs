@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) config: Arc<Config>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Arc<dyn Random>,
+    /// Boot-time clock when this was made.
+    started: Duration,
     /// This member's id; never changes while the folder lives.
     pub(crate) member_id: MemberId,
     /// Log, tables, snapshots and the member's own records.
@@ -81,6 +83,7 @@ impl Core {
             MemberState::Forming { text: "starting".to_owned() }
         };
         Self {
+            started: parts.clock.boot_time(),
             config: parts.config,
             clock: parts.clock,
             random: parts.random,
@@ -184,7 +187,7 @@ impl Core {
         if age.is_some_and(|age| age <= self.config.election_timeout_max()) {
             return Contact::InContact;
         }
-        let since = age.map_or(Duration::ZERO, |age| self.clock.boot_time().saturating_sub(age));
+        let since = age.map_or(self.started, |age| self.clock.boot_time().saturating_sub(age));
         Contact::Lost { since, text: self.no_leader().text }
     }
 
