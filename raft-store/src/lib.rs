@@ -58,7 +58,7 @@ pub use error::{OpenError, ProposeError, RunError, StoreError, Unavailable};
 pub use feed::{Resync, Subscription};
 pub use handle::{Confirmed, StoreHandle};
 pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
-pub use mem::{MemoryDisk, SyncTimes};
+pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
 pub use outcome::{Applied, EntryOutcome, Outcome, Rejection};
