@@ -32,13 +32,13 @@ pub(crate) struct Arguments {
 
 const USAGE: &str = "usage: steeple-sim [--seeds N | --seeds A..B] [--ticks 20000] \
 [--results FILE] [--jobs 2] [--twice 3] [--trace FILE] [--history FILE] [--mutant NAME]\n       \
-steeple-sim mutants [--seeds 40] [--ticks 4000] [--jobs 2] [--mutant NAME]\n       \
+steeple-sim mutants [--seeds 150] [--ticks 4000] [--jobs 2] [--mutant NAME]\n       \
 steeple-sim merge FILE…";
 
 impl Arguments {
     /// Parses the command line of a hunt for mutants: many short runs.
     pub(crate) fn parse_hunt(arguments: &[String]) -> Result<Self> {
-        Self::parse_over(0..40, 4_000, arguments)
+        Self::parse_over(0..150, 4_000, arguments)
     }
 
     /// Parses a command line.
