@@ -63,7 +63,7 @@ pub use feed::{Resync, Subscription};
 pub use handle::{Confirmed, StoreHandle};
 pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use level::FEATURE_LEVEL_MAX;
-pub use mem::{MemoryDisk, SyncTimes};
+pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
 pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, Observed};

@@ -10,6 +10,10 @@ pub(crate) enum Mutant {
     SyncSkipped,
     /// A vote is answered without being written.
     VoteNotPersisted,
+    /// A leader counts an append as stored by a follower when it is sent.
+    AckBeforeQuorum,
+    /// What was applied is noted a little later than it is written.
+    AppliedIndexApart,
     /// A read is confirmed by what this member has applied.
     ReadWithoutIndex,
     /// A snapshot leaves out join tokens.
@@ -22,14 +26,22 @@ pub(crate) enum Mutant {
     SnapshotRowOrder,
     /// A leader whose clock is behind takes cluster time back.
     TimeGoesBack,
+    /// Each member removes what has expired by a clock of its own.
+    LocalClockInPruning,
+    /// The time of a command is that of the member which forwards it.
+    TimeOfForwarder,
     /// A join token is not removed when it is spent.
     TokenNotSpent,
     /// Outcomes of requests are not looked up: a retry is applied again.
     RequestForgotten,
     /// A retry after a lost answer goes under a new request id.
     RetryUnderNewId,
+    /// A batch whose answer was lost is sent again whole, under a new request id.
+    BatchRetriedWhole,
     /// Serials are not compared before they are set.
     SerialsNotCompared,
+    /// Of the serials only the current one is compared: what comes late takes a newer one's place.
+    PendingOverwritten,
     /// A subscription says that it starts one revision later than it does.
     FeedOffByOne,
 }
@@ -40,16 +52,22 @@ impl Mutant {
     pub(crate) const ALL: &'static [(&'static str, Self)] = &[
         ("sync-skipped", Self::SyncSkipped),
         ("vote-not-persisted", Self::VoteNotPersisted),
+        ("ack-before-quorum", Self::AckBeforeQuorum),
+        ("applied-index-apart", Self::AppliedIndexApart),
         ("read-without-index", Self::ReadWithoutIndex),
         ("snapshot-drops-tokens", Self::SnapshotDropsTokens),
         ("snapshot-drops-journal", Self::SnapshotDropsJournal),
         ("snapshot-drops-membership", Self::SnapshotDropsMembership),
         ("snapshot-row-order", Self::SnapshotRowOrder),
         ("time-goes-back", Self::TimeGoesBack),
+        ("local-clock-in-pruning", Self::LocalClockInPruning),
+        ("time-of-forwarder", Self::TimeOfForwarder),
         ("token-not-spent", Self::TokenNotSpent),
         ("request-forgotten", Self::RequestForgotten),
         ("retry-under-new-id", Self::RetryUnderNewId),
+        ("batch-retried-whole", Self::BatchRetriedWhole),
         ("serials-not-compared", Self::SerialsNotCompared),
+        ("pending-overwritten", Self::PendingOverwritten),
         ("feed-off-by-one", Self::FeedOffByOne),
     ];
 }

@@ -89,6 +89,9 @@ impl Core {
     ) -> Result<Applied, ProposeError> {
         let may_forward = !command.is_duty();
         let mut envelope = seal(&command, request);
+        if mutants::on(Mutant::TimeOfForwarder) {
+            envelope.time_unix_ms = self.clock.now().unix_ms();
+        }
         let bytes = envelope.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
@@ -105,7 +108,10 @@ impl Core {
                 }
                 Err(ForwardError::Unknown(text)) => {
                     lost = Some(text);
-                    if mutants::on(Mutant::RetryUnderNewId) {
+                    let many = matches!(&command, Command::CreateEntries(items) if items.len() > 1);
+                    if mutants::on(Mutant::RetryUnderNewId)
+                        || (many && mutants::on(Mutant::BatchRetriedWhole))
+                    {
                         let fresh = RequestId::fresh(Revision::default(), self.random.as_ref());
                         envelope.request_id = fresh.0.to_vec();
                     }
@@ -236,6 +242,9 @@ impl Core {
         let highest: Timestamp = self.feed.reached_now().time;
         let ahead_ms = self.cluster_clock.ahead_ms(self.clock.as_ref());
         let mut now = stamp(self.clock.now(), ahead_ms);
+        if mutants::on(Mutant::TimeOfForwarder) && envelope.time_unix_ms != 0 {
+            now = Timestamp::from_unix_ms(envelope.time_unix_ms);
+        }
         if !mutants::on(Mutant::TimeGoesBack) {
             now = now.max(highest);
         }

@@ -28,16 +28,51 @@ pub(crate) fn test() -> Result<ExitCode> {
     close()
 }
 
-/// `cargo xtask ci`: the test command, as a reader of the README would type it, then the lints.
+/// Seeds of the simulation that CI runs, each of 20,000 ticks: enough that every fault and every
+/// command must have happened.
+const SEEDS: &str = "80";
+
+/// `cargo xtask ci`: the test command, as a reader of the README would type it, a slice of simulation
+/// with the deliberate bugs, then the lints.
 pub(crate) fn ci() -> Result<ExitCode> {
     let mut readme = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     readme.args(["xtask", "test"]).current_dir(crate::build::root());
     let tested = readme.status().context("start cargo xtask test")?;
     if !tested.success() {
-        println!("cargo xtask test failed; the lints run all the same");
+        println!("cargo xtask test failed; the rest runs all the same");
     }
+    simulate()?;
     lints()?;
     close()
+}
+
+/// A slice of simulation, and every deliberate bug until it is found.
+fn simulate() -> Result<()> {
+    let mut program = match crate::lanes::simulation() {
+        Ok(program) => program,
+        Err(error) => {
+            println!("the simulation was not built: {error:#}");
+            return tally::add("sim", Tally::one(false));
+        }
+    };
+    step("simulation: whole clusters under faults");
+    simulated("sim", program.args(["--seeds", SEEDS]))?;
+    step("simulation: every deliberate bug must be found");
+    let mut program = Command::new(program.get_program());
+    simulated("mutants", program.arg("mutants"))
+}
+
+/// Runs the simulation and adds the counts of its last line, `<lane>: N passed, N failed`.
+fn simulated(lane: &str, command: &mut Command) -> Result<()> {
+    let output = command.stderr(Stdio::inherit()).output().context("start the simulation")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    let counted = text.lines().last().and_then(|last| last.strip_prefix(&format!("{lane}: ")));
+    let mut tally = counted.and_then(counts).unwrap_or(Tally::one(false));
+    if !output.status.success() && tally.failed == 0 {
+        tally.failed = 1;
+    }
+    tally::add(lane, tally)
 }
 
 /// `cargo xtask lint`.
@@ -92,9 +127,13 @@ fn nextest() -> Result<()> {
 fn nextest_summary(output: &str) -> Option<Tally> {
     let line =
         output.lines().rev().find(|line| line.contains("Summary [") && line.contains("run:"))?;
-    let counts = line.split("run:").nth(1)?;
+    counts(line.split("run:").nth(1)?)
+}
+
+/// Reads `9 passed (1 slow), 1 failed, 2 skipped`.
+fn counts(text: &str) -> Option<Tally> {
     let mut tally = Tally::default();
-    for part in counts.split(',') {
+    for part in text.split(',') {
         let mut words = part.split_whitespace();
         let count = words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         match words.next() {
@@ -184,13 +223,19 @@ fn one(lane: &str, command: &mut Command) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::nextest_summary;
+    use super::{counts, nextest_summary};
 
     #[test]
     fn summary_of_nextest_is_read() {
         let text = "   Summary [  12.3s] 14 tests run: 12 passed (1 slow), 1 failed, 1 timed out, 3 skipped\n";
         let tally = nextest_summary(text).unwrap();
         assert_eq!((tally.passed, tally.failed, tally.skipped), (12, 2, 3));
+    }
+
+    #[test]
+    fn counts_of_the_simulation_are_read() {
+        let tally = counts("79 passed, 1 failed").unwrap();
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (79, 1, 0));
     }
 
     #[test]

@@ -31,23 +31,23 @@ pub(crate) fn program(command: &str) -> Command {
     child
 }
 
-/// `cargo xtask sim`: whole clusters in simulation, without RocksDB; with the deliberate bugs if one
-/// is named.
+/// `cargo xtask sim`: whole clusters in simulation, without RocksDB.
 pub(crate) fn sim(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
-    step("building the simulation");
-    let mut command = build::cargo();
-    command.args(["build", "--locked", "--profile", build::PROFILE, "-p", "steeple-sim"]);
-    if args.iter().any(|arg| arg == "--mutant") {
-        command.args(["--features", "mutants"]);
-    }
-    check(&mut command)?;
-    let status = Command::new(binaries().join("steeple-sim"))
-        .args(args)
-        .current_dir(build::root())
-        .status()
-        .context("start the simulation")?;
+    let status = simulation()?.args(args).status().context("start the simulation")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds the simulation, with the deliberate bugs in it (none is on unless it is named), and returns
+/// its program. A profile of its own: it runs for minutes and hours.
+pub(crate) fn simulation() -> Result<Command> {
+    step("building the simulation with profile sim (the first time five minutes on two cores)");
+    let mut command = build::cargo();
+    command.args(["build", "--locked", "--profile", "sim", "-p", "steeple-sim"]);
+    check(command.args(["--features", "mutants"]))?;
+    let mut program = Command::new(build::target().join("sim").join("steeple-sim"));
+    program.current_dir(build::root());
+    Ok(program)
 }
 
 /// `cargo xtask bench`: release builds, never a timed test.

@@ -34,7 +34,7 @@ usage: cargo xtask <command>
   ci         what .ci/run runs: test, then lints and docs
   lint       the lints and docs of ci alone
   sim        whole clusters in simulation [--seeds N|A..B] [--ticks 20000]
-             [--results FILE] [--mutant NAME]; sim merge FILE...
+             [--results FILE] [--mutant NAME]; sim mutants; sim merge FILE...
   bench      first numbers, as ratios [issue|entry]
 ";
 

@@ -84,12 +84,25 @@ impl Call {
         Self { number, operation, request, floor, attempt, retry_ms, attempts, unknown }
     }
 
+    /// The same request once more, on its own way; `None` for what is not remembered by its id.
+    ///
+    /// While the call is open the other may have the effect that this one says it has not: then this
+    /// one is of unknown outcome at best.
+    pub(crate) fn again(&mut self, is_open: bool, at_ms: u64) -> Option<Self> {
+        let Operation::Command(_) = &self.operation else { return None };
+        self.unknown |= is_open;
+        let (operation, request) = (self.operation.clone(), self.request);
+        let (number, floor, retry_ms) = (self.number, self.floor, at_ms);
+        let (attempt, attempts, unknown) = (None, 0, true);
+        Some(Self { number, operation, request, floor, attempt, retry_ms, attempts, unknown })
+    }
+
     /// Asks a member; the job is to be handed to it.
     pub(crate) fn ask(&mut self, member: usize, now_ms: u64, dice: &Dice, loss: f64) -> Job {
         let ask = match &self.operation {
             Operation::Command(command) => Ask::Propose(command.clone(), self.request),
             Operation::Duty(command) => Ask::Duty(command.clone()),
-            Operation::Read => Ask::Read,
+            Operation::Read(what) => Ask::Read(what.clone()),
         };
         let timeout_ms = dice.within(200..=1_500);
         let (reply, answer) = oneshot::channel();
@@ -126,7 +139,7 @@ impl Call {
                 last.then(|| self.over(text))
             }
             Answer::Failed(text) => last.then(|| self.over(text)),
-            answer @ (Answer::Applied(_) | Answer::Rows { .. } | Answer::Transferred) => {
+            answer @ (Answer::Applied(_) | Answer::Rows { .. } | Answer::Done) => {
                 Some(End::Answered(member, answer))
             }
         }
@@ -134,7 +147,7 @@ impl Call {
 
     /// What is known when the client gives up.
     pub(crate) fn over(&self, text: String) -> End {
-        if self.unknown && !matches!(self.operation, Operation::Read) {
+        if self.unknown && !matches!(self.operation, Operation::Read(_)) {
             End::Unknown(text)
         } else {
             End::Failed(text)

@@ -14,8 +14,9 @@ pub(crate) const START_MS: i64 = 1_800_000_000_000;
 pub(crate) struct SimTime(Arc<AtomicU64>);
 
 impl SimTime {
-    /// Moves it.
+    /// Moves it, and with it what libraries on this thread take for the time.
     pub(crate) fn set(&self, ms: u64) {
+        crate::instants::set(ms);
         self.0.store(ms, Ordering::Relaxed);
     }
 

@@ -16,10 +16,10 @@ use steeple_spiffe_core::entry::{EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::SelectorSet;
 
 use crate::client::{Call, End};
-use crate::dice::Dice;
 use crate::member::{Answer, FeedItem};
 use crate::options::Options;
 use crate::reference::{Violation, index_of};
+use crate::view::Read;
 use crate::workload::Operation;
 
 /// What a checked history says.
@@ -41,7 +41,8 @@ pub(crate) struct Recorder {
     open: BTreeMap<u64, h::Operation>,
     /// A prune of agents ended unknown: the checker cannot tell its effect from a bug.
     is_ambiguous: bool,
-    dice: Dice,
+    /// The changes of each revision in the checker's words: all members show the same.
+    changes: BTreeMap<u64, Vec<h::Change>>,
 }
 
 impl Recorder {
@@ -57,8 +58,8 @@ impl Recorder {
             ..h::Header::default()
         };
         let first = h::Line { at_ns: 0, wall_ms: 0, event: h::Event::Header(header) };
-        let dice = Dice::new(options.seed, 6);
-        Self { lines: vec![first], open: BTreeMap::new(), is_ambiguous: false, dice }
+        let (open, changes) = Default::default();
+        Self { lines: vec![first], open, is_ambiguous: false, changes }
     }
 
     /// Writes the history for people and for `steeple-check`.
@@ -106,7 +107,7 @@ impl Recorder {
                 stale: false,
                 reply: read_reply(&asked, rows),
             },
-            End::Answered(_, Answer::Transferred | Answer::Failed(_) | Answer::Unknown(_)) => {
+            End::Answered(_, Answer::Done | Answer::Failed(_) | Answer::Unknown(_)) => {
                 return;
             }
         };
@@ -139,42 +140,29 @@ impl Recorder {
         self.add(ms, h::Event::StateHash(hash));
     }
 
-    /// What a member's feed said.
+    /// What a member's feed said, once it was found to be what all members say.
     pub(crate) fn feed(&mut self, ms: u64, member: &str, item: &FeedItem) {
         let step = match item {
-            FeedItem::Start(revision, _) => h::FeedStep::Start { revision: index_of(*revision) },
-            FeedItem::Batch(batch) => h::FeedStep::Batch {
-                revision: index_of(batch.revision.as_u64()),
-                changes: batch.changes.iter().map(change).collect(),
-            },
+            FeedItem::Start { revision, .. } => {
+                h::FeedStep::Start { revision: index_of(*revision) }
+            }
+            FeedItem::Batch(batch) => {
+                let revision = index_of(batch.revision.as_u64());
+                let known = self.changes.entry(revision);
+                let changes = known.or_insert_with(|| batch.changes.iter().map(change).collect());
+                h::FeedStep::Batch { revision, changes: changes.clone() }
+            }
         };
         self.add(ms, h::Event::Feed(h::Feed { subscriber: member.to_owned(), step }));
     }
 
     /// What a call asks, in the checker's words; `None` if its models do not know it.
-    fn operation(&mut self, call: &Call) -> Option<h::Operation> {
+    fn operation(&self, call: &Call) -> Option<h::Operation> {
         match &call.operation {
-            Operation::Read => Some(self.read_operation(call)),
+            Operation::Read(what) => Some(read_operation(what, call.number)),
             Operation::Command(command) | Operation::Duty(command) => {
                 command_operation(command, call.number)
             }
-        }
-    }
-
-    fn read_operation(&self, call: &Call) -> h::Operation {
-        let id = |kind: &str, most: u64| format!("{kind}{}", self.dice.within(1..=most));
-        match self.dice.within(0..=9) {
-            0..=3 => h::Operation::GetEntry { id: id("e", call.number.max(1)) },
-            4..=5 => h::Operation::GetAgent {
-                agent_id: format!("spiffe://example.org/spire/agent/{}", id("a", 12)),
-            },
-            6 => h::Operation::CountEntries,
-            7 => h::Operation::CountAgents,
-            _ => h::Operation::ListEntries {
-                listing: call.number,
-                first: true,
-                filter: h::Filter::default(),
-            },
         }
     }
 
@@ -221,6 +209,18 @@ impl Recorder {
             }
         }
         checked
+    }
+}
+
+fn read_operation(what: &Read, number: u64) -> h::Operation {
+    match what {
+        Read::Entry(id) => h::Operation::GetEntry { id: id.clone() },
+        Read::Agent(id) => h::Operation::GetAgent { agent_id: id.clone() },
+        Read::CountEntries => h::Operation::CountEntries,
+        Read::CountAgents => h::Operation::CountAgents,
+        Read::Entries | Read::Everything => {
+            h::Operation::ListEntries { listing: number, first: true, filter: h::Filter::default() }
+        }
     }
 }
 

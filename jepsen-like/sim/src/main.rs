@@ -2,13 +2,17 @@
 //!
 //! Owns the command line; a run is `run`'s. See `jepsen-like/README.md`.
 
+mod authorities;
 mod client;
 mod clock;
 mod dice;
 mod disk;
+mod echoes;
 mod entropy;
 mod history;
+mod instants;
 mod member;
+mod mutants;
 mod nemesis;
 mod net;
 mod options;
@@ -20,6 +24,7 @@ mod rows;
 mod run;
 mod slice;
 mod trace;
+mod view;
 mod workload;
 mod world;
 
@@ -38,6 +43,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
         Some((command, files)) if command == "merge" => results::merge(files),
+        Some((command, rest)) if command == "mutants" => {
+            Arguments::parse_hunt(rest).and_then(|arguments| mutants::run(&arguments))
+        }
         Some((command, rest)) if command == "one" => {
             Arguments::parse(rest).and_then(|arguments| slice::one_seed(&arguments))
         }

@@ -1,7 +1,8 @@
 //! A member: the real store on a simulated host, and the way in for clients.
 //!
 //! Owns what outlives the process (disk, clock, configuration) and what runs in it. Starting, killing
-//! and cutting off are the driver's; what is asked is the clients'.
+//! and cutting off are the driver's; what is asked is the clients'; the rows that reads are answered
+//! from are `view`'s.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -10,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_raft_store::{
-    Applied, Change, ChangeBatch, Command, Config, Leadership, MemoryDisk, ProposeError, RequestId,
-    RunError, Seams, Storage, Store, StoreHandle,
+    Applied, Change, ChangeBatch, Command, Config, Leadership, MemberChange, MemoryDisk,
+    ProposeError, RequestId, RunError, Seams, Storage, Store, StoreHandle,
 };
 use steeple_spiffe_core::random::Random;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::SimClock;
 use crate::disk::DiskTimes;
 use crate::net::SimTransport;
+use crate::view::{Read, View};
 
 /// Calls that wait in front of a member.
 const INBOX: usize = 256;
@@ -35,10 +37,12 @@ pub(crate) enum Ask {
     Propose(Command, RequestId),
     /// A command that only a leader may propose.
     Duty(Command),
-    /// The whole registry, confirmed.
-    Read,
+    /// Rows, confirmed.
+    Read(Read),
     /// That the member gives leadership away.
     Transfer,
+    /// A change of the membership, by any member.
+    ChangeMembers(MemberChange),
 }
 
 /// What a member answers.
@@ -46,17 +50,17 @@ pub(crate) enum Ask {
 pub(crate) enum Answer {
     /// The command was decided.
     Applied(Box<Applied>),
-    /// All rows at a revision that is not before the confirmed one.
+    /// The rows that were asked for, at a revision that is not before the confirmed one.
     Rows {
         /// What the barrier confirmed.
         confirmed: u64,
-        /// The state that the rows are.
+        /// The state that the rows are of.
         revision: u64,
         /// The rows.
         rows: Vec<Change>,
     },
-    /// Leadership went to another.
-    Transferred,
+    /// It is done: leadership went to another, or the membership is changed.
+    Done,
     /// Surely without effect.
     Failed(String),
     /// Nobody knows.
@@ -78,7 +82,14 @@ pub(crate) struct Job {
 #[derive(Debug)]
 pub(crate) enum FeedItem {
     /// A subscription began with these rows.
-    Start(u64, Vec<Change>),
+    Start {
+        /// The state that they are.
+        revision: u64,
+        /// All of them.
+        rows: Vec<Change>,
+        /// The one before ended because a snapshot took the place of all rows.
+        installed: bool,
+    },
     /// A batch.
     Batch(Arc<ChangeBatch>),
 }
@@ -130,6 +141,8 @@ pub(crate) struct Member {
 pub(crate) struct Process {
     /// The store's handle.
     pub(crate) handle: StoreHandle,
+    /// Where it runs: who asks how long ago something was must ask by its clock.
+    pub(crate) runtime: tokio::runtime::Handle,
     /// Its leadership.
     pub(crate) leadership: watch::Receiver<Leadership>,
     /// The way in.
@@ -174,14 +187,17 @@ pub(crate) async fn software(member: Shared) -> turmoil::Result {
     let (leap, leaps) = mpsc::channel(1);
     let (resubscribe, again) = mpsc::channel(1);
     let leadership = handle.leadership();
-    tokio::task::spawn_local(serve(handle.clone(), jobs));
+    let view = Rc::new(View::default());
+    tokio::task::spawn_local(serve(handle.clone(), view.clone(), jobs));
     tokio::task::spawn_local(leap_when_told(leaps));
-    tokio::task::spawn_local(follow_feed(handle.clone(), member.clone(), again));
+    tokio::task::spawn_local(follow_feed(handle.clone(), member.clone(), view, again));
     {
         let mut member = member.borrow_mut();
         member.ended = None;
         member.incarnation += 1;
-        member.process = Some(Process { handle, leadership, inbox, shutdown, leap, resubscribe });
+        let runtime = tokio::runtime::Handle::current();
+        member.process =
+            Some(Process { handle, runtime, leadership, inbox, shutdown, leap, resubscribe });
     }
     let ended = match running.await {
         Ok(Ok(())) => Ended::InOrder,
@@ -195,18 +211,18 @@ pub(crate) async fn software(member: Shared) -> turmoil::Result {
     Ok(())
 }
 
-async fn serve(handle: StoreHandle, mut jobs: mpsc::Receiver<Job>) {
+async fn serve(handle: StoreHandle, view: Rc<View>, mut jobs: mpsc::Receiver<Job>) {
     while let Some(job) = jobs.recv().await {
-        let handle = handle.clone();
+        let (handle, view) = (handle.clone(), view.clone());
         tokio::task::spawn_local(async move {
-            let answer = answer(&handle, job.ask, job.timeout).await;
+            let answer = answer(&handle, &view, job.ask, job.timeout).await;
             // The client may have given up.
             job.reply.send(answer).ok();
         });
     }
 }
 
-async fn answer(handle: &StoreHandle, ask: Ask, timeout: Duration) -> Answer {
+async fn answer(handle: &StoreHandle, view: &View, ask: Ask, timeout: Duration) -> Answer {
     let deadline = Instant::now() + timeout;
     let decided = match ask {
         Ask::Propose(command, request) => handle.propose(command, request, deadline).await,
@@ -219,11 +235,17 @@ async fn answer(handle: &StoreHandle, ask: Ask, timeout: Duration) -> Answer {
         }
         Ask::Transfer => {
             return match handle.transfer_leadership(None).await {
-                Ok(_) => Answer::Transferred,
+                Ok(_) => Answer::Done,
                 Err(error) => Answer::Failed(error.text),
             };
         }
-        Ask::Read => return read(handle, deadline).await,
+        Ask::ChangeMembers(change) => {
+            return match handle.change_members(change).await {
+                Ok(()) => Answer::Done,
+                Err(error) => Answer::Failed(error.to_string()),
+            };
+        }
+        Ask::Read(what) => return read(handle, view, &what, deadline).await,
     };
     match decided {
         Ok(applied) => Answer::Applied(Box::new(applied)),
@@ -237,16 +259,27 @@ async fn answer(handle: &StoreHandle, ask: Ask, timeout: Duration) -> Answer {
     }
 }
 
-async fn read(handle: &StoreHandle, deadline: Instant) -> Answer {
+/// Answers as a server does: from the rows that it has by its change feed, once they are as new as
+/// what the barrier confirmed. A read of everything goes to the tables.
+async fn read(handle: &StoreHandle, view: &View, what: &Read, deadline: Instant) -> Answer {
     let confirmed = match handle.read_barrier(deadline).await {
         Ok(confirmed) => confirmed.revision.as_u64(),
         Err(error) => return Answer::Failed(error.text),
     };
-    match handle.subscribe() {
-        Ok(found) => {
-            Answer::Rows { confirmed, revision: found.revision.as_u64(), rows: found.snapshot }
+    if *what == Read::Everything {
+        return match handle.subscribe() {
+            Ok(found) => {
+                Answer::Rows { confirmed, revision: found.revision.as_u64(), rows: found.snapshot }
+            }
+            Err(error) => Answer::Failed(error.to_string()),
+        };
+    }
+    match tokio::time::timeout_at(deadline, view.reaches(confirmed)).await {
+        Ok(()) => {
+            let (revision, rows) = view.select(what);
+            Answer::Rows { confirmed, revision, rows }
         }
-        Err(error) => Answer::Failed(error.to_string()),
+        Err(_) => Answer::Failed("the rows are not as new as what was confirmed".to_owned()),
     }
 }
 
@@ -256,7 +289,13 @@ async fn leap_when_told(mut leaps: mpsc::Receiver<u64>) {
     }
 }
 
-async fn follow_feed(handle: StoreHandle, member: Shared, mut again: mpsc::Receiver<()>) {
+async fn follow_feed(
+    handle: StoreHandle,
+    member: Shared,
+    view: Rc<View>,
+    mut again: mpsc::Receiver<()>,
+) {
+    let mut installed = false;
     loop {
         let mut subscription = match handle.subscribe() {
             Ok(subscription) => subscription,
@@ -265,24 +304,28 @@ async fn follow_feed(handle: StoreHandle, member: Shared, mut again: mpsc::Recei
                 return;
             }
         };
-        let start = FeedItem::Start(
-            subscription.revision.as_u64(),
-            std::mem::take(&mut subscription.snapshot),
-        );
-        member.borrow_mut().feed.push_back(start);
+        let revision = subscription.revision.as_u64();
+        let rows = std::mem::take(&mut subscription.snapshot);
+        view.start(revision, &rows);
+        member.borrow_mut().feed.push_back(FeedItem::Start { revision, rows, installed });
         loop {
             let next = tokio::select! {
                 biased;
                 next = subscription.next() => next,
                 told = again.recv() => match told {
-                    Some(()) => break,
+                    Some(()) => {
+                        installed = false;
+                        break;
+                    }
                     None => return,
                 },
             };
-            match next {
-                Ok(batch) => member.borrow_mut().feed.push_back(FeedItem::Batch(batch)),
-                Err(_) => break,
-            }
+            let Ok(batch) = next else {
+                installed = true;
+                break;
+            };
+            view.apply(&batch);
+            member.borrow_mut().feed.push_back(FeedItem::Batch(batch));
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use steeple_raft_store::{MemberState, Role};
+use steeple_raft_store::{MemberChange, MemberId, MemberState, Role};
 
 use crate::dice::Dice;
 use crate::member::{Ask, Ended, Job, Member, Process};
@@ -27,6 +27,7 @@ enum Action {
     NoLoss(usize, usize),
     NoDelay(usize, usize),
     Release(usize),
+    Leap(usize, u64),
     Start(usize),
     ClockRight(usize),
     Unstall(usize),
@@ -171,6 +172,7 @@ impl Nemesis {
             Action::NoLoss(one, other) => world.lose(one, other, 0.0),
             Action::NoDelay(one, other) => world.delay(one, other, None),
             Action::Release(at) => world.release(at),
+            Action::Leap(at, ms) => leap(world, at, ms),
             Action::Start(at) => world.start(at),
             Action::ClockRight(at) => {
                 if let Some(member) = world.member(at) {
@@ -252,6 +254,8 @@ impl Nemesis {
                 self.disturb_one(world, fault, victim, end);
                 true
             }
+            FaultKind::Freeze => self.freeze(world, now),
+            FaultKind::ChangeMembers => self.change_members(world),
             FaultKind::Transfer => transfer(world),
             FaultKind::Join => {
                 let spare = (0..world.members.len()).find(|at| !all.contains(at));
@@ -280,9 +284,7 @@ impl Nemesis {
         } else if fault == FaultKind::DiskError {
             with(world, victim, |member, _| member.times.break_once());
         } else if fault == FaultKind::Leap {
-            with(world, victim, |_, process| {
-                process.leap.try_send(leap_ms).ok();
-            });
+            leap(world, victim, leap_ms);
         } else {
             with(world, victim, |_, process| {
                 process.resubscribe.try_send(()).ok();
@@ -325,6 +327,49 @@ impl Nemesis {
         true
     }
 
+    /// One member stands still: all others' timers, and every clock, go on without it. It comes to
+    /// itself a little later, and finds that its timers are overdue.
+    ///
+    /// The simulator gives each member its share of every tick, so nobody can really be held: instead
+    /// the time of all others passes in one leap.
+    fn freeze(&mut self, world: &mut World, now: u64) -> bool {
+        let Some(victim) = self.victim(world) else { return false };
+        let (ms, awake_in) = (self.dice.within(100..=3_000), self.dice.within(0..=300));
+        world.time.set(now + ms);
+        for other in without(&world.running(), victim) {
+            leap(world, other, ms);
+        }
+        self.at(now + ms + awake_in, Action::Leap(victim, ms));
+        true
+    }
+
+    /// What an operator does who is careful, but not patient: nothing is forced, nobody is removed
+    /// while another is missing. The registry refuses what is not safe.
+    fn change_members(&mut self, world: &World) -> bool {
+        let Some(seen) = world.leader().and_then(|at| world.status(at)) else { return false };
+        let of = |role: Role| -> Vec<MemberId> {
+            let members = seen.members.iter().filter(|member| member.role == role);
+            members.map(|member| member.id).collect()
+        };
+        let (voters, learners) = (of(Role::Voter), of(Role::Learner));
+        let change = match self.dice.within(0..=9) {
+            0..=4 if !learners.is_empty() => {
+                self.dice.pick(&learners).copied().map(MemberChange::Promote)
+            }
+            5..=7 if is_whole(world) => self
+                .dice
+                .pick(&voters)
+                .map(|member| MemberChange::Remove { member: *member, force: false }),
+            _ if voters.len() > 2 => self.dice.pick(&voters).copied().map(MemberChange::Demote),
+            _ => None,
+        };
+        let Some((change, at)) = change.zip(self.dice.pick(&world.running()).copied()) else {
+            return false;
+        };
+        tell(world, at, Ask::ChangeMembers(change));
+        true
+    }
+
     fn wipe(&mut self, world: &mut World, now: u64) -> bool {
         let recent = self.wiped_ms.is_some_and(|at| now < at + WIPE_GAP_MS);
         if recent || !is_whole(world) {
@@ -338,12 +383,24 @@ impl Nemesis {
 /// Has the leader hand over.
 fn transfer(world: &World) -> bool {
     let Some(leader) = world.leader() else { return false };
-    with(world, leader, |_, process| {
+    tell(world, leader, Ask::Transfer);
+    true
+}
+
+/// Asks a member for something, whatever it answers.
+fn tell(world: &World, at: usize, ask: Ask) {
+    with(world, at, |_, process| {
         let (reply, _) = tokio::sync::oneshot::channel();
         let timeout = Duration::from_secs(1);
-        process.inbox.try_send(Job { ask: Ask::Transfer, timeout, reply }).ok();
+        process.inbox.try_send(Job { ask, timeout, reply }).ok();
     });
-    true
+}
+
+/// A member's timers leap.
+fn leap(world: &World, at: usize, ms: u64) {
+    with(world, at, |_, process| {
+        process.leap.try_send(ms).ok();
+    });
 }
 
 fn stop(world: &mut World, at: usize) {

@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use steeple_raft_store::{Connection, Incoming, Transport};
 use turmoil::net::{TcpListener, TcpStream};
 
-/// A connection that cannot be made fails after so long.
-const REFUSED_AFTER: Duration = Duration::from_millis(20);
+/// A connection that cannot be made fails after so long: a round trip.
+const REFUSED_AFTER: Duration = Duration::from_millis(1);
 
 /// TCP of the simulation: connections stall when the network loses a segment, as after a partition.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,7 @@ impl Transport for SimTransport {
             match TcpStream::connect((host, port)).await {
                 Ok(stream) => Ok(Box::new(stream) as Connection),
                 Err(error) => {
-                    // The simulated network refuses at once what it drops; a real one takes a round
-                    // trip to refuse and much longer to drop.
+                    // The simulated network refuses in no time at all.
                     tokio::time::sleep(REFUSED_AFTER).await;
                     Err(error)
                 }

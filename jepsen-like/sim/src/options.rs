@@ -27,6 +27,8 @@ pub(crate) enum FaultKind {
     Hold,
     /// One member's timers leap, as after a suspend.
     Leap,
+    /// One member stands still while its clocks go on.
+    Freeze,
     /// A process is killed; its disk keeps everything.
     Kill,
     /// A member loses power.
@@ -49,11 +51,13 @@ pub(crate) enum FaultKind {
     Join,
     /// A member loses its disk and rejoins at its address.
     Wipe,
+    /// An operator demotes, promotes or removes a member.
+    ChangeMembers,
 }
 
 impl FaultKind {
     /// Every one, with how likely a seed has it at all.
-    const ALL: &'static [(Self, f64)] = &[
+    pub(crate) const ALL: &'static [(Self, f64)] = &[
         (Self::Halves, 0.5),
         (Self::OneWay, 0.4),
         (Self::Ring, 0.2),
@@ -63,6 +67,7 @@ impl FaultKind {
         (Self::Delay, 0.4),
         (Self::Hold, 0.4),
         (Self::Leap, 0.3),
+        (Self::Freeze, 0.3),
         (Self::Kill, 0.5),
         (Self::PowerCut, 0.6),
         (Self::Blackout, 0.2),
@@ -74,6 +79,7 @@ impl FaultKind {
         (Self::Resubscribe, 0.5),
         (Self::Join, 0.3),
         (Self::Wipe, 0.25),
+        (Self::ChangeMembers, 0.3),
     ];
 }
 
@@ -98,6 +104,8 @@ pub(crate) struct Options {
     pub(crate) think_ms: u64,
     /// How often a reply is lost on its way to a client.
     pub(crate) reply_loss: f64,
+    /// How often a request arrives twice.
+    pub(crate) duplicates: f64,
     /// Slowest message.
     pub(crate) latency_ms: u64,
     /// Slowest sync.
@@ -116,7 +124,7 @@ impl Options {
     /// What a seed decides.
     pub(crate) fn of_seed(seed: u64) -> Self {
         let dice = Dice::new(seed, 1);
-        let founders = *dice.pick(&[3, 3, 3, 3, 3, 5, 5, 5, 7]).unwrap_or(&3);
+        let founders = *dice.pick(&[3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 5, 7]).unwrap_or(&3);
         let faults: Vec<FaultKind> = FaultKind::ALL
             .iter()
             .filter(|(_, likely)| dice.chance(*likely))
@@ -137,9 +145,10 @@ impl Options {
             voters_max: if founders == 7 { 7 } else { 5 },
             tuning,
             heartbeat: Duration::from_millis(50),
-            clients: dice.within(2..=8),
-            think_ms: *dice.pick(&[5, 20, 50, 120]).unwrap_or(&20),
+            clients: dice.within(2..=6),
+            think_ms: *dice.pick(&[10, 20, 50, 120]).unwrap_or(&20),
             reply_loss: *dice.pick(&[0.0, 0.02, 0.1]).unwrap_or(&0.0),
+            duplicates: *dice.pick(&[0.0, 0.05, 0.2]).unwrap_or(&0.0),
             latency_ms: *dice.pick(&[1, 3, 10, 25]).unwrap_or(&3),
             sync_us: *dice.pick(&[100, 2_000, 10_000]).unwrap_or(&100),
             drift_ppm: *dice.pick(&[0, 100, 5_000]).unwrap_or(&0),

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use steeple_raft_store::{Applied, Change, Command, EntryOutcome, Outcome, Rejection, RequestId};
 
+use crate::authorities;
 use crate::reference::{Reference, Violation};
+use crate::rows::Key;
 use crate::workload::Operation;
 
 /// A decision that a client was told.
@@ -54,7 +56,9 @@ impl Promises {
         let revision = applied.revision.as_u64();
         let name = operation.name();
         if let Some(known) = self.by_request.get(&request) {
-            if known != applied {
+            // Cluster time may have leapt over the time for which outcomes are remembered.
+            let is_forgotten = applied.outcome == Err(Rejection::RequestForgotten);
+            if known != applied && !is_forgotten {
                 let text = format!("{name}: {known:?}, then {applied:?}");
                 return Err(Violation::new("one-effect", text));
             }
@@ -156,6 +160,7 @@ impl Promises {
                 );
                 return Err(Violation::new("acknowledged", text));
             }
+            judge_authorities(reference, revision, &told)?;
         }
         Ok(())
     }
@@ -171,6 +176,21 @@ impl Promises {
             }
         }
     }
+}
+
+/// Holds a decision about authorities against the journal around it.
+fn judge_authorities(reference: &Reference, revision: u64, told: &Told) -> Result<(), Violation> {
+    let (Operation::Command(command) | Operation::Duty(command)) = &told.operation else {
+        return Ok(());
+    };
+    let Some(before) = revision.checked_sub(1).filter(|before| !reference.is_unseen(*before))
+    else {
+        return Ok(());
+    };
+    let [before, after] = [before, revision].map(|at| reference.row_at(&Key::Journal, at));
+    authorities::judge(before, after, command, &told.applied.outcome).map_err(|text| {
+        Violation::new("authorities", format!("{} at {revision}: {text}", told.operation.name()))
+    })
 }
 
 /// Whether changes are those of a decision.

@@ -58,10 +58,25 @@ pub(crate) struct Tally {
     /// Checks that could not tell.
     #[serde(default)]
     pub(crate) undecided: u64,
-    /// Terms with a leader.
+    /// Histories that the checker could not look at: an answer to a prune of agents was lost.
+    #[serde(default)]
+    pub(crate) unchecked: u64,
+    /// Sums of whole states that were compared.
+    #[serde(default)]
+    pub(crate) sums: u64,
+    /// Requests that arrived twice and were answered.
+    #[serde(default)]
+    pub(crate) duplicates: u64,
+    /// Leaders.
     pub(crate) elections: u64,
+    /// Memberships after the first.
+    #[serde(default)]
+    pub(crate) memberships: u64,
     /// Feed subscriptions: starts, snapshot installs, resumptions.
     pub(crate) subscriptions: u64,
+    /// Of those, snapshots that took the place of all rows.
+    #[serde(default)]
+    pub(crate) installed: u64,
     /// Faults by name.
     pub(crate) faults: BTreeMap<String, u64>,
     /// Faults that hit the leader.
@@ -99,6 +114,11 @@ impl Tally {
         self.batches += other.batches;
         self.examined += other.examined;
         self.undecided += other.undecided;
+        self.unchecked += other.unchecked;
+        self.sums += other.sums;
+        self.duplicates += other.duplicates;
+        self.memberships += other.memberships;
+        self.installed += other.installed;
         self.elections += other.elections;
         self.subscriptions += other.subscriptions;
         self.hit_leader += other.hit_leader;

@@ -15,6 +15,8 @@ pub(crate) enum Key {
     Journal,
     /// The cluster's own row.
     Cluster,
+    /// Behind all of them.
+    End,
 }
 
 /// The row that a change is about.

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use steeple_spiffe_core::time::{Clock, SystemClock};
@@ -19,11 +18,11 @@ use crate::results::{self, Results, Sums, say};
 /// What the command line says.
 #[derive(Clone, Debug)]
 pub(crate) struct Arguments {
-    seeds: Range<u64>,
+    pub(crate) seeds: Range<u64>,
     ticks: u64,
     results: Option<PathBuf>,
-    mutant: Option<String>,
-    jobs: usize,
+    pub(crate) mutant: Option<String>,
+    pub(crate) jobs: usize,
     /// So many of the seeds are run twice and must leave the same trace.
     twice: u64,
     trace: Option<PathBuf>,
@@ -32,14 +31,25 @@ pub(crate) struct Arguments {
 }
 
 const USAGE: &str = "usage: steeple-sim [--seeds N | --seeds A..B] [--ticks 20000] \
-[--results FILE] [--jobs 2] [--twice 3] [--trace FILE] [--history FILE] [--mutant NAME]\n       steeple-sim merge FILE…";
+[--results FILE] [--jobs 2] [--twice 3] [--trace FILE] [--history FILE] [--mutant NAME]\n       \
+steeple-sim mutants [--seeds 150] [--ticks 4000] [--jobs 2] [--mutant NAME]\n       \
+steeple-sim merge FILE…";
 
 impl Arguments {
+    /// Parses the command line of a hunt for mutants: many short runs.
+    pub(crate) fn parse_hunt(arguments: &[String]) -> Result<Self> {
+        Self::parse_over(0..150, 4_000, arguments)
+    }
+
     /// Parses a command line.
     pub(crate) fn parse(arguments: &[String]) -> Result<Self> {
+        Self::parse_over(0..10, 20_000, arguments)
+    }
+
+    fn parse_over(seeds: Range<u64>, ticks: u64, arguments: &[String]) -> Result<Self> {
         let mut parsed = Self {
-            seeds: 0..10,
-            ticks: 20_000,
+            seeds,
+            ticks,
             results: None,
             mutant: None,
             jobs: 2,
@@ -53,7 +63,7 @@ impl Arguments {
             let mut value =
                 || left.next().with_context(|| format!("{flag} needs a value\n{USAGE}"));
             match flag.as_str() {
-                "--seeds" => parsed.seeds = seeds(value()?)?,
+                "--seeds" => parsed.seeds = parse_seeds(value()?)?,
                 "--ticks" => parsed.ticks = value()?.parse().context("--ticks")?,
                 "--results" => parsed.results = Some(value()?.into()),
                 "--jobs" => parsed.jobs = value()?.parse().context("--jobs")?,
@@ -71,15 +81,20 @@ impl Arguments {
         Ok(parsed)
     }
 
+    /// The same with another mutant, or none.
+    pub(crate) fn with_mutant(&self, name: Option<&str>) -> Self {
+        Self { mutant: name.map(str::to_owned), ..self.clone() }
+    }
+
     /// The command that runs a seed again.
-    fn replay(&self, seed: u64) -> String {
+    pub(crate) fn replay(&self, seed: u64) -> String {
         let mutant = self.mutant.as_ref().map(|name| format!(" --mutant {name}"));
         let mutant = mutant.unwrap_or_default();
         format!("cargo xtask sim --seeds {seed}..{} --ticks {}{mutant}", seed + 1, self.ticks)
     }
 }
 
-fn seeds(text: &str) -> Result<Range<u64>> {
+fn parse_seeds(text: &str) -> Result<Range<u64>> {
     match text.split_once("..") {
         Some((from, to)) => Ok(from.parse().context("--seeds")?..to.parse().context("--seeds")?),
         None => Ok(0..text.parse().context("--seeds")?),
@@ -140,12 +155,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     }
     say(&sums.table());
     let ran = arguments.seeds.end - arguments.seeds.start - shared.done.len() as u64;
-    say(&format!("{ran} seeds in {:.1} s: {:.1} a minute", took.as_secs_f64(), rate(ran, took)));
-    Ok(sums.all_passed())
-}
-
-fn rate(seeds: u64, took: Duration) -> f64 {
-    seeds as f64 * 60.0 / took.as_secs_f64().max(0.001)
+    let per_minute = ran as f64 * 60.0 / took.as_secs_f64().max(0.001);
+    say(&format!("{ran} seeds in {:.1} s: {per_minute:.1} a minute", took.as_secs_f64()));
+    let (passed, failed) = sums.counts();
+    say(&format!("sim: {passed} passed, {failed} failed"));
+    Ok(sums.is_acceptable())
 }
 
 fn work(shared: &Shared<'_>) {
@@ -197,7 +211,7 @@ fn one(shared: &Shared<'_>, seed: u64) {
 
 /// Runs a seed in a process of its own: libraries count things for a whole process (tokio its
 /// runtimes, for their seeds), so a second run in one would not be the first again.
-fn in_child(arguments: &Arguments, seed: u64, again: bool) -> Line {
+pub(crate) fn in_child(arguments: &Arguments, seed: u64, again: bool) -> Line {
     let began = SystemClock.boot_time();
     let mut line = child(arguments, seed, again).unwrap_or_else(|error| {
         let mut report = Report::new(&Options::of_seed(seed), arguments.ticks);
@@ -240,6 +254,7 @@ pub(crate) fn one_seed(arguments: &Arguments) -> Result<bool> {
     // A thread of its own: the standard library draws hash seeds once a thread.
     let ran = std::thread::spawn(move || {
         crate::entropy::seed_thread(seed);
+        crate::instants::set(0);
         crate::run::run(seed, ticks, files)
     });
     let report = ran.join().unwrap_or_else(|panic| {

@@ -136,7 +136,12 @@ impl World {
 
     /// What a member says of itself.
     pub(crate) fn status(&self, at: usize) -> Option<MemberStatus> {
-        Some(self.member(at)?.process.as_ref()?.handle.status())
+        let member = self.member(at)?;
+        let process = member.process.as_ref()?;
+        // Without its runtime it would measure by the machine's clock, and how fast the simulation
+        // runs would decide what it says.
+        let _its_clock = process.runtime.enter();
+        Some(process.handle.status())
     }
 
     /// Starts a member's process.

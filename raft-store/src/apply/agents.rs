@@ -121,7 +121,11 @@ fn change_serials(
         return Ok(Err(Rejection::AgentBanned));
     }
     let mut new = old.clone();
-    let changed = old.serials != *seen && !mutants::on(Mutant::SerialsNotCompared);
+    let changed = if mutants::on(Mutant::PendingOverwritten) {
+        old.serials.current != seen.current
+    } else {
+        old.serials != *seen && !mutants::on(Mutant::SerialsNotCompared)
+    };
     if changed || !change(&mut new) {
         return Ok(Err(Rejection::SerialsChanged));
     }

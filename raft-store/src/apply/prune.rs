@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use steeple_spiffe_core::SpiffeId;
+use steeple_spiffe_core::random::{Random, SystemRandom};
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::dispatch::Verdict;
@@ -16,9 +17,13 @@ use crate::apply::txn::{Rows, TableError};
 use crate::apply::{agents, entries, tokens};
 use crate::codec::CodecError;
 use crate::command::PruneExpired;
+use crate::mutants::{self, Mutant};
 use crate::outcome::Outcome;
 
 pub(super) fn expired(step: &mut Step<'_, '_>, how: &PruneExpired) -> Verdict {
+    if mutants::on(Mutant::LocalClockInPruning) {
+        step.now = step.now.plus(Duration::from_millis(SystemRandom.u64() % 10_000));
+    }
     let mut removed = 0;
     removed += prune_entries(step, how.limit)?;
     removed += prune_tokens(step, how.limit.saturating_sub(removed))?;

@@ -20,6 +20,7 @@ use crate::apply::{Rows, Table, TableError, Tables, WriteSet};
 use crate::ids::MemberId;
 use crate::local::{LocalDisk, LocalRecords};
 use crate::mem::MemoryTables;
+use crate::raft::state_machine::decode_applied;
 use crate::snapshot::{SnapshotBody, SnapshotSink, Snapshots};
 use crate::storage::{Engine, LogBounds, LogDisk, LogRecord, LogValue, Syncing, TimedSync};
 
@@ -85,6 +86,20 @@ impl MemoryDisk {
         lock(&self.log.state).unsynced.len()
     }
 
+    /// What the tables hold, in few numbers that are equal on every member. `None`: nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// If the applied row does not decode.
+    pub fn state(&self) -> io::Result<Option<StateSum>> {
+        let (Some(applied), rows) = self.tables.summed() else { return Ok(None) };
+        let (last, _) = decode_applied(&applied)?;
+        Ok(last.map(|id| {
+            let leader = MemberId(id.leader_id.node_id);
+            StateSum { index: id.index, term: id.leader_id.term, leader, rows }
+        }))
+    }
+
     pub(crate) fn engine(&self) -> Engine {
         Engine {
             log: self.log.clone(),
@@ -93,6 +108,19 @@ impl MemoryDisk {
             local: LocalRecords::new(self.local.clone()),
         }
     }
+}
+
+/// What [`MemoryDisk::state`] says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StateSum {
+    /// The last log entry that is applied.
+    pub index: u64,
+    /// The term of the leader that wrote it.
+    pub term: u64,
+    /// That leader.
+    pub leader: MemberId,
+    /// A sum over all rows.
+    pub rows: u64,
 }
 
 /// How long syncs take, and whether they work: the part of a disk that a simulation decides.

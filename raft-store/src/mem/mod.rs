@@ -6,5 +6,5 @@
 mod disk;
 mod tables;
 
-pub use disk::{MemoryDisk, SyncTimes};
+pub use disk::{MemoryDisk, StateSum, SyncTimes};
 pub(crate) use tables::MemoryTables;

@@ -25,6 +25,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::CodecError;
 use crate::ids::MemberId;
+use crate::mutants::{self, Mutant};
 use crate::net::channels::{Lane, MESSAGE_BYTES_MAX};
 use crate::net::dial::chain;
 use crate::net::network::{PeerClient, PeerNetwork, is_transport_failure};
@@ -238,6 +239,11 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         if self.lane == Lane::Heartbeat {
             return stream_append_sequential(self, input, option);
         }
+        if mutants::on(Mutant::AckBeforeQuorum)
+            && let Ok(peer) = self.peer(Lane::Append)
+        {
+            return Box::pin(std::future::ready(Ok(assumed(peer, input))));
+        }
         Box::pin(async move {
             let opened = self.open_stream(input, option.hard_ttl()).await?;
             let Some(replies) = opened else { return Ok(futures::stream::empty().boxed()) };
@@ -317,6 +323,30 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         });
         Some(Backoff::new(waits))
     }
+}
+
+/// For a deliberate bug: each append is answered as it is sent, as if the follower had stored it. It
+/// is sent until the follower has.
+fn assumed<'s, S>(peer: PeerClient, input: S) -> BoxStream<'s, StreamReply>
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+{
+    let answer = move |request: AppendEntriesRequest<TypeConfig>| {
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let (request, mut peer) = (fit(request).0, peer.clone());
+        tokio::spawn(async move {
+            for _ in 0..200 {
+                let reply = peer.append(Request::new(request.clone())).await;
+                let reply = reply.map(|reply| wire::append_reply_from_pb(reply.get_ref()));
+                if matches!(reply, Ok(Ok(AppendEntriesResponse::Success))) {
+                    return;
+                }
+                tokio::time::sleep(BACKOFF_MIN).await;
+            }
+        });
+        Ok(Ok(last))
+    };
+    input.map(answer).boxed()
 }
 
 /// Requests in wire form, counted as they are taken. One that is too large is cut, and is then the

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use openraft::alias::SnapshotOf;
@@ -107,6 +108,15 @@ impl StateMachine {
             formed: cluster.is_some(),
             feature_level: cluster.map_or(0, |cluster| cluster.feature_level),
         };
+        if mutants::on(Mutant::AppliedIndexApart)
+            && let Some(applied) = writes.remove(&(Table::Applied, SINGLE.to_vec()))
+        {
+            let tables = Arc::clone(&self.tables);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                tables.commit([((Table::Applied, SINGLE.to_vec()), applied)].into()).ok();
+            });
+        }
         self.feed.publish(reached, batches, || self.tables.commit(writes))?;
         Ok(answers)
     }
@@ -125,7 +135,10 @@ fn read_applied(rows: &dyn Tables) -> Result<(Option<LogId>, StoredMembership), 
     decode_applied(&bytes)
 }
 
-fn decode_applied(bytes: &[u8]) -> Result<(Option<LogId>, StoredMembership), TableError> {
+/// What the applied row says: the last applied entry, and the membership.
+pub(crate) fn decode_applied(
+    bytes: &[u8],
+) -> Result<(Option<LogId>, StoredMembership), TableError> {
     let row = pb::store::AppliedRow::decode(bytes)
         .map_err(|error| CodecError::new("applied row", error))?;
     let membership = match &row.membership {

@@ -1,0 +1,210 @@
+//! What commands about authorities promise, as a small model of its own: the journal moves by one, each
+//! authority goes from prepared to active to old, and nobody signs with what is not published.
+//!
+//! Owns these rules alone; that all members have the same journal is `reference`'s.
+
+use std::collections::BTreeMap;
+
+use steeple_raft_store::change::Journal;
+use steeple_raft_store::{Change, Command, Outcome, Rejection};
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, AuthorityStatus};
+use steeple_spiffe_core::bundle::Bundle;
+
+/// Authorities and where they stand.
+type Slots = BTreeMap<(AuthorityKind, String), AuthorityStatus>;
+
+fn slot(kind: AuthorityKind, id: &AuthorityId) -> (AuthorityKind, String) {
+    (kind, id.as_str().to_owned())
+}
+
+fn slots(journal: &Journal) -> Slots {
+    journal.authorities.iter().map(|one| (slot(one.kind, &one.id), one.status)).collect()
+}
+
+/// What a command must decide, and what the slots are then; `None` if it is about something else.
+fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots), Rejection>> {
+    let (Command::PrepareAuthority { expected_journal, .. }
+    | Command::ActivateAuthority { expected_journal, .. }
+    | Command::PruneAuthorities { expected_journal, .. }) = command
+    else {
+        return None;
+    };
+    let (expected, actual) = (*expected_journal, before.revision);
+    if expected != actual {
+        return Some(Err(Rejection::JournalMoved { expected, actual }));
+    }
+    let mut slots = slots(before);
+    let refused = |id: &AuthorityId| Some(Err(Rejection::AuthorityState(id.as_str().to_owned())));
+    if let Command::PrepareAuthority { authority, .. } = command {
+        let key = slot(authority.kind, &authority.id);
+        if slots.insert(key, AuthorityStatus::Prepared).is_some() {
+            return refused(&authority.id);
+        }
+    }
+    if let Command::ActivateAuthority { kind, id, .. } = command {
+        let key = slot(*kind, id);
+        if slots.get(&key) != Some(&AuthorityStatus::Prepared) {
+            return refused(id);
+        }
+        for (_, status) in slots.iter_mut().filter(|((of, _), _)| of == kind) {
+            if *status == AuthorityStatus::Active {
+                *status = AuthorityStatus::Old;
+            }
+        }
+        slots.insert(key, AuthorityStatus::Active);
+    }
+    let Command::PruneAuthorities { ids, .. } = command else {
+        return Some(Ok((Outcome::Done, slots)));
+    };
+    for (kind, id) in ids {
+        match slots.remove(&slot(*kind, id)) {
+            None | Some(AuthorityStatus::Active) => return refused(id),
+            Some(AuthorityStatus::Prepared | AuthorityStatus::Old) => {}
+        }
+    }
+    Some(Ok((Outcome::Pruned(u32::try_from(ids.len()).unwrap_or(u32::MAX)), slots)))
+}
+
+/// Holds a decision that a client was told against the journal before it and after it. An error says
+/// what is wrong.
+pub(crate) fn judge(
+    before: Option<&Change>,
+    after: Option<&Change>,
+    command: &Command,
+    told: &Result<Outcome, Rejection>,
+) -> Result<(), String> {
+    let (before, after) = (journal(before), journal(after));
+    let Some(expected) = decide(&before, command) else { return Ok(()) };
+    let right = match (&expected, told) {
+        (Ok((outcome, slots_after)), Ok(told)) => {
+            outcome == told
+                && after.revision == before.revision + 1
+                && slots(&after) == *slots_after
+        }
+        (Err(rejection), Err(told)) => rejection == told && after == before,
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+    };
+    if right {
+        return Ok(());
+    }
+    Err(format!("told {told:?}, should be {expected:?}; the journal was {before:?}, is {after:?}"))
+}
+
+/// What holds in every state: one active authority of a kind, and all of them published.
+pub(crate) fn look(written: &Change, bundle: Option<&Change>) -> Result<(), String> {
+    let Change::JournalWritten(journal) = written else { return Ok(()) };
+    let Some(Change::BundleWritten { bundle, .. }) = bundle else {
+        return Err(format!("no bundle with journal {journal:?}"));
+    };
+    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+        let of_kind = journal.authorities.iter().filter(|one| one.kind == kind);
+        if of_kind.filter(|one| one.status == AuthorityStatus::Active).count() > 1 {
+            return Err(format!("two authorities of one kind are active: {journal:?}"));
+        }
+    }
+    match journal.authorities.iter().find(|one| !is_in(bundle, one)) {
+        None => Ok(()),
+        Some(one) => Err(format!("{:?} is not in the bundle", one.id)),
+    }
+}
+
+fn is_in(bundle: &Bundle, one: &Authority) -> bool {
+    match one.kind {
+        AuthorityKind::X509 => {
+            bundle.x509_authorities.iter().any(|known| known.certificate_der == one.public_der)
+        }
+        AuthorityKind::Jwt => {
+            bundle.jwt_authorities.iter().any(|known| known.key_id == one.id.as_str())
+        }
+    }
+}
+
+fn journal(row: Option<&Change>) -> Journal {
+    match row {
+        Some(Change::JournalWritten(journal)) => journal.as_ref().clone(),
+        Some(
+            Change::EntryWritten { .. }
+            | Change::EntryDeleted { .. }
+            | Change::AgentWritten { .. }
+            | Change::AgentDeleted { .. }
+            | Change::BundleWritten { .. }
+            | Change::ClusterWritten(_),
+        )
+        | None => Journal::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use steeple_spiffe_core::authority::SealedKey;
+    use steeple_spiffe_core::time::Timestamp;
+
+    use super::*;
+
+    fn authority(id: &str, status: AuthorityStatus) -> Authority {
+        let now = Timestamp::from_unix_ms(1);
+        let sealed_key =
+            SealedKey { kek_id: "k".to_owned(), version: 1, nonce: vec![], ciphertext: vec![] };
+        Authority {
+            id: AuthorityId::new(id.to_owned()),
+            kind: AuthorityKind::Jwt,
+            status,
+            public_der: Vec::new(),
+            upstream_chain: Vec::new(),
+            sealed_key,
+            issued_at: now,
+            not_after: now.plus(Duration::from_secs(1)),
+            tainted: false,
+        }
+    }
+
+    fn written(revision: u64, authorities: &[(&str, AuthorityStatus)]) -> Change {
+        let authorities = authorities.iter().map(|(id, status)| authority(id, *status)).collect();
+        Change::JournalWritten(Arc::new(Journal { revision, authorities }))
+    }
+
+    fn activate(expected_journal: u64, id: &str) -> Command {
+        let id = AuthorityId::new(id.to_owned());
+        Command::ActivateAuthority { expected_journal, kind: AuthorityKind::Jwt, id }
+    }
+
+    #[test]
+    fn a_decision_must_be_the_models_and_so_must_the_journal() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let before = written(3, &[("a", Active), ("b", Prepared)]);
+        let right = written(4, &[("a", Old), ("b", Active)]);
+        let done: Result<Outcome, Rejection> = Ok(Outcome::Done);
+        judge(Some(&before), Some(&right), &activate(3, "b"), &done).unwrap();
+        let moved = Err(Rejection::JournalMoved { expected: 2, actual: 3 });
+        judge(Some(&before), Some(&before), &activate(2, "b"), &moved).unwrap();
+        for (after, command, told) in [
+            // Two are active.
+            (written(4, &[("a", Active), ("b", Active)]), activate(3, "b"), &done),
+            // The journal's revision stands still.
+            (written(3, &[("a", Old), ("b", Active)]), activate(3, "b"), &done),
+            // Decided although the journal had moved.
+            (right.clone(), activate(2, "b"), &done),
+            // Refused and done.
+            (right.clone(), activate(2, "b"), &moved),
+            // Not prepared.
+            (right.clone(), activate(3, "a"), &done),
+        ] {
+            judge(Some(&before), Some(&after), &command, told).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_authority_that_is_not_published_is_found() {
+        let journal = written(1, &[("a", AuthorityStatus::Prepared)]);
+        look(&journal, None).unwrap_err();
+        let trust_domain = steeple_spiffe_core::TrustDomain::parse("example.org").unwrap();
+        let bundle = Bundle::empty(trust_domain);
+        let row = steeple_raft_store::RowNumber(1);
+        let bundle = Change::BundleWritten { row, bundle: Arc::new(bundle) };
+        look(&journal, Some(&bundle)).unwrap_err();
+        look(&written(1, &[]), Some(&bundle)).unwrap();
+    }
+}
