@@ -113,6 +113,21 @@ pub(crate) static SERVER: Program = Program {
         ours("cluster members", "Lists the members of the cluster", boxed::<cluster::Members>),
         ours("cluster promote", "Gives a member a vote", boxed::<cluster::Promote>),
         ours("cluster remove", "Takes a member out of the cluster", boxed::<cluster::Remove>),
+        ours(
+            "cluster snapshot inspect",
+            "Checks a snapshot file and prints its header; needs no key",
+            boxed::<cluster::Inspect>,
+        ),
+        ours(
+            "cluster snapshot list",
+            "Lists the snapshot files of a folder",
+            boxed::<cluster::List>,
+        ),
+        ours(
+            "cluster snapshot save",
+            "Saves the registry to an encrypted file",
+            boxed::<cluster::Save>,
+        ),
         ours("cluster status", "Shows the state of the cluster", boxed::<cluster::Status>),
         ours("cluster transfer", "Hands leadership to another member", boxed::<cluster::Transfer>),
         ours("entry count", "Count registration entries", boxed::<entry::Count>),

@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod status;
 
 mod apply;
+mod backup;
 mod barrier;
 mod cluster;
 mod codec;
@@ -49,6 +50,7 @@ mod store;
 pub mod testing;
 
 pub use apply::TableError;
+pub use backup::{SaveError, SnapshotCounts, SnapshotFacts, SnapshotMember, SnapshotOut};
 pub use change::{Change, ChangeBatch};
 pub use cluster_key::ClusterKeys;
 pub use command::Command;

@@ -6,6 +6,7 @@
 mod change;
 mod keygen;
 mod members;
+mod snapshot;
 mod status;
 mod table;
 mod transfer;
@@ -13,5 +14,6 @@ mod transfer;
 pub(crate) use change::{Demote, Promote, Remove};
 pub(crate) use keygen::Keygen;
 pub(crate) use members::Members;
+pub(crate) use snapshot::{Inspect, List, Save};
 pub(crate) use status::Status;
 pub(crate) use transfer::Transfer;

@@ -10,7 +10,7 @@ use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
 use steeple_api::pb::cluster::v1::this_member::State;
 use steeple_api::pb::cluster::v1::{Authority, Quorum, StatusRequest, StatusResponse, ThisMember};
 
-use super::table::{members, or_dash, write_table};
+use super::table::{line, members, or_dash, write_table};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
 use crate::error::Error;
@@ -145,8 +145,4 @@ fn authorities(authorities: &[Authority]) -> Vec<Vec<String>> {
         ]
     }));
     rows
-}
-
-fn line(out: &mut (dyn Write + Send), label: &str, value: &str) -> std::io::Result<()> {
-    writeln!(out, "{label:<17} : {value}")
 }

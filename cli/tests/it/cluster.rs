@@ -235,3 +235,192 @@ async fn keygen_prints_a_new_key_of_32_bytes_each_time() {
     let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(value["key"].as_str().expect("a text").len(), 44);
 }
+
+mod snapshots {
+    //! `cluster snapshot save`, `inspect`, `list`.
+
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
+    use steeple_api::snapshot_file::SnapshotWriter;
+
+    use super::*;
+
+    fn header() -> SnapshotHeader {
+        let member = |n: u8, voter| SnapshotMember {
+            id: format!("{:016x}", 0xa0 + u64::from(n)),
+            address: format!("server-{}.peers:8082", n - 1),
+            voter,
+        };
+        SnapshotHeader {
+            cluster_id: "000102030405060708090a0b0c0d0e0f".to_owned(),
+            cluster_name: "prod".to_owned(),
+            trust_domain: "example.org".to_owned(),
+            epoch: 1,
+            feature_level: 1,
+            index: 42,
+            term: 7,
+            revision: (1 << 40) + 42,
+            cluster_time: NOW - 60,
+            saved_at: NOW,
+            confirmed: true,
+            members: vec![member(1, true), member(2, true), member(3, false)],
+            counts: Some(SnapshotCounts {
+                entries: 11,
+                agents: 3,
+                join_tokens: 2,
+                bundles: 1,
+                authorities: 4,
+            }),
+            key_id: "09ee8c5630ea8b8b".to_owned(),
+            member_id: "00000000000000a1".to_owned(),
+            version: "0.1.0".to_owned(),
+            salt: vec![1; 32],
+        }
+    }
+
+    fn file(header: &SnapshotHeader) -> Vec<u8> {
+        let mut writer = SnapshotWriter::begin(Vec::new(), header).expect("memory");
+        writer.frame(&[7; 100]).expect("memory");
+        writer.end().expect("memory")
+    }
+
+    fn pieces(bytes: &[u8], unconfirmed: &str) -> Vec<SaveSnapshotResponse> {
+        let mut pieces: Vec<_> = bytes
+            .chunks(50)
+            .map(|bytes| SaveSnapshotResponse { bytes: bytes.to_vec(), ..Default::default() })
+            .collect();
+        pieces[0].unconfirmed = unconfirmed.to_owned();
+        pieces
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).expect("the file is there").permissions().mode() & 0o777
+    }
+
+    #[tokio::test]
+    async fn save_writes_what_was_sent_and_inspect_shows_it_without_a_server() {
+        let fake = Fake::start();
+        let path = fake.folder().join("prod.snapshot");
+        let place = fake.folder().display().to_string();
+        let bytes = file(&header());
+        fake.answer("save_snapshot", pieces(&bytes, ""));
+        let command = line(&format!("spire-server cluster snapshot save {}", path.display()));
+        let saved = command.on(&fake).await.success();
+        assert_eq!(std::fs::read(&path).expect("the file is there"), bytes);
+        assert_eq!(mode(&path), 0o600);
+        let left = std::fs::read_dir(fake.folder()).expect("a folder").count();
+        assert_eq!(left, 2, "the socket and the file, no temporary one");
+
+        let inspect = format!("spire-server cluster snapshot inspect {}", path.display());
+        let shown = line(&inspect).run().await;
+        assert_eq!(shown.stdout, saved);
+        shown.without(&place).matches("cluster-snapshot-inspect");
+        let json = line(&format!("{inspect} -output json")).run().await.success();
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(value["header"]["index"], "42");
+        assert_eq!(value["header"]["counts"]["entries"], "11");
+        assert_eq!(value["sha256"].as_str().map(str::len), Some(64));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_without_a_quorum_is_saved_with_a_warning() {
+        let fake = Fake::start();
+        let path = fake.folder().join("s");
+        let header = SnapshotHeader { confirmed: false, ..header() };
+        let text = "no leader: 1 of 3 voters reachable";
+        fake.answer("save_snapshot", pieces(&file(&header), text));
+        let command = line(&format!("spire-server cluster snapshot save {}", path.display()));
+        let outcome = command.on(&fake).await;
+        assert_eq!(outcome.code, 0);
+        assert_eq!(
+            outcome.stderr,
+            format!(
+                "Warning: no quorum has confirmed the snapshot, the newest changes may be missing: {text}\n"
+            )
+        );
+        assert!(
+            outcome.stdout.contains("Confirmed         : no: the newest changes may be missing\n")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_interrupted_save_leaves_the_older_file_alone() {
+        let fake = Fake::start();
+        let path = fake.folder().join("s");
+        std::fs::write(&path, "older").expect("a file");
+        let bytes = file(&header());
+        let command = || line(&format!("spire-server cluster snapshot save {}", path.display()));
+        fake.answer("save_snapshot", pieces(&bytes[..bytes.len() - 1], ""));
+        let stderr = command().on(&fake).await.failure();
+        let expected = format!(
+            "Error: {} ends early: it was not copied or written to its end; copy it again or take another\n",
+            path.display()
+        );
+        assert_eq!(stderr, expected);
+        fake.refuse("save_snapshot", Status::failed_precondition("this member has no state"));
+        let stderr = command().on(&fake).await.failure();
+        assert!(stderr.contains("this member has no state"), "{stderr}");
+        assert_eq!(std::fs::read_to_string(&path).expect("a file"), "older");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_whole_snapshot_is_refused_with_the_reason_and_the_fix() {
+        let fake = Fake::start();
+        let path = fake.folder().join("s");
+        let bytes = file(&header());
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() - 40] ^= 1;
+        let mut newer = bytes.clone();
+        newer[11] = 9;
+        for (bytes, text) in [
+            (
+                b"{}".to_vec(),
+                "is no snapshot; give the file that \"spire-server cluster snapshot save\" wrote",
+            ),
+            (
+                bytes[..bytes.len() - 9].to_vec(),
+                "ends early: it was not copied or written to its end; copy it again or take another",
+            ),
+            (flipped, "is damaged: its SHA-256 differs; copy it again or take another"),
+            (
+                newer,
+                "has snapshot format 9, this version reads up to 1; use the version that wrote it",
+            ),
+        ] {
+            std::fs::write(&path, bytes).expect("a file");
+            let command =
+                line(&format!("spire-server cluster snapshot inspect {}", path.display()));
+            let stderr = command.run().await.failure();
+            assert_eq!(stderr, format!("Error: {} {text}\n", path.display()));
+        }
+        let stderr = line("spire-server cluster snapshot inspect").run().await.failure();
+        assert_eq!(
+            stderr,
+            "Error: a file is required: spire-server cluster snapshot inspect FILE\n"
+        );
+        let stderr = line("spire-server cluster snapshot inspect /absent").run().await.failure();
+        assert_eq!(stderr, "Error: open /absent: no such file or directory\n");
+    }
+
+    #[tokio::test]
+    async fn list_shows_the_newest_first_and_fails_on_what_it_cannot_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().display().to_string();
+        for (name, age) in [("a", 60), ("b", 0), ("c", 120)] {
+            let header = SnapshotHeader { saved_at: NOW - age, ..header() };
+            let path = folder.path().join(format!("prod-{name}.snapshot"));
+            std::fs::write(path, file(&header)).expect("a file");
+        }
+        std::fs::write(folder.path().join("notes.txt"), "x").expect("a file");
+        let list = format!("spire-server cluster snapshot list {place}");
+        line(&list).run().await.without(&place).matches("cluster-snapshot-list");
+        std::fs::write(folder.path().join("x.snapshot"), "x").expect("a file");
+        let outcome = line(&list).run().await;
+        assert_eq!(
+            (outcome.code, outcome.stderr.as_str()),
+            (1, "Error: 1 file is no whole snapshot\n")
+        );
+        assert!(outcome.stdout.contains("x.snapshot: is no snapshot; give"), "{}", outcome.stdout);
+    }
+}

@@ -140,6 +140,17 @@ impl Service {
         Ok(Response::new(*reply))
     }
 
+    /// As [`Self::take_stream`], but afterwards the stream ends.
+    fn take_all<Q: Any + Send, R: Any + Send>(
+        &self,
+        method: &'static str,
+        request: Request<Q>,
+    ) -> Result<Response<StreamOf<R>>, Status> {
+        let messages: Response<Vec<R>> = self.take(method, request)?;
+        let all = tokio_stream::iter(messages.into_inner().into_iter().map(Ok));
+        Ok(Response::new(Box::pin(all)))
+    }
+
     /// A stream's messages are queued as one vector; afterwards the stream stays open.
     fn take_stream<Q: Any + Send, R: Any + Send>(
         &self,
@@ -160,6 +171,7 @@ macro_rules! service {
         $service:path;
         $($method:ident: $request:ty => $reply:ty,)*
         $([$streamed:ident: $opening:ty => $stream:ident of $message:ty])*
+        $(; $([$whole:ident: $asked:ty => $all:ident of $part:ty])*)?
     ) => {
         #[tonic::async_trait]
         impl $service for Service {
@@ -177,6 +189,14 @@ macro_rules! service {
             ) -> Result<Response<Self::$stream>, Status> {
                 self.take_stream(stringify!($streamed), request)
             })*
+            $($(type $all = StreamOf<$part>;
+
+            async fn $whole(
+                &self,
+                request: Request<$asked>,
+            ) -> Result<Response<Self::$all>, Status> {
+                self.take_all(stringify!($whole), request)
+            })*)?
         }
     };
 }
@@ -274,6 +294,7 @@ mod cluster {
         remove_member: RemoveMemberRequest => RemoveMemberResponse,
         promote_member: PromoteMemberRequest => PromoteMemberResponse,
         demote_member: DemoteMemberRequest => DemoteMemberResponse,
+        ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
     }
 }
 

@@ -26,7 +26,7 @@ mod txn;
 
 pub(crate) use crate::outcome::Applied;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
-pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
+pub(crate) use reading::{read_cluster, read_counters, read_journal, read_time, snapshot_changes};
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;
 pub(crate) use txn::{Row, Rows, TableRow, Tables, Transaction, WriteSet};

@@ -116,10 +116,13 @@ fn write_applied(writes: &mut WriteSet, log_id: Option<&LogId>, membership: &Sto
 
 fn read_applied(rows: &dyn Tables) -> Result<(Option<LogId>, StoredMembership), TableError> {
     let Some(bytes) = rows.get(Table::Applied, SINGLE)? else { return Ok(Default::default()) };
-    decode_applied(&bytes)
+    read_applied_row(&bytes)
 }
 
-fn decode_applied(bytes: &[u8]) -> Result<(Option<LogId>, StoredMembership), TableError> {
+/// Reads the row of [`Table::Applied`].
+pub(crate) fn read_applied_row(
+    bytes: &[u8],
+) -> Result<(Option<LogId>, StoredMembership), TableError> {
     let row = pb::store::AppliedRow::decode(bytes)
         .map_err(|error| CodecError::new("applied row", error))?;
     let membership = match &row.membership {
@@ -242,7 +245,7 @@ pub(crate) fn digest(tables: &dyn Tables) -> Result<(u64, [u8; 32]), StoreError>
     let mut found = (0, [0; 32]);
     tables.read_consistent(&mut |rows: &dyn Rows| {
         let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
-            Some(bytes) => decode_applied(&bytes)?,
+            Some(bytes) => read_applied_row(&bytes)?,
             None => Default::default(),
         };
         let meta = snapshot_meta_to_pb(&SnapshotMeta { last_log_id, last_membership });
@@ -283,7 +286,7 @@ impl StateMachine {
         let mut built = None;
         self.tables.read_consistent(&mut |rows: &dyn Rows| {
             let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
-                Some(bytes) => decode_applied(&bytes)?,
+                Some(bytes) => read_applied_row(&bytes)?,
                 None => Default::default(),
             };
             let mut meta = SnapshotMeta { last_log_id, last_membership };

@@ -166,6 +166,7 @@ pub static RULES: &[Rule] = &[
     socket("/steeple.cluster.v1.Cluster/RemoveMember"),
     socket("/steeple.cluster.v1.Cluster/PromoteMember"),
     socket("/steeple.cluster.v1.Cluster/DemoteMember"),
+    socket("/steeple.cluster.v1.Cluster/SaveSnapshot"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];
 

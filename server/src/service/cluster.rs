@@ -11,7 +11,9 @@ use steeple_spiffe_core::AuthorityStatus;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use super::context::Context;
+use crate::gate::Call;
 use crate::gate::staleness::Standing;
 use crate::status::Failure;
 
@@ -104,6 +106,16 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let member = required_target(&request.into_inner().id)?;
         self.change(MemberChange::Demote(member)).await?;
         Ok(Response::new(rpc::DemoteMemberResponse {}))
+    }
+
+    type SaveSnapshotStream = backup::Pieces;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<rpc::SaveSnapshotRequest>,
+    ) -> Result<Response<backup::Pieces>, Status> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(backup::stream(&self.context, &call).await))
     }
 }
 

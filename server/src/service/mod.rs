@@ -5,6 +5,7 @@
 
 mod admission;
 mod agent;
+pub(crate) mod backup;
 mod bundle;
 mod cluster;
 mod context;
