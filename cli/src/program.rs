@@ -108,10 +108,25 @@ pub(crate) static SERVER: Program = Program {
         ours("bundle list", "Lists federated bundle data", boxed::<bundle::List>),
         ours("bundle set", "Creates or updates bundle data", boxed::<bundle::Set>),
         ours("bundle show", "Prints server CA bundle to stdout", boxed::<bundle::Show>),
+        ours(
+            "cluster agents adopt",
+            "Adopts agents that a restored state does not know",
+            boxed::<cluster::Adopt>,
+        ),
+        ours(
+            "cluster agents refuse",
+            "Lets agents that a restored state does not know attest again",
+            boxed::<cluster::Refuse>,
+        ),
         ours("cluster demote", "Takes a member's vote", boxed::<cluster::Demote>),
         ours("cluster keygen", "Prints a new cluster key", boxed::<cluster::Keygen>),
         ours("cluster members", "Lists the members of the cluster", boxed::<cluster::Members>),
         ours("cluster promote", "Gives a member a vote", boxed::<cluster::Promote>),
+        ours(
+            "cluster recover",
+            "Begins anew with what a held member has; the quorum is lost for good",
+            boxed::<cluster::Recover>,
+        ),
         ours("cluster remove", "Takes a member out of the cluster", boxed::<cluster::Remove>),
         ours(
             "cluster snapshot inspect",
@@ -122,6 +137,11 @@ pub(crate) static SERVER: Program = Program {
             "cluster snapshot list",
             "Lists the snapshot files of a folder",
             boxed::<cluster::List>,
+        ),
+        ours(
+            "cluster snapshot restore",
+            "Begins anew, on a held member, with the state of a snapshot file",
+            boxed::<cluster::Restore>,
         ),
         ours(
             "cluster snapshot save",

@@ -119,6 +119,11 @@ impl StoreHandle {
         self.core.stand_down();
     }
 
+    /// A newer epoch of this cluster that was met, while this member still has a quorum of an older.
+    pub fn newer_epoch(&self) -> Option<u32> {
+        self.core.newer_epoch()
+    }
+
     /// Writes the state that this member has applied as a snapshot. Reads the whole registry: call it
     /// where blocking is allowed. Confirm a read first if nothing acknowledged may be missing.
     ///

@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod change;
 pub mod cluster_key;
 pub mod command;
@@ -20,7 +21,6 @@ pub mod outcome;
 pub mod status;
 
 mod apply;
-mod backup;
 mod barrier;
 mod cluster;
 mod codec;

@@ -119,4 +119,7 @@ pub enum Rejection {
          send it under a new id"
     )]
     RequestForgotten,
+    /// The agent is none that a restored state has forgotten, or was adopted or deleted since.
+    #[error("agent is not one that a restored state has forgotten")]
+    NothingToAdopt,
 }

@@ -53,7 +53,9 @@ impl Command {
             | Self::PromoteSerial(_)
             | Self::BanAgent(_)
             | Self::DeleteAgent(_)
-            | Self::SetAgentVersion { .. } => false,
+            | Self::SetAgentVersion { .. }
+            | Self::AdoptAgent(_)
+            | Self::DecideAgents(_) => false,
         }
     }
 }

@@ -108,6 +108,7 @@ async fn serve(service: Service, listener: UnixListener) {
         .add_service(pb::server::entry::v1::entry_server::EntryServer::new(service.clone()))
         .add_service(pb::server::svid::v1::svid_server::SvidServer::new(service.clone()))
         .add_service(pb::cluster::v1::cluster_server::ClusterServer::new(service.clone()))
+        .add_service(pb::cluster::v1::rebuild_server::RebuildServer::new(service.clone()))
         .add_service(pb::health::health_server::HealthServer::new(service.clone()))
         .add_service(pb::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer::new(
             service,
@@ -294,7 +295,20 @@ mod cluster {
         remove_member: RemoveMemberRequest => RemoveMemberResponse,
         promote_member: PromoteMemberRequest => PromoteMemberResponse,
         demote_member: DemoteMemberRequest => DemoteMemberResponse,
+        decide_agents: DecideAgentsRequest => DecideAgentsResponse,
         ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
+    }
+}
+
+mod rebuild {
+    use steeple_api::pb::cluster::v1::*;
+
+    use super::*;
+
+    service! {
+        rebuild_server::Rebuild;
+        restore_snapshot: Streaming<RestoreSnapshotRequest> => RestoreSnapshotResponse,
+        recover: RecoverRequest => RecoverResponse,
     }
 }
 

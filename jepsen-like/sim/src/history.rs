@@ -334,7 +334,9 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
         | Command::ActivateAuthority { .. }
-        | Command::PruneAuthorities { .. } => return None,
+        | Command::PruneAuthorities { .. }
+        | Command::AdoptAgent(_)
+        | Command::DecideAgents(_) => return None,
     })
 }
 
@@ -396,7 +398,8 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         Rejection::RequestIdReused => h::Rejection::RequestIdReused,
         Rejection::JournalMoved { .. }
         | Rejection::AuthorityState(_)
-        | Rejection::RequestForgotten => return None,
+        | Rejection::RequestForgotten
+        | Rejection::NothingToAdopt => return None,
     })
 }
 

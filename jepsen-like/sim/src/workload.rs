@@ -68,6 +68,8 @@ fn name(command: &Command) -> &'static str {
         Command::PrepareAuthority { .. } => "prepare_authority",
         Command::ActivateAuthority { .. } => "activate_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
+        Command::AdoptAgent(_) => "adopt_agent",
+        Command::DecideAgents(_) => "decide_agents",
     }
 }
 

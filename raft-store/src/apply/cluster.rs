@@ -26,6 +26,7 @@ pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
         epoch: FIRST_EPOCH,
         feature_level: FEATURE_LEVEL,
         formed_at: step.now,
+        restored: None,
     };
     step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));
     step.cluster = Some(cluster.clone());

@@ -7,7 +7,7 @@ use crate::apply::reading::{read_cluster, read_time};
 use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
-use crate::apply::{agents, authorities, cluster, entries, prune, requests, tokens};
+use crate::apply::{adoption, agents, authorities, cluster, entries, prune, requests, tokens};
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
 use crate::command::Command;
@@ -118,5 +118,7 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::PruneAuthorities { expected_journal, ids } => {
             authorities::prune(step, expected_journal, &ids)
         }
+        Command::AdoptAgent(adopt) => adoption::adopt(step, adopt),
+        Command::DecideAgents(decision) => adoption::decide(step, decision),
     }
 }

@@ -4,6 +4,7 @@
 //! map, so every member comes to the same rows from the same log. One file a table. Imports neither
 //! `raft/` nor `rocks/`.
 
+mod adoption;
 mod agents;
 mod authorities;
 mod bundles;

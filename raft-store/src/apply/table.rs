@@ -17,6 +17,7 @@
 //! | 13 | outcomes | request id | OutcomeRow |
 //! | 14 | outcomes by age | log index | OutcomeAge |
 //! | 15 | applied | empty | AppliedRow; not in snapshots, whose header says it |
+//! | 16 | adopted agents | SPIFFE id; adopted or deleted in a restored epoch | empty |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
 
@@ -38,6 +39,7 @@ pub(crate) enum Table {
     Outcomes,
     OutcomesByAge,
     Applied,
+    AdoptedAgents,
 }
 
 impl Table {
@@ -57,6 +59,7 @@ impl Table {
         Self::Journal,
         Self::Outcomes,
         Self::OutcomesByAge,
+        Self::AdoptedAgents,
     ];
 
     /// Its number, on disk and in snapshots. Never reused.
@@ -77,6 +80,7 @@ impl Table {
             Self::Outcomes => 13,
             Self::OutcomesByAge => 14,
             Self::Applied => 15,
+            Self::AdoptedAgents => 16,
         }
     }
 
@@ -131,7 +135,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).collect();
+        let expected: Vec<u32> = (1..=14).chain([16]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }

@@ -4,7 +4,7 @@
 //! of the file is in its associated data. So frames that are missing, doubled, swapped, or of another
 //! file do not open. The key is this file's own (its salt), so no nonce is used twice.
 
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 use std::io::Read;
 use std::io::{self, Write};
 
@@ -14,7 +14,7 @@ use aws_lc_rs::aead::{Aad, LessSafeKey, NONCE_LEN, Nonce};
 const FRAME_BYTES: usize = 64 * 1024;
 
 /// A frame does not open.
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "snapshot does not open: it was changed after it was written; copy it again or take another"
@@ -84,7 +84,7 @@ impl Write for Sealer<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 /// Opens frames, one read ahead, since only the end shows which one is the last.
 pub(super) struct Opener<'a> {
     key: LessSafeKey,
@@ -96,7 +96,7 @@ pub(super) struct Opener<'a> {
     at: usize,
 }
 
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 impl<'a> Opener<'a> {
     pub(super) fn new(
         key: LessSafeKey,
@@ -121,7 +121,7 @@ impl<'a> Opener<'a> {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 impl Read for Opener<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at >= self.open.len() {
@@ -139,12 +139,13 @@ impl Read for Opener<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(feature = "rocks")]
 fn refused() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, FrameError)
 }
 
 #[cfg(test)]
+#[cfg(feature = "rocks")]
 mod tests {
     use super::*;
     use crate::cluster_key::ClusterKeys;

@@ -112,6 +112,7 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
         Rejection::AuthorityState(name) => RejectionKind::AuthorityState(name.clone()),
         Rejection::RequestIdReused => RejectionKind::RequestIdReused(Done {}),
         Rejection::RequestForgotten => RejectionKind::RequestForgotten(Done {}),
+        Rejection::NothingToAdopt => RejectionKind::NothingToAdopt(Done {}),
     };
     pb::store::Rejection { kind: Some(kind) }
 }
@@ -145,5 +146,6 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         RejectionKind::AuthorityState(name) => Rejection::AuthorityState(name),
         RejectionKind::RequestIdReused(Done {}) => Rejection::RequestIdReused,
         RejectionKind::RequestForgotten(Done {}) => Rejection::RequestForgotten,
+        RejectionKind::NothingToAdopt(Done {}) => Rejection::NothingToAdopt,
     })
 }

@@ -67,6 +67,8 @@ pub(crate) struct PeerNetwork {
     cluster_name: String,
     cluster_id: ArcSwapOption<ClusterId>,
     epoch: Arc<AtomicU32>,
+    /// The highest epoch of our cluster that was met.
+    newest_epoch: AtomicU32,
 }
 
 /// A gRPC client of a peer.
@@ -112,6 +114,7 @@ impl PeerNetwork {
             cluster_name: parts.config.cluster_name.clone(),
             cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
             epoch: Arc::default(),
+            newest_epoch: AtomicU32::default(),
         }))
     }
 
@@ -147,6 +150,16 @@ impl PeerNetwork {
     /// Follows the replicated epoch.
     pub(crate) fn set_epoch(&self, epoch: u32) {
         self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Notes the epoch of a member of our cluster.
+    pub(crate) fn note_epoch(&self, epoch: u32) {
+        self.newest_epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// The highest epoch of our cluster that was met; zero before.
+    pub(crate) fn newest_epoch(&self) -> u32 {
+        self.newest_epoch.load(Ordering::Relaxed)
     }
 
     /// A client of a member; `None` before a cluster is known.

@@ -72,7 +72,10 @@ impl StateMachine {
     }
 
     /// Applies a batch of entries and returns what to answer, in order.
-    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Option<apply::Applied>>, TableError> {
+    pub(crate) fn apply_batch(
+        &self,
+        entries: &[Entry],
+    ) -> Result<Vec<Option<apply::Applied>>, TableError> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let mut txn = Transaction::new(self.tables.as_ref());
         let mut answers = Vec::with_capacity(entries.len());
@@ -106,7 +109,12 @@ impl StateMachine {
     }
 }
 
-fn write_applied(writes: &mut WriteSet, log_id: Option<&LogId>, membership: &StoredMembership) {
+/// Adds the row of [`Table::Applied`] to a write set.
+pub(crate) fn write_applied(
+    writes: &mut WriteSet,
+    log_id: Option<&LogId>,
+    membership: &StoredMembership,
+) {
     let row = pb::store::AppliedRow {
         log_id: log_id.map(log_id_to_pb),
         membership: Some(stored_membership_to_pb(membership)),
@@ -281,7 +289,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 impl StateMachine {
-    fn build(&self) -> Result<Snapshot, TableError> {
+    /// Makes a snapshot of the tables as they are, and keeps it.
+    pub(crate) fn build(&self) -> Result<Snapshot, TableError> {
         let mut sink = Some(self.snapshots.sink()?);
         let mut built = None;
         self.tables.read_consistent(&mut |rows: &dyn Rows| {

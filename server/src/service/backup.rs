@@ -1,12 +1,13 @@
 //! Snapshot files: what the registry says in facts and frames, as the file that operators keep.
 //!
 //! Owns the header and the two ways out: piece by piece to a caller of `SaveSnapshot`, and into
-//! anything that can be written to.
+//! anything that can be written to; and what `cluster status` warns of about them.
 
 use std::io::{self, Write};
 
 use steeple_api::pb::cluster::v1 as rpc;
 use steeple_api::snapshot_file::SnapshotWriter;
+use steeple_raft_store::change::UnknownAgents;
 use steeple_raft_store::{MemberId, SaveError, SnapshotFacts, SnapshotOut, StoreHandle};
 use steeple_spiffe_core::Timestamp;
 use tokio::sync::mpsc;
@@ -55,6 +56,31 @@ pub(super) async fn stream(context: &Context, call: &Call) -> Pieces {
         sender.blocking_send(Err(failure.into())).ok();
     });
     ReceiverStream::new(receiver)
+}
+
+/// What an operator should see to about snapshots and restored states.
+pub(super) fn warnings(context: &Context) -> Vec<rpc::Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |code: &str, message: String, fix: &str| {
+        warnings.push(rpc::Warning { code: code.into(), message, fix: fix.into() });
+    };
+    let restored = context.views().cluster().and_then(|cluster| cluster.restored);
+    if restored.is_some_and(|restored| restored.unknown_agents == UnknownAgents::Undecided) {
+        let text = "agents that the restored state does not know are kept waiting";
+        let fix = "decide: \"spire-server cluster agents adopt\", or \"refuse\"";
+        warn("agents_undecided", text.into(), fix);
+    }
+    if let Some(epoch) = context.gate.store.newer_epoch() {
+        let text = format!("epoch {epoch} of this cluster has begun elsewhere");
+        let fix = "stop that one, or stop these members and let them join it with empty folders";
+        warn("newer_epoch", text, fix);
+    }
+    if let Some(failure) = context.schedule.as_ref().and_then(|schedule| schedule.failure()) {
+        let text = format!("no snapshot was saved by schedule: {failure}");
+        let fix = "free some space or correct cluster.snapshot; it is tried again by itself";
+        warn("snapshot_failed", text, fix);
+    }
+    warnings
 }
 
 /// What a member says of a snapshot that it saves.
