@@ -3,7 +3,8 @@
 //!
 //! Owns the `.proto` files (written from the inventory in `spec/spire-api.md`, same packages, names
 //! and numbers as SPIRE's; `tests/it` compares them with the published ones), the generated code
-//! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]) and statuses ([`status`]).
+//! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]), statuses ([`status`]) and the
+//! layout of snapshot files ([`snapshot_file`]).
 //! Knows no store, no service, no transport: whether a federated bundle exists or a caller may call
 //! is decided elsewhere.
 
@@ -11,6 +12,7 @@
 
 pub mod convert;
 pub mod pb;
+pub mod snapshot_file;
 pub mod status;
 
 mod redact;

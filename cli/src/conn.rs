@@ -96,6 +96,15 @@ impl ServerSocket {
 
     /// A channel to the server.
     pub(crate) async fn connect(&self, io: &mut Io<'_>) -> Result<Channel, Error> {
+        self.dial(io, Some(SERVER_CALL_TIMEOUT)).await
+    }
+
+    /// A channel for calls that take as long as the registry is large.
+    pub(crate) async fn connect_for_long(&self, io: &mut Io<'_>) -> Result<Channel, Error> {
+        self.dial(io, None).await
+    }
+
+    async fn dial(&self, io: &mut Io<'_>, timeout: Option<Duration>) -> Result<Channel, Error> {
         let mut chosen = self.path.as_str();
         if !self.old_path.is_empty() {
             if chosen != SERVER.default_socket {
@@ -107,7 +116,7 @@ impl ServerSocket {
             chosen = &self.old_path;
         }
         let path = SERVER.choose(chosen, &self.instance, io.env)?;
-        SERVER.dial(&path, Some(SERVER_CALL_TIMEOUT)).await
+        SERVER.dial(&path, timeout).await
     }
 }
 

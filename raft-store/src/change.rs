@@ -97,4 +97,28 @@ pub struct ClusterState {
     pub feature_level: u32,
     /// When it formed.
     pub formed_at: Timestamp,
+    /// How its epoch began; `None` in the first.
+    pub restored: Option<Restored>,
+}
+
+/// The restore or recovery that began an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// The last time that the state knew: what was changed later is forgotten.
+    pub lost_from: Timestamp,
+    /// When the epoch began.
+    pub at: Timestamp,
+    /// What becomes of agents that the state does not know.
+    pub unknown_agents: UnknownAgents,
+}
+
+/// What becomes of agents that a restored state does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownAgents {
+    /// No one has decided: they wait.
+    Undecided,
+    /// They are recorded as they call.
+    Adopt,
+    /// They have to attest again.
+    Refuse,
 }

@@ -136,9 +136,21 @@ impl ClusterKeys {
         self.keys.iter().find(|key| key.id == id).map(|key| key.kek.clone())
     }
 
-    /// The key that encrypts snapshot files, of an id.
-    pub fn snapshot_key(&self, id: &str) -> Option<Zeroizing<[u8; 32]>> {
-        self.keys.iter().find(|key| key.id == id).map(|key| key.snapshot.clone())
+    /// The key of one snapshot file, which its salt makes its own, under the cluster key of an id.
+    ///
+    /// # Errors
+    ///
+    /// If the crypto library refuses.
+    pub(crate) fn snapshot_key(
+        &self,
+        id: &str,
+        salt: &[u8],
+    ) -> Result<Option<LessSafeKey>, KeyError> {
+        let Some(held) = self.keys.iter().find(|key| key.id == id) else { return Ok(None) };
+        let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(held.snapshot.as_slice());
+        let key: Zeroizing<[u8; 32]> = expand(&prk, b"snapshot file")?;
+        let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).or(Err(KeyError::Derivation))?;
+        Ok(Some(LessSafeKey::new(key)))
     }
 
     /// Seeds of the peer CA's Ed25519 key pairs, one for each key, in the order of the lines.
@@ -275,7 +287,7 @@ mod tests {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         // Computed by another implementation of HKDF. If one changes, no existing cluster opens.
         assert_eq!(keys.current_id(), "09ee8c5630ea8b8b");
-        let snapshot = keys.snapshot_key(keys.current_id()).unwrap();
+        let snapshot = &keys.keys[0].snapshot;
         let expected = "638e27334f5cb8d598eea5f86388ed6904827cdc2cd6c0b27b5871b51866aa40";
         assert_eq!(hex(snapshot.as_slice()), expected);
         let expected = "f5ba500f8c7e0634ec644db013cf0b03083914b256bf9c83011f1dc9f1df7041";

@@ -11,6 +11,7 @@ use steeple_spiffe_core::selector::SelectorSet;
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
+use crate::change::UnknownAgents;
 use crate::ids::ClusterId;
 
 /// A change to the registry that is proposed, replicated and then applied on every member.
@@ -75,6 +76,27 @@ pub enum Command {
     DeleteBundles(DeleteBundles),
     /// Adds authorities to the own bundle that are not there yet. Their taints do not count.
     AppendBundle(AppendBundle),
+    /// Takes a certificate for an agent's that a restored state has forgotten.
+    AdoptAgent(AdoptAgent),
+    /// Decides what becomes of agents that a restored state does not know.
+    DecideAgents(UnknownAgents),
+}
+
+/// See [`Command::AdoptAgent`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdoptAgent {
+    /// The agent's id.
+    pub agent_id: SpiffeId,
+    /// The attestor's name; ignored when the agent is known.
+    pub attestation_type: String,
+    /// Serial of the certificate that it presented.
+    pub serial: Serial,
+    /// When that certificate ends.
+    pub not_after: Timestamp,
+    /// Whether the agent may attest again; ignored when it is known.
+    pub can_reattest: bool,
+    /// The serials that the authorising read saw; `None` = no such agent. Compare-and-set.
+    pub seen: Option<Serials>,
 }
 
 /// See [`Command::InitCluster`].

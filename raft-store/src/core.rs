@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -68,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) barrier: Barrier,
     /// Tripped when this member must not take part any more.
     pub(crate) fence: Arc<Fence>,
+    /// An epoch of this cluster that is newer than this member's, once one was met; zero before.
+    newer_epoch: AtomicU32,
     /// Set when the process is about to end: this member takes no leadership any more.
     standing_down: AtomicBool,
     /// Set while this member does not get on: until then it takes no leadership either.
@@ -103,9 +105,20 @@ impl Core {
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
             barrier: Barrier::default(),
             fence: parts.fence,
+            newer_epoch: AtomicU32::new(0),
             standing_down: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
         }
+    }
+
+    /// Notes that a newer epoch of this cluster was met.
+    pub(crate) fn note_newer_epoch(&self, epoch: u32) {
+        self.newer_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The newer epoch that was met, if one was.
+    pub(crate) fn newer_epoch(&self) -> Option<u32> {
+        Some(self.newer_epoch.load(Ordering::Relaxed)).filter(|epoch| *epoch != 0)
     }
 
     /// Stands in no election from now on and takes over from no leader.

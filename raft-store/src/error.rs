@@ -105,6 +105,18 @@ pub enum RunError {
         /// What was found.
         reason: String,
     },
+    /// The cluster was restored or recovered elsewhere, and this member has no quorum of its own.
+    #[error(
+        "epoch {newer} of cluster {cluster} has begun without this member, which is of epoch {ours}; move DATA_DIR/raft away and start it again: it joins"
+    )]
+    Superseded {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// This member's epoch.
+        ours: u32,
+        /// The epoch that was met.
+        newer: u32,
+    },
     /// The peer network failed for good, for instance the listener's address is taken.
     #[error("peer network: {0}")]
     Network(String),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::backup::{SaveError, SnapshotFacts, SnapshotOut};
 use crate::command::Command;
 use crate::contact::Contact;
 use crate::core::Core;
@@ -140,6 +141,22 @@ impl StoreHandle {
     /// Stands in no election from now on and takes over from no leader: the process is about to end.
     pub fn stand_down(&self) {
         self.core.stand_down();
+    }
+
+    /// A newer epoch of this cluster that was met, while this member still has a quorum of an older.
+    pub fn newer_epoch(&self) -> Option<u32> {
+        self.core.newer_epoch()
+    }
+
+    /// Writes the state that this member has applied as a snapshot. Reads the whole registry: call it
+    /// where blocking is allowed. Confirm a read first if nothing acknowledged may be missing.
+    ///
+    /// # Errors
+    ///
+    /// [`SaveError`].
+    pub fn save_snapshot(&self, out: &mut dyn SnapshotOut) -> Result<SnapshotFacts, SaveError> {
+        let core = &self.core;
+        crate::backup::save(&core.engine, &core.config.keys, core.random.as_ref(), out)
     }
 
     /// See [`crate::testing::state_digest`].

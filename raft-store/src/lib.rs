@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod change;
 pub mod cluster_key;
 pub mod command;
@@ -53,6 +54,7 @@ mod store;
 pub mod testing;
 
 pub use apply::TableError;
+pub use backup::{SaveError, SnapshotCounts, SnapshotFacts, SnapshotMember, SnapshotOut};
 pub use change::{Change, ChangeBatch};
 pub use cluster_key::ClusterKeys;
 pub use command::Command;

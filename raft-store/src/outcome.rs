@@ -145,4 +145,7 @@ pub enum Rejection {
     /// Entries federate with the trust domain.
     #[error("cannot delete bundle; federated with {0} registration entries")]
     BundleInUse(u64),
+    /// The agent is none that a restored state has forgotten, or was adopted or deleted since.
+    #[error("agent is not one that a restored state has forgotten")]
+    NothingToAdopt,
 }

@@ -62,7 +62,9 @@ impl Command {
             | Self::SetAgentVersion { .. }
             | Self::WriteBundles(_)
             | Self::DeleteBundles(_)
-            | Self::AppendBundle(_) => false,
+            | Self::AppendBundle(_)
+            | Self::AdoptAgent(_)
+            | Self::DecideAgents(_) => false,
         }
     }
 

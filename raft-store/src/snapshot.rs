@@ -11,7 +11,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -186,7 +186,16 @@ pub(crate) fn write(
     meta: pb::store::SnapshotMeta,
     sink: SnapshotSink,
 ) -> Result<SnapshotBody, TableError> {
-    let mut writer = Writer::new(sink)?;
+    Ok(write_to(rows, meta, sink)?.finish()?)
+}
+
+/// As [`write`], to anywhere. The caller makes it durable.
+pub(crate) fn write_to<W: Write>(
+    rows: &dyn Rows,
+    meta: pb::store::SnapshotMeta,
+    to: W,
+) -> Result<W, TableError> {
+    let mut writer = Writer::new(to)?;
     let header = pb::store::SnapshotHeader { version: VERSION, meta: Some(meta) };
     writer.record(HEADER, &header.encode_to_vec())?;
     let mut total = 0;
@@ -203,7 +212,11 @@ pub(crate) fn write(
     Ok(writer.finish()?)
 }
 
-fn write_table(rows: &dyn Rows, table: Table, writer: &mut Writer) -> Result<u64, TableError> {
+fn write_table<W: Write>(
+    rows: &dyn Rows,
+    table: Table,
+    writer: &mut Writer<W>,
+) -> Result<u64, TableError> {
     let mut total = 0;
     let mut from = Vec::new();
     let mut record = pb::store::SnapshotRows::default();
@@ -232,15 +245,15 @@ fn write_table(rows: &dyn Rows, table: Table, writer: &mut Writer) -> Result<u64
     Ok(total)
 }
 
-struct Writer {
-    sink: io::BufWriter<SnapshotSink>,
+struct Writer<W: Write> {
+    to: io::BufWriter<W>,
     digest: digest::Context,
 }
 
-impl Writer {
-    fn new(sink: SnapshotSink) -> io::Result<Self> {
+impl<W: Write> Writer<W> {
+    fn new(to: W) -> io::Result<Self> {
         let mut writer = Self {
-            sink: io::BufWriter::with_capacity(SNAPSHOT_RECORD_BYTES, sink),
+            to: io::BufWriter::with_capacity(SNAPSHOT_RECORD_BYTES, to),
             digest: digest::Context::new(&digest::SHA256),
         };
         writer.bytes(MAGIC)?;
@@ -249,7 +262,7 @@ impl Writer {
 
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.digest.update(bytes);
-        self.sink.write_all(bytes)
+        self.to.write_all(bytes)
     }
 
     fn record(&mut self, kind: u8, payload: &[u8]) -> io::Result<()> {
@@ -259,15 +272,14 @@ impl Writer {
         self.bytes(payload)
     }
 
-    fn finish(self) -> io::Result<SnapshotBody> {
-        self.sink.into_inner().map_err(io::IntoInnerError::into_error)?.finish()
+    fn finish(self) -> io::Result<W> {
+        self.to.into_inner().map_err(io::IntoInnerError::into_error)
     }
 }
 
 /// Reads the header of a snapshot.
 pub(crate) fn read_meta(body: &SnapshotBody) -> Result<pb::store::SnapshotMeta, TableError> {
-    let mut reader = Reader::new(body)?;
-    reader.meta()
+    Reader::new(BodyReader { body, offset: 0 })?.meta()
 }
 
 /// Reads a snapshot from end to end, checks it, and hands its rows to `each` record by record.
@@ -276,7 +288,15 @@ pub(crate) fn read(
     body: &SnapshotBody,
     each: &mut dyn FnMut(Vec<TableRow>) -> Result<(), TableError>,
 ) -> Result<pb::store::SnapshotMeta, TableError> {
-    let mut reader = Reader::new(body)?;
+    read_from(BodyReader { body, offset: 0 }, each)
+}
+
+/// As [`read`], from anywhere, to its end.
+pub(crate) fn read_from<R: Read>(
+    from: R,
+    each: &mut dyn FnMut(Vec<TableRow>) -> Result<(), TableError>,
+) -> Result<pb::store::SnapshotMeta, TableError> {
+    let mut reader = Reader::new(from)?;
     let meta = reader.meta()?;
     let mut total = 0_u64;
     loop {
@@ -302,7 +322,7 @@ pub(crate) fn read(
                 if trailer.sha256 != sha256.as_ref() || trailer.rows != total {
                     return Err(CodecError::new("snapshot", "checksum differs").into());
                 }
-                if reader.offset != body.len() {
+                if reader.from.read(&mut [0])? != 0 {
                     return Err(CodecError::new("snapshot", "bytes behind its end").into());
                 }
                 return Ok(meta);
@@ -317,15 +337,31 @@ pub(crate) fn verify(body: &SnapshotBody) -> Result<pb::store::SnapshotMeta, Tab
     read(body, &mut |_| Ok(()))
 }
 
-struct Reader<'a> {
+/// Reads a body from its beginning.
+struct BodyReader<'a> {
     body: &'a SnapshotBody,
     offset: u64,
+}
+
+impl Read for BodyReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.body.read_at(self.offset, buffer.len())?;
+        self.offset += bytes.len() as u64;
+        if let Some(front) = buffer.get_mut(..bytes.len()) {
+            front.copy_from_slice(&bytes);
+        }
+        Ok(bytes.len())
+    }
+}
+
+struct Reader<R> {
+    from: R,
     digest: digest::Context,
 }
 
-impl<'a> Reader<'a> {
-    fn new(body: &'a SnapshotBody) -> Result<Self, TableError> {
-        let mut reader = Self { body, offset: 0, digest: digest::Context::new(&digest::SHA256) };
+impl<R: Read> Reader<R> {
+    fn new(from: R) -> Result<Self, TableError> {
+        let mut reader = Self { from, digest: digest::Context::new(&digest::SHA256) };
         if reader.bytes(MAGIC.len())? != MAGIC.as_slice() {
             return Err(CodecError::new("snapshot", "wrong magic").into());
         }
@@ -333,13 +369,16 @@ impl<'a> Reader<'a> {
     }
 
     fn bytes(&mut self, count: usize) -> Result<Vec<u8>, TableError> {
-        let bytes = self.body.read_at(self.offset, count)?;
-        if bytes.len() != count {
-            return Err(CodecError::new("snapshot", "it ends early").into());
+        let mut bytes = vec![0; count];
+        match self.from.read_exact(&mut bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Err(CodecError::new("snapshot", "it ends early").into());
+            }
+            Err(error) => return Err(error.into()),
         }
-        self.offset += count as u64;
         self.digest.update(&bytes);
-        Ok(bytes.to_vec())
+        Ok(bytes)
     }
 
     fn record(&mut self) -> Result<(u8, Vec<u8>), TableError> {

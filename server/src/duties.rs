@@ -18,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{RotateError, Rotator};
+use crate::snapshots::Schedule;
 use crate::view::Views;
 
 /// How often rotation is considered (SPIRE: 10 s). A change of the journal is looked at once.
@@ -55,6 +56,8 @@ pub struct Duties {
     pub rotator: Rotator,
     /// Removal of agents.
     pub agent_pruning: AgentPruning,
+    /// Snapshots by schedule, if there is one.
+    pub schedule: Option<Schedule>,
 }
 
 impl Duties {
@@ -86,7 +89,12 @@ impl Duties {
 
     /// The duties of one term; ends only by being dropped.
     async fn lead(&self, term: u64) {
-        tokio::join!(self.rotate(term), self.prune(term));
+        let snapshots = async {
+            if let Some(schedule) = &self.schedule {
+                schedule.lead().await;
+            }
+        };
+        tokio::join!(self.rotate(term), self.prune(term), snapshots);
     }
 
     async fn rotate(&self, term: u64) {
@@ -257,6 +265,7 @@ mod tests {
                 views: self.views.clone(),
                 rotator: self.rotator.clone(),
                 agent_pruning: AgentPruning::default(),
+                schedule: None,
             }
         }
 

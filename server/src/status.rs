@@ -140,6 +140,7 @@ impl Failure {
                 Self::failed_precondition(format!("{doing}: datastore-sql: {rejection}"))
             }
             Rejection::LimitReached { .. } => wrapped(Code::ResourceExhausted),
+            Rejection::NothingToAdopt => wrapped(Code::FailedPrecondition),
             // Not a code that clients retry by themselves: the outcome would never become known.
             Rejection::RequestForgotten => wrapped(Code::Aborted),
             // Someone else was faster. Nothing was decided about the caller: it tries again.

@@ -146,9 +146,23 @@ impl Cluster {
 
     /// Starts (or restarts) a member.
     pub fn start_member(&mut self, index: usize) -> Result<()> {
+        self.start_with(index, &[])
+    }
+
+    /// Starts a member that is only to be rebuilt, and waits until its admin socket is open.
+    pub async fn hold_member(&mut self, index: usize) -> Result<()> {
+        self.start_with(index, &["-hold"])?;
+        let socket = self.member(index)?.socket();
+        wait_for("the admin socket of a held member", Duration::from_secs(30), async || {
+            tokio::net::UnixStream::connect(&socket).await.map(drop).context("connect")
+        })
+        .await
+    }
+
+    fn start_with(&mut self, index: usize, flags: &[&str]) -> Result<()> {
         let member = self.member_mut(index)?;
         let mut command = Command::new(binary("spire-server")?);
-        command.arg("run").arg("-config").arg(member.config());
+        command.arg("run").arg("-config").arg(member.config()).args(flags);
         let process = Process::spawn(&format!("server-{index}"), &mut command, &member.log())?;
         member.process = Some(process);
         Ok(())

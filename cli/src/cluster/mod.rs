@@ -3,15 +3,21 @@
 //! `table` holds what the others print with. Any member answers; `status` and `members` never wait
 //! for a quorum.
 
+mod agents;
 mod change;
 mod keygen;
 mod members;
+mod rebuild;
+mod snapshot;
 mod status;
 mod table;
 mod transfer;
 
+pub(crate) use agents::{Adopt, Refuse};
 pub(crate) use change::{Demote, Promote, Remove};
 pub(crate) use keygen::Keygen;
 pub(crate) use members::Members;
+pub(crate) use rebuild::{Recover, Restore};
+pub(crate) use snapshot::{Inspect, List, Save};
 pub(crate) use status::Status;
 pub(crate) use transfer::Transfer;

@@ -8,9 +8,12 @@ use std::io::Write;
 use steeple_api::pb::cluster::v1::authority::{Kind, Status as AuthorityStatus};
 use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
 use steeple_api::pb::cluster::v1::this_member::State;
-use steeple_api::pb::cluster::v1::{Authority, Quorum, StatusRequest, StatusResponse, ThisMember};
+use steeple_api::pb::cluster::v1::{
+    Authority, Quorum, Restored, SnapshotSchedule, StatusRequest, StatusResponse, ThisMember,
+    UnknownAgents,
+};
 
-use super::table::{members, observations, or_dash, write_table};
+use super::table::{line, members, observations, or_dash, write_table};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
 use crate::error::Error;
@@ -53,8 +56,14 @@ fn print(response: &StatusResponse, out: &mut (dyn Write + Send)) -> std::io::Re
     line(out, "Trust domain", &or_dash(&response.trust_domain))?;
     line(out, "Epoch", &response.epoch.to_string())?;
     line(out, "Feature level", &response.feature_level.to_string())?;
+    if let Some(restored) = &response.restored {
+        print_restored(restored, out)?;
+    }
     print_this_member(&response.this_member.clone().unwrap_or_default(), out)?;
     print_quorum(&response.quorum.clone().unwrap_or_default(), out)?;
+    if let Some(schedule) = &response.snapshots {
+        print_schedule(schedule, out)?;
+    }
     if !response.members.is_empty() {
         writeln!(out)?;
         write_table(out, &members(&response.members))?;
@@ -75,6 +84,28 @@ fn print(response: &StatusResponse, out: &mut (dyn Write + Send)) -> std::io::Re
         }
     }
     Ok(())
+}
+
+fn print_restored(restored: &Restored, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
+    let (lost_from, at) = (go_time_utc(restored.lost_from), go_time_utc(restored.at));
+    let unknown = match restored.unknown_agents() {
+        UnknownAgents::Undecided => "wait: adopt or refuse them",
+        UnknownAgents::Adopt => "adopted as they call",
+        UnknownAgents::Refuse => "have to attest again",
+    };
+    line(out, "Epoch began", &format!("{at}, without what came after {lost_from}"))?;
+    line(out, "Unknown agents", unknown)
+}
+
+fn print_schedule(
+    schedule: &SnapshotSchedule,
+    out: &mut (dyn Write + Send),
+) -> std::io::Result<()> {
+    let last = match schedule.saved_at {
+        0 => format!("none by this member yet, in {}", schedule.directory),
+        saved_at => format!("{} {}", go_time_utc(saved_at), schedule.file),
+    };
+    line(out, "Last snapshot", &last)
 }
 
 fn print_this_member(member: &ThisMember, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
@@ -147,8 +178,4 @@ fn authorities(authorities: &[Authority]) -> Vec<Vec<String>> {
         ]
     }));
     rows
-}
-
-fn line(out: &mut (dyn Write + Send), label: &str, value: &str) -> std::io::Result<()> {
-    writeln!(out, "{label:<17} : {value}")
 }

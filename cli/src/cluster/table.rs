@@ -1,4 +1,4 @@
-//! Tables for people.
+//! Tables and labelled lines for people.
 //!
 //! Owns the columns: each as wide as its widest cell, two blanks between, none at a line's end.
 
@@ -63,6 +63,11 @@ pub(crate) fn observations(members: &[Member]) -> Vec<Vec<String>> {
         ]
     }));
     rows
+}
+
+/// Writes a label and its value.
+pub(crate) fn line(out: &mut (dyn Write + Send), label: &str, value: &str) -> Result<()> {
+    writeln!(out, "{label:<17} : {value}")
 }
 
 pub(crate) fn or_dash(text: &str) -> String {

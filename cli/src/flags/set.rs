@@ -3,7 +3,7 @@
 //! Owns the grammar and the layout of Go's `flag.FlagSet` with `ContinueOnError`. A flag writes
 //! into a field borrowed from the command, so a flag that exists in the table exists in the types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 
 use super::value::{FlagValue, Kind};
@@ -50,6 +50,8 @@ pub(crate) enum FlagError {
 pub(crate) struct FlagSet<'a> {
     command: String,
     flags: BTreeMap<&'static str, Flag<'a>>,
+    /// What the command acts on, in order: a name for the usage text and the place it goes to.
+    words: VecDeque<(&'static str, &'a mut String)>,
 }
 
 struct Flag<'a> {
@@ -63,7 +65,7 @@ struct Flag<'a> {
 impl<'a> FlagSet<'a> {
     /// An empty set for the command of this name, for instance `entry create`.
     pub(crate) fn new(command: &str) -> Self {
-        Self { command: command.to_owned(), flags: BTreeMap::new() }
+        Self { command: command.to_owned(), flags: BTreeMap::new(), words: VecDeque::new() }
     }
 
     /// Declares a flag. The field's present value is the default the usage text shows.
@@ -81,15 +83,24 @@ impl<'a> FlagSet<'a> {
         self.insert(name, value, "", false);
     }
 
+    /// Declares a word that stands for itself, before, between or behind the flags. SPIRE has none;
+    /// our own commands name files so.
+    pub(crate) fn word(&mut self, name: &'static str, value: &'a mut String) {
+        self.words.push_back((name, value));
+    }
+
     /// Fills the fields from the words and returns those left over: parsing stops at the first
-    /// word that is no flag, and after `--`.
+    /// word that is no flag and was not declared, and after `--`.
     pub(crate) fn parse(&mut self, words: &[String]) -> Result<Vec<String>, FlagError> {
         let mut words = words.iter();
         while let Some(word) = words.next() {
             if word == "--" {
-                return Ok(words.cloned().collect());
+                return Ok(words.filter(|word| !self.take_word(word)).cloned().collect());
             }
             let Some(body) = flag_body(word) else {
+                if self.take_word(word) {
+                    continue;
+                }
                 return Ok(std::iter::once(word).chain(words).cloned().collect());
             };
             if body.is_empty() || body.starts_with(['-', '=']) {
@@ -106,11 +117,19 @@ impl<'a> FlagSet<'a> {
 
     /// The usage text in Go's layout, with a final newline.
     pub(crate) fn usage(&self) -> String {
-        let mut text = format!("Usage of {}:\n", self.command);
+        let words: String = self.words.iter().map(|(name, _)| format!(" {name}")).collect();
+        let mut text = format!("Usage of {}{words}:\n", self.command);
         for (name, flag) in self.flags.iter().filter(|(_, flag)| flag.listed) {
             flag.describe(name, &mut text);
         }
         text
+    }
+
+    /// Puts a word where the next declared one goes; false if none is left.
+    fn take_word(&mut self, word: &str) -> bool {
+        let Some((_, value)) = self.words.pop_front() else { return false };
+        word.clone_into(value);
+        true
     }
 
     fn insert(
@@ -239,6 +258,29 @@ mod tests {
     fn a_value_may_look_like_a_flag() {
         let (sample, _) = parse("-name -count -count -3").expect("the words are well formed");
         assert_eq!((sample.name.as_str(), sample.count), ("-count", -3));
+    }
+
+    #[test]
+    fn declared_words_may_stand_anywhere_and_only_the_rest_is_left_over() {
+        for (line, expected_file, expected_rest) in [
+            ("f -admin", "f", ""),
+            ("-admin f", "f", ""),
+            ("-admin -- f", "f", ""),
+            ("-admin -- f g", "f", "g"),
+            ("f -admin g -count 7", "f", "g -count 7"),
+            ("-admin", "", ""),
+        ] {
+            let (mut file, mut admin, mut count) = (String::new(), false, 0_i64);
+            let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            let mut flags = FlagSet::new("sample");
+            flags.word("FILE", &mut file);
+            flags.flag("admin", &mut admin, "a switch");
+            flags.flag("count", &mut count, "a count");
+            assert!(flags.usage().starts_with("Usage of sample FILE:\n"));
+            let rest = flags.parse(&words).expect(line);
+            assert_eq!(rest.join(" "), expected_rest, "{line}");
+            assert_eq!((file.as_str(), admin, count), (expected_file, true, 0), "{line}");
+        }
     }
 
     #[test]

@@ -91,6 +91,8 @@ fn healthy() -> StatusResponse {
             authority(Kind::Jwt, Status::Old, "kid-1", true),
         ],
         warnings: vec![],
+        restored: None,
+        snapshots: None,
     }
 }
 

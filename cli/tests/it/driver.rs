@@ -124,6 +124,12 @@ impl Outcome {
         assert_eq!(printed, expected, "{name}: printed on the left, expected on the right");
     }
 
+    /// The same with a path of this run left out.
+    pub(crate) fn without(self, path: &str) -> Self {
+        let shorten = |text: String| text.replace(path, "PATH");
+        Self { code: self.code, stdout: shorten(self.stdout), stderr: shorten(self.stderr) }
+    }
+
     /// Checks for success and returns stdout.
     pub(crate) fn success(self) -> String {
         assert_eq!((self.code, self.stderr.as_str()), (0, ""), "{}", self.stdout);

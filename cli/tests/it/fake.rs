@@ -108,6 +108,7 @@ async fn serve(service: Service, listener: UnixListener) {
         .add_service(pb::server::entry::v1::entry_server::EntryServer::new(service.clone()))
         .add_service(pb::server::svid::v1::svid_server::SvidServer::new(service.clone()))
         .add_service(pb::cluster::v1::cluster_server::ClusterServer::new(service.clone()))
+        .add_service(pb::cluster::v1::rebuild_server::RebuildServer::new(service.clone()))
         .add_service(pb::health::health_server::HealthServer::new(service.clone()))
         .add_service(pb::workload::spiffe_workload_api_server::SpiffeWorkloadApiServer::new(
             service,
@@ -140,6 +141,17 @@ impl Service {
         Ok(Response::new(*reply))
     }
 
+    /// As [`Self::take_stream`], but afterwards the stream ends.
+    fn take_all<Q: Any + Send, R: Any + Send>(
+        &self,
+        method: &'static str,
+        request: Request<Q>,
+    ) -> Result<Response<StreamOf<R>>, Status> {
+        let messages: Response<Vec<R>> = self.take(method, request)?;
+        let all = tokio_stream::iter(messages.into_inner().into_iter().map(Ok));
+        Ok(Response::new(Box::pin(all)))
+    }
+
     /// A stream's messages are queued as one vector; afterwards the stream stays open.
     fn take_stream<Q: Any + Send, R: Any + Send>(
         &self,
@@ -160,6 +172,7 @@ macro_rules! service {
         $service:path;
         $($method:ident: $request:ty => $reply:ty,)*
         $([$streamed:ident: $opening:ty => $stream:ident of $message:ty])*
+        $(; $([$whole:ident: $asked:ty => $all:ident of $part:ty])*)?
     ) => {
         #[tonic::async_trait]
         impl $service for Service {
@@ -177,6 +190,14 @@ macro_rules! service {
             ) -> Result<Response<Self::$stream>, Status> {
                 self.take_stream(stringify!($streamed), request)
             })*
+            $($(type $all = StreamOf<$part>;
+
+            async fn $whole(
+                &self,
+                request: Request<$asked>,
+            ) -> Result<Response<Self::$all>, Status> {
+                self.take_all(stringify!($whole), request)
+            })*)?
         }
     };
 }
@@ -274,6 +295,20 @@ mod cluster {
         remove_member: RemoveMemberRequest => RemoveMemberResponse,
         promote_member: PromoteMemberRequest => PromoteMemberResponse,
         demote_member: DemoteMemberRequest => DemoteMemberResponse,
+        decide_agents: DecideAgentsRequest => DecideAgentsResponse,
+        ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
+    }
+}
+
+mod rebuild {
+    use steeple_api::pb::cluster::v1::*;
+
+    use super::*;
+
+    service! {
+        rebuild_server::Rebuild;
+        restore_snapshot: Streaming<RestoreSnapshotRequest> => RestoreSnapshotResponse,
+        recover: RecoverRequest => RecoverResponse,
     }
 }
 

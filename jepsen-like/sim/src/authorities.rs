@@ -128,6 +128,7 @@ fn journal(row: Option<&Change>) -> Journal {
             | Change::AgentWritten { .. }
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
+            | Change::BundleDeleted { .. }
             | Change::ClusterWritten(_),
         )
         | None => Journal::default(),

@@ -337,7 +337,9 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::PruneAuthorities { .. }
         | Command::WriteBundles(_)
         | Command::DeleteBundles(_)
-        | Command::AppendBundle(_) => return None,
+        | Command::AppendBundle(_)
+        | Command::AdoptAgent(_)
+        | Command::DecideAgents(_) => return None,
     })
 }
 
@@ -406,7 +408,8 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         | Rejection::OwnBundle
         | Rejection::BundleExists
         | Rejection::BundleNotFound
-        | Rejection::BundleInUse(_) => return None,
+        | Rejection::BundleInUse(_)
+        | Rejection::NothingToAdopt => return None,
     })
 }
 

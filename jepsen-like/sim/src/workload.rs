@@ -93,6 +93,8 @@ fn name(command: &Command) -> &'static str {
         Command::WriteBundles(_) => "write_bundles",
         Command::DeleteBundles(_) => "delete_bundles",
         Command::AppendBundle(_) => "append_bundle",
+        Command::AdoptAgent(_) => "adopt_agent",
+        Command::DecideAgents(_) => "decide_agents",
     }
 }
 

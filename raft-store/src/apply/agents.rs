@@ -12,7 +12,7 @@ use crate::apply::dispatch::Verdict;
 use crate::apply::step::Step;
 use crate::apply::table::{Table, ordered_key};
 use crate::apply::txn::TableError;
-use crate::apply::{entries, tokens};
+use crate::apply::{adoption, entries, tokens};
 use crate::change::Change;
 use crate::codec::{CodecError, agent_from_pb, agent_to_pb};
 use crate::command::{AdmitAgent, PromoteSerial, SetPendingSerial};
@@ -163,6 +163,7 @@ pub(super) fn remove(step: &mut Step<'_, '_>, id: &SpiffeId) -> Result<Option<u3
     step.txn.delete(Table::Agents, id.to_string().as_bytes());
     step.counters.agents = step.counters.agents.saturating_sub(1);
     step.changes.push(Change::AgentDeleted { row, id: id.clone() });
+    adoption::forget(step, id);
     let aliases = match agent.attestation_type.as_str() {
         JOIN_TOKEN => entries::remove_alias(step, id)?,
         _ => 0,
@@ -170,7 +171,7 @@ pub(super) fn remove(step: &mut Step<'_, '_>, id: &SpiffeId) -> Result<Option<u3
     Ok(Some(aliases + 1))
 }
 
-fn find(
+pub(super) fn find(
     step: &Step<'_, '_>,
     id: &SpiffeId,
 ) -> Result<Option<(RowNumber, AgentRecord)>, TableError> {
@@ -182,12 +183,17 @@ fn find(
     Ok(Some((RowNumber(row.row), agent_from_pb(agent)?)))
 }
 
-fn replace(step: &mut Step<'_, '_>, row: RowNumber, old: &AgentRecord, new: AgentRecord) {
+pub(super) fn replace(
+    step: &mut Step<'_, '_>,
+    row: RowNumber,
+    old: &AgentRecord,
+    new: AgentRecord,
+) {
     unindex(step, old);
     write(step, row, new);
 }
 
-fn write(step: &mut Step<'_, '_>, row: RowNumber, agent: AgentRecord) {
+pub(super) fn write(step: &mut Step<'_, '_>, row: RowNumber, agent: AgentRecord) {
     let value = pb::store::AgentRow { row: row.0, agent: Some(agent_to_pb(&agent)) };
     step.put(Table::Agents, agent.id.to_string().as_bytes(), &value);
     if !agent.is_banned() {

@@ -24,6 +24,7 @@ pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
         epoch: FIRST_EPOCH,
         feature_level: init.feature_level,
         formed_at: step.now,
+        restored: None,
     };
     step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));
     step.cluster = Some(cluster.clone());

@@ -8,7 +8,7 @@ use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
 use crate::apply::{
-    agents, authorities, bundles, cluster, entries, prune, requests, state_hash, tokens,
+    adoption, agents, authorities, bundles, cluster, entries, prune, requests, state_hash, tokens,
 };
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
@@ -126,5 +126,7 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::WriteBundles(write) => bundles::write_foreign(step, write),
         Command::DeleteBundles(delete) => bundles::delete_foreign(step, &delete),
         Command::AppendBundle(append) => bundles::append_own(step, append),
+        Command::AdoptAgent(adopt) => adoption::adopt(step, adopt),
+        Command::DecideAgents(decision) => adoption::decide(step, decision),
     }
 }

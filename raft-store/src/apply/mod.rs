@@ -4,6 +4,7 @@
 //! map, so every member comes to the same rows from the same log. One file a table. Imports neither
 //! `raft/` nor `rocks/`.
 
+mod adoption;
 mod agents;
 mod authorities;
 #[cfg(test)]
@@ -29,7 +30,7 @@ mod txn;
 
 pub(crate) use crate::outcome::Applied;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
-pub(crate) use reading::{read_cluster, read_time, snapshot_changes};
+pub(crate) use reading::{read_cluster, read_counters, read_journal, read_time, snapshot_changes};
 pub(crate) use state_hash::read_checkpoints;
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;

@@ -8,7 +8,7 @@ use steeple_spiffe_core::time::Timestamp;
 use crate::apply::step::read_message;
 use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::{Rows, TableError};
-use crate::change::{Change, ClusterState};
+use crate::change::{Change, ClusterState, Journal};
 use crate::codec::{
     CodecError, agent_from_pb, bundle_from_pb, cluster_from_pb, entry_from_pb, journal_from_pb,
 };
@@ -26,10 +26,23 @@ pub(crate) fn read_cluster<R: Rows + ?Sized>(rows: &R) -> Result<Option<ClusterS
     Ok(Some(cluster_from_pb(row)?))
 }
 
+/// The counters.
+pub(crate) fn read_counters(rows: &dyn Rows) -> Result<pb::store::Counters, TableError> {
+    let counters = read_message::<pb::store::Counters>(rows, Table::Counters, SINGLE)?;
+    Ok(counters.unwrap_or_default())
+}
+
 /// Cluster time.
 pub(crate) fn read_time(rows: &dyn Rows) -> Result<Timestamp, TableError> {
-    let counters = read_message::<pb::store::Counters>(rows, Table::Counters, SINGLE)?;
-    Ok(Timestamp::from_unix_ms(counters.unwrap_or_default().time_unix_ms))
+    Ok(Timestamp::from_unix_ms(read_counters(rows)?.time_unix_ms))
+}
+
+/// The journal of authorities.
+pub(crate) fn read_journal(rows: &dyn Rows) -> Result<Journal, TableError> {
+    match read_message::<pb::store::Journal>(rows, Table::Journal, SINGLE)? {
+        Some(journal) => Ok(journal_from_pb(journal)?),
+        None => Ok(Journal::default()),
+    }
 }
 
 /// Every row as a change: cluster, bundles, journal, agents, entries; each kind in key order.

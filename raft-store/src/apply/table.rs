@@ -19,6 +19,7 @@
 //! | 15 | applied | empty | AppliedRow; not in snapshots, whose header says it |
 //! | 16 | entries by federation | trust domain · 0 · entry id | empty |
 //! | 17 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
+//! | 18 | adopted agents | SPIFFE id; adopted or deleted in a restored epoch | empty |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
 
@@ -42,6 +43,7 @@ pub(crate) enum Table {
     Applied,
     EntriesByFederation,
     StateHash,
+    AdoptedAgents,
 }
 
 impl Table {
@@ -63,6 +65,7 @@ impl Table {
         Self::OutcomesByAge,
         Self::EntriesByFederation,
         Self::StateHash,
+        Self::AdoptedAgents,
     ];
 
     /// Its number, on disk and in snapshots. Never reused.
@@ -85,6 +88,7 @@ impl Table {
             Self::Applied => 15,
             Self::EntriesByFederation => 16,
             Self::StateHash => 17,
+            Self::AdoptedAgents => 18,
         }
     }
 
@@ -139,7 +143,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).chain([16, 17]).collect();
+        let expected: Vec<u32> = (1..=14).chain([16, 17, 18]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }

@@ -18,7 +18,7 @@ use tonic::Status;
 
 use crate::cluster::formation::{Formation, Settings, Standing};
 use crate::cluster::records;
-use crate::cluster::{admission, autopilot, by_hand, founding, joining, watching};
+use crate::cluster::{admission, autopilot, by_hand, epochs, founding, joining, watching};
 use crate::core::Core;
 use crate::error::RunError;
 use crate::ids::{ClusterId, MemberId};
@@ -86,6 +86,7 @@ pub(crate) async fn run(
     tasks.spawn(watching::keep_address(life.clone()));
     tasks.spawn(crate::observe::run(life.clone()));
     tasks.spawn(crate::observe::watch_stalls(life.clone()));
+    tasks.spawn(epochs::run(life.clone()));
     tokio::select! {
         biased;
         ended = tasks.join_next() => match ended {

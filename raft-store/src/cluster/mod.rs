@@ -8,12 +8,14 @@
 //!     ├─ listens, answers peers                                    life
 //!     ├─ founding: formation (pure) ─► adopt ─► initialise ─► InitCluster    or   joining
 //!     ├─ leader only: plan (pure) ─► learner ─► voter ─► replaced  autopilot, admission
-//!     └─ log lines of leadership, contact, membership; moving      watching
+//!     ├─ log lines of leadership, contact, membership; moving      watching
+//!     └─ members of other epochs                                   epochs
 //! ```
 
 mod admission;
 mod autopilot;
 mod by_hand;
+mod epochs;
 mod formation;
 #[cfg(test)]
 mod formation_model;

@@ -8,14 +8,16 @@ use crate::codec::bundles::{
     append_from_pb, append_to_pb, delete_bundles_from_pb, delete_bundles_to_pb,
     write_bundles_from_pb, write_bundles_to_pb,
 };
-use crate::codec::model::{cluster_id_from_pb, entry_id_from_pb};
+use crate::codec::model::{
+    cluster_id_from_pb, entry_id_from_pb, unknown_agents_from_pb, unknown_agents_to_pb,
+};
 use crate::codec::{
     CodecError, authority_from_pb, authority_to_pb, entry_from_pb, entry_to_pb, kind_from_pb,
     kind_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb, serials_from_pb, serials_to_pb,
     spiffe_id_from_pb, update_from_pb, update_to_pb,
 };
 use crate::command::{
-    AdmitAgent, Command, CreateJoinToken, InitCluster, PromoteSerial, PruneExpired,
+    AdmitAgent, AdoptAgent, Command, CreateJoinToken, InitCluster, PromoteSerial, PruneExpired,
     SetPendingSerial,
 };
 use crate::level::FEATURE_LEVEL_MAX;
@@ -40,11 +42,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::DeleteEntries(ids) => Kind::DeleteEntries(pb::store::DeleteEntries {
             ids: ids.iter().map(ToString::to_string).collect(),
         }),
-        Command::CreateJoinToken(create) => Kind::CreateJoinToken(pb::store::CreateJoinToken {
-            token: create.token.clone(),
-            expires_at_unix_ms: create.expires_at.unix_ms(),
-            alias: create.alias.as_deref().map(entry_to_pb),
-        }),
+        Command::CreateJoinToken(create) => Kind::CreateJoinToken(token_to_pb(create)),
         Command::AdmitAgent(admit) => Kind::AdmitAgent(admit_to_pb(admit)),
         Command::SetPendingSerial(set) => Kind::SetPendingSerial(set_pending_to_pb(set)),
         Command::PromoteSerial(promote) => Kind::PromoteSerial(pb::store::PromoteSerial {
@@ -85,6 +83,10 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::WriteBundles(write) => Kind::WriteBundles(write_bundles_to_pb(write)),
         Command::DeleteBundles(delete) => Kind::DeleteBundles(delete_bundles_to_pb(delete)),
         Command::AppendBundle(append) => Kind::AppendBundle(append_to_pb(append)),
+        Command::AdoptAgent(adopt) => Kind::AdoptAgent(adopt_to_pb(adopt)),
+        Command::DecideAgents(decision) => Kind::DecideAgents(pb::store::DecideAgents {
+            unknown_agents: unknown_agents_to_pb(*decision).into(),
+        }),
     };
     pb::store::Command { kind: Some(kind) }
 }
@@ -148,17 +150,54 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             kind: kind_from_pb(activate.kind)?,
             id: AuthorityId::new(activate.id),
         },
-        Kind::PruneAuthorities(prune) => Command::PruneAuthorities {
-            expected_journal: prune.expected_journal,
-            ids: prune
-                .authorities
-                .into_iter()
-                .map(|r| Ok((kind_from_pb(r.kind)?, AuthorityId::new(r.id))))
-                .collect::<Result<_, CodecError>>()?,
-        },
+        Kind::PruneAuthorities(prune) => prune_authorities_from_pb(prune)?,
         Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
         Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
         Kind::AppendBundle(append) => Command::AppendBundle(append_from_pb(append)),
+        Kind::AdoptAgent(adopt) => Command::AdoptAgent(adopt_from_pb(adopt)?),
+        Kind::DecideAgents(decide) => {
+            Command::DecideAgents(unknown_agents_from_pb(decide.unknown_agents)?)
+        }
+    })
+}
+
+fn token_to_pb(create: &CreateJoinToken) -> pb::store::CreateJoinToken {
+    pb::store::CreateJoinToken {
+        token: create.token.clone(),
+        expires_at_unix_ms: create.expires_at.unix_ms(),
+        alias: create.alias.as_deref().map(entry_to_pb),
+    }
+}
+
+fn adopt_to_pb(adopt: &AdoptAgent) -> pb::store::AdoptAgent {
+    pb::store::AdoptAgent {
+        agent_id: adopt.agent_id.to_string(),
+        attestation_type: adopt.attestation_type.clone(),
+        serial: adopt.serial.as_str().to_owned(),
+        not_after_unix_ms: adopt.not_after.unix_ms(),
+        can_reattest: adopt.can_reattest,
+        seen: adopt.seen.as_ref().map(serials_to_pb),
+    }
+}
+
+fn adopt_from_pb(adopt: pb::store::AdoptAgent) -> Result<AdoptAgent, CodecError> {
+    Ok(AdoptAgent {
+        agent_id: spiffe_id_from_pb(&adopt.agent_id)?,
+        attestation_type: adopt.attestation_type,
+        serial: serial_from_pb(&adopt.serial)?,
+        not_after: Timestamp::from_unix_ms(adopt.not_after_unix_ms),
+        can_reattest: adopt.can_reattest,
+        seen: adopt.seen.as_ref().map(serials_from_pb).transpose()?,
+    })
+}
+
+fn prune_authorities_from_pb(prune: pb::store::PruneAuthorities) -> Result<Command, CodecError> {
+    let reference = |reference: pb::store::AuthorityRef| {
+        Ok((kind_from_pb(reference.kind)?, AuthorityId::new(reference.id)))
+    };
+    Ok(Command::PruneAuthorities {
+        expected_journal: prune.expected_journal,
+        ids: prune.authorities.into_iter().map(reference).collect::<Result<_, CodecError>>()?,
     })
 }
 

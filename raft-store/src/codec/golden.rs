@@ -17,10 +17,11 @@ use steeple_spiffe_core::time::Timestamp;
 use crate::apply::testing::{
     admit, authority, entry, entry_id, init, selectors, serial, serials, spiffe, token, update,
 };
+use crate::change::UnknownAgents;
 use crate::codec::{applied_from_pb, applied_to_pb, command_from_pb, command_to_pb};
 use crate::command::{
-    AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles, InitCluster,
-    PromoteSerial, PruneExpired, SetPendingSerial, WriteBundles,
+    AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
+    InitCluster, PromoteSerial, PruneExpired, SetPendingSerial, WriteBundles,
 };
 use crate::ids::Revision;
 use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
@@ -93,6 +94,18 @@ fn commands() -> Vec<(&'static str, Command)> {
             "set_agent_version",
             Command::SetAgentVersion { agent_id: agent, version: "1.15.2".to_owned() },
         ),
+        (
+            "adopt_agent",
+            Command::AdoptAgent(AdoptAgent {
+                agent_id: spiffe("/spire/agent/x509pop/a"),
+                attestation_type: "x509pop".to_owned(),
+                serial: serial(4),
+                not_after: at,
+                can_reattest: true,
+                seen: Some(serials(Some(1), Some(2))),
+            }),
+        ),
+        ("decide_agents", Command::DecideAgents(UnknownAgents::Adopt)),
         (
             "prune_expired",
             Command::PruneExpired(PruneExpired {
@@ -241,6 +254,13 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
         all.extend(bytes);
     }
     check("outcomes", &all);
+    let rejected = Err(Rejection::NothingToAdopt);
+    let (revision, time) = (Revision::new(2, 9), Timestamp::from_unix_ms(1_800_000_000_000));
+    let applied = Applied { revision, time, outcome: rejected };
+    let bytes = applied_to_pb(&applied).encode_to_vec();
+    let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
+    assert_eq!(applied_from_pb(decoded).unwrap(), applied);
+    check("outcome_nothing_to_adopt", &bytes);
 }
 
 #[test]

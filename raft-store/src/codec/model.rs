@@ -12,7 +12,7 @@ use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
-use crate::change::{ClusterState, Journal};
+use crate::change::{ClusterState, Journal, Restored, UnknownAgents};
 use crate::codec::CodecError;
 use crate::ids::ClusterId;
 use crate::pb;
@@ -372,6 +372,11 @@ pub(crate) fn cluster_to_pb(cluster: &ClusterState) -> pb::store::ClusterState {
         epoch: cluster.epoch,
         feature_level: cluster.feature_level,
         formed_at_unix_ms: cluster.formed_at.unix_ms(),
+        restored: cluster.restored.as_ref().map(|restored| pb::store::Restored {
+            lost_from_unix_ms: restored.lost_from.unix_ms(),
+            at_unix_ms: restored.at.unix_ms(),
+            unknown_agents: unknown_agents_to_pb(restored.unknown_agents).into(),
+        }),
     }
 }
 
@@ -385,5 +390,31 @@ pub(crate) fn cluster_from_pb(
         epoch: cluster.epoch,
         feature_level: cluster.feature_level,
         formed_at: Timestamp::from_unix_ms(cluster.formed_at_unix_ms),
+        restored: cluster.restored.map(restored_from_pb).transpose()?,
     })
+}
+
+fn restored_from_pb(restored: pb::store::Restored) -> Result<Restored, CodecError> {
+    Ok(Restored {
+        lost_from: Timestamp::from_unix_ms(restored.lost_from_unix_ms),
+        at: Timestamp::from_unix_ms(restored.at_unix_ms),
+        unknown_agents: unknown_agents_from_pb(restored.unknown_agents)?,
+    })
+}
+
+pub(super) fn unknown_agents_to_pb(decision: UnknownAgents) -> pb::store::UnknownAgents {
+    match decision {
+        UnknownAgents::Undecided => pb::store::UnknownAgents::Undecided,
+        UnknownAgents::Adopt => pb::store::UnknownAgents::Adopt,
+        UnknownAgents::Refuse => pb::store::UnknownAgents::Refuse,
+    }
+}
+
+pub(super) fn unknown_agents_from_pb(number: i32) -> Result<UnknownAgents, CodecError> {
+    match pb::store::UnknownAgents::try_from(number) {
+        Ok(pb::store::UnknownAgents::Undecided) => Ok(UnknownAgents::Undecided),
+        Ok(pb::store::UnknownAgents::Adopt) => Ok(UnknownAgents::Adopt),
+        Ok(pb::store::UnknownAgents::Refuse) => Ok(UnknownAgents::Refuse),
+        Err(error) => Err(CodecError::new("decision about unknown agents", error)),
+    }
 }

@@ -141,6 +141,7 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
         Rejection::BundleExists => RejectionKind::BundleExists(Done {}),
         Rejection::BundleNotFound => RejectionKind::BundleNotFound(Done {}),
         Rejection::BundleInUse(entries) => RejectionKind::BundleInUse(*entries),
+        Rejection::NothingToAdopt => RejectionKind::NothingToAdopt(Done {}),
     };
     pb::store::Rejection { kind: Some(kind) }
 }
@@ -178,5 +179,6 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         RejectionKind::BundleExists(Done {}) => Rejection::BundleExists,
         RejectionKind::BundleNotFound(Done {}) => Rejection::BundleNotFound,
         RejectionKind::BundleInUse(entries) => Rejection::BundleInUse(entries),
+        RejectionKind::NothingToAdopt(Done {}) => Rejection::NothingToAdopt,
     })
 }

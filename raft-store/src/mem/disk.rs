@@ -20,7 +20,7 @@ use crate::apply::{Rows, Table, TableError, Tables, WriteSet};
 use crate::ids::MemberId;
 use crate::local::{LocalDisk, LocalRecords};
 use crate::mem::MemoryTables;
-use crate::raft::state_machine::decode_applied;
+use crate::raft::state_machine::read_applied_row;
 use crate::snapshot::{SnapshotBody, SnapshotSink, Snapshots};
 use crate::storage::{Engine, LogBounds, LogDisk, LogRecord, LogValue, Syncing, TimedSync};
 
@@ -93,7 +93,7 @@ impl MemoryDisk {
     /// If the applied row does not decode.
     pub fn state(&self) -> io::Result<Option<StateSum>> {
         let (Some(applied), rows) = self.tables.summed() else { return Ok(None) };
-        let (last, _) = decode_applied(&applied)?;
+        let (last, _) = read_applied_row(&applied)?;
         Ok(last.map(|id| {
             let leader = MemberId(id.leader_id.node_id);
             StateSum { index: id.index, term: id.leader_id.term, leader, rows }

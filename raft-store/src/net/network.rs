@@ -73,6 +73,8 @@ pub(crate) struct PeerNetwork {
     muted: AtomicBool,
     /// What members have confirmed to this one as their leader.
     pub(crate) confirmations: Confirmations,
+    /// The highest epoch of our cluster that was met.
+    newest_epoch: AtomicU32,
 }
 
 /// A gRPC client of a peer.
@@ -120,6 +122,7 @@ impl PeerNetwork {
             confirmations: Confirmations::default(),
             epoch: Arc::default(),
             muted: AtomicBool::new(false),
+            newest_epoch: AtomicU32::default(),
         }))
     }
 
@@ -165,6 +168,16 @@ impl PeerNetwork {
     /// Whether nothing is to be sent as a leader.
     pub(crate) fn is_muted(&self) -> bool {
         self.muted.load(Ordering::Relaxed)
+    }
+
+    /// Notes the epoch of a member of our cluster.
+    pub(crate) fn note_epoch(&self, epoch: u32) {
+        self.newest_epoch.fetch_max(epoch, Ordering::Relaxed);
+    }
+
+    /// The highest epoch of our cluster that was met; zero before.
+    pub(crate) fn newest_epoch(&self) -> u32 {
+        self.newest_epoch.load(Ordering::Relaxed)
     }
 
     /// A client of a member; `None` before a cluster is known.

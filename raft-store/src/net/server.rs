@@ -145,8 +145,8 @@ impl PeerService {
                 return Err(self.refuse(Refusal::Cluster, &name, &detail));
             }
         };
-        let header = request.metadata().get(EPOCH_HEADER);
-        let theirs = header.and_then(|value| value.to_str().ok()?.parse::<u32>().ok()).unwrap_or(0);
+        let theirs = epoch_of(request);
+        self.network.note_epoch(theirs);
         let ours = self.network.epoch();
         // Zero: not known yet, by a member that has not applied the first command.
         if theirs != ours && theirs != 0 && ours != 0 {
@@ -226,6 +226,12 @@ impl PeerService {
         self.core.leader_heard.note(now);
         self.network.addresses.heard(from, now);
     }
+}
+
+/// The epoch that a caller is of; zero: not known yet.
+fn epoch_of<T>(request: &Request<T>) -> u32 {
+    let header = request.metadata().get(EPOCH_HEADER);
+    header.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 fn garbled(error: crate::codec::CodecError) -> Status {
@@ -403,7 +409,13 @@ impl Peer for PeerService {
         &self,
         request: Request<pb::HelloRequest>,
     ) -> Result<Response<pb::HelloReply>, Status> {
-        let caller = Self::caller(&request)?.member();
+        let name = Self::caller(&request)?;
+        let caller = name.member();
+        if let PeerName::Member { cluster, .. } = name
+            && Some(cluster) == self.network.cluster_id()
+        {
+            self.network.note_epoch(epoch_of(&request));
+        }
         let introduction = self.greeter.hello(caller).await;
         Ok(Response::new(pb::HelloReply { introduction: Some(introduction) }))
     }

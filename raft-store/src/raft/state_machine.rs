@@ -73,7 +73,10 @@ impl StateMachine {
     }
 
     /// Applies a batch of entries and returns what to answer, in order.
-    fn apply_batch(&self, entries: &[Entry]) -> Result<Vec<Option<apply::Applied>>, TableError> {
+    pub(crate) fn apply_batch(
+        &self,
+        entries: &[Entry],
+    ) -> Result<Vec<Option<apply::Applied>>, TableError> {
         let Some(last) = entries.last() else { return Ok(Vec::new()) };
         let mut txn = Transaction::new(self.tables.as_ref());
         let mut answers = Vec::with_capacity(entries.len());
@@ -122,7 +125,12 @@ impl StateMachine {
     }
 }
 
-fn write_applied(writes: &mut WriteSet, log_id: Option<&LogId>, membership: &StoredMembership) {
+/// Adds the row of [`Table::Applied`] to a write set.
+pub(crate) fn write_applied(
+    writes: &mut WriteSet,
+    log_id: Option<&LogId>,
+    membership: &StoredMembership,
+) {
     let row = pb::store::AppliedRow {
         log_id: log_id.map(log_id_to_pb),
         membership: Some(stored_membership_to_pb(membership)),
@@ -132,11 +140,11 @@ fn write_applied(writes: &mut WriteSet, log_id: Option<&LogId>, membership: &Sto
 
 fn read_applied(rows: &dyn Tables) -> Result<(Option<LogId>, StoredMembership), TableError> {
     let Some(bytes) = rows.get(Table::Applied, SINGLE)? else { return Ok(Default::default()) };
-    decode_applied(&bytes)
+    read_applied_row(&bytes)
 }
 
 /// What the applied row says: the last applied entry, and the membership.
-pub(crate) fn decode_applied(
+pub(crate) fn read_applied_row(
     bytes: &[u8],
 ) -> Result<(Option<LogId>, StoredMembership), TableError> {
     let row = pb::store::AppliedRow::decode(bytes)
@@ -262,7 +270,7 @@ pub(crate) fn digest(tables: &dyn Tables) -> Result<(u64, [u8; 32]), StoreError>
     let mut found = (0, [0; 32]);
     tables.read_consistent(&mut |rows: &dyn Rows| {
         let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
-            Some(bytes) => decode_applied(&bytes)?,
+            Some(bytes) => read_applied_row(&bytes)?,
             None => Default::default(),
         };
         let meta = snapshot_meta_to_pb(&SnapshotMeta { last_log_id, last_membership });
@@ -298,12 +306,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 }
 
 impl StateMachine {
-    fn build(&self) -> Result<Snapshot, TableError> {
+    /// Makes a snapshot of the tables as they are, and keeps it.
+    pub(crate) fn build(&self) -> Result<Snapshot, TableError> {
         let mut sink = Some(self.snapshots.sink()?);
         let mut built = None;
         self.tables.read_consistent(&mut |rows: &dyn Rows| {
             let (last_log_id, last_membership) = match rows.get(Table::Applied, SINGLE)? {
-                Some(bytes) => decode_applied(&bytes)?,
+                Some(bytes) => read_applied_row(&bytes)?,
                 None => Default::default(),
             };
             let mut meta = SnapshotMeta { last_log_id, last_membership };

@@ -51,6 +51,13 @@ impl Folder {
     }
 }
 
+/// Keeps other processes from a registry that may be there, without opening it; `None` if there is
+/// none.
+pub(crate) fn lock_existing(path: &Path) -> Result<Option<File>, OpenError> {
+    let file = path.join("LOCK");
+    if file.exists() { lock(path, &file).map(Some) } else { Ok(None) }
+}
+
 fn lock(folder: &Path, path: &Path) -> Result<File, OpenError> {
     let failed = |source| OpenError::Io { folder: folder.to_owned(), source };
     let file = File::options()
@@ -114,6 +121,6 @@ fn write_marker(folder: &Path, member: Option<MemberId>) -> io::Result<()> {
 }
 
 /// Makes renames in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

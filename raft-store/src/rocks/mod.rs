@@ -23,3 +23,4 @@ mod tables;
 mod tests;
 
 pub(crate) use db::open;
+pub(crate) use format::{lock_existing, sync_folder};

@@ -571,6 +571,7 @@ mod tests {
                 epoch: 0,
                 feature_level: 1,
                 formed_at: START,
+                restored: None,
             };
             let cluster = Change::ClusterWritten(Arc::new(cluster));
             let views = Views::of_changes(Revision::new(0, 1), START, vec![cluster]);

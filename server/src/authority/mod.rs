@@ -16,5 +16,6 @@ pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParam
 pub use mint::{MintError, Minter};
 pub use planner::{Evidence, Step, plan};
 pub use policy::AuthorityPolicy;
+pub(crate) use policy::BACKDATE;
 pub use rotator::{RotateError, Rotator};
 pub use server_svid::{ServerSvid, ServerSvidError};

@@ -10,7 +10,7 @@ use steeple_spiffe_core::svid::x509::CaSubject;
 
 /// Certificates begin this long before they are signed (SPIRE: 10 s), for verifiers whose clocks
 /// are behind.
-pub(super) const BACKDATE: Duration = Duration::from_secs(10);
+pub(crate) const BACKDATE: Duration = Duration::from_secs(10);
 
 /// An authority is prepared at most this long before its predecessor ends (SPIRE: 30 days).
 const PREPARE_BEFORE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);

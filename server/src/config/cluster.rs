@@ -10,16 +10,20 @@ use steeple_raft_store::ClusterId;
 
 use super::error::{ConfigError, UnknownKey};
 use super::flags::RunFlags;
-use super::load::Notice;
 use super::section::Section;
 use super::server::ServerConfig;
 use crate::gate::staleness::RENEW_ONLY_DELAY;
+use crate::snapshots::ScheduleConfig;
 
 /// Default of `bind_port`.
 const DEFAULT_PORT: u16 = 8082;
 
 /// Longest cluster name; it travels in certificates.
 const NAME_BYTES_MAX: usize = 255;
+
+const GIB: u64 = 1 << 30;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -52,6 +56,8 @@ pub struct ClusterConfig {
     pub leave_on_terminate: bool,
     /// `renew_only_delay`: how long agents are sent elsewhere before renew-only service.
     pub renew_only_delay: Duration,
+    /// `snapshot { }`; `None` = no schedule.
+    pub snapshot: Option<ScheduleConfig>,
 }
 
 /// Where the cluster key comes from.
@@ -72,13 +78,12 @@ pub(super) fn read(
     section: Option<Section<'_>>,
     server: &ServerConfig,
     flags: &RunFlags,
-    notices: &mut Vec<Notice>,
     unknown: &mut Vec<UnknownKey>,
 ) -> Result<ClusterConfig, ConfigError> {
     let by_flags = flags.cluster_advertise_address.is_some() || !flags.cluster_join.is_empty();
     let mut config = match section {
         Some(section) => {
-            let config = read_section(&section, server, notices, unknown)?;
+            let config = read_section(&section, server, unknown)?;
             section.collect_unknown(unknown);
             config
         }
@@ -116,20 +121,19 @@ fn absent(server: &ServerConfig, listen: bool) -> ClusterConfig {
         heartbeat_interval: Duration::from_millis(50),
         leave_on_terminate: false,
         renew_only_delay: RENEW_ONLY_DELAY,
+        snapshot: None,
     }
 }
 
 fn read_section(
     section: &Section<'_>,
     server: &ServerConfig,
-    notices: &mut Vec<Notice>,
     unknown: &mut Vec<UnknownKey>,
 ) -> Result<ClusterConfig, ConfigError> {
     let ms = Duration::from_millis;
     let defaults = absent(server, true);
     let port = section.port("bind_port")?.unwrap_or(DEFAULT_PORT);
     let host = section.string("bind_address")?.unwrap_or("0.0.0.0".into());
-    snapshots(section, notices, unknown)?;
     Ok(ClusterConfig {
         name: name(section)?.unwrap_or(defaults.name),
         cluster_id: cluster_id(section)?,
@@ -153,6 +157,7 @@ fn read_section(
         renew_only_delay: section
             .duration_in("renew_only_delay", Duration::ZERO..=ms(600_000))?
             .unwrap_or(defaults.renew_only_delay),
+        snapshot: snapshots(section, unknown)?,
     })
 }
 
@@ -245,27 +250,53 @@ fn replace_dead_after(section: &Section<'_>) -> Result<Option<Duration>, ConfigE
     Err(section.refuse("replace_dead_after", text))
 }
 
-/// The snapshot schedule is checked, so that a file written for it stays right.
+/// The snapshot schedule.
 fn snapshots(
     section: &Section<'_>,
-    notices: &mut Vec<Notice>,
     unknown: &mut Vec<UnknownKey>,
-) -> Result<(), ConfigError> {
-    let Some(snapshot) = section.section("snapshot")? else { return Ok(()) };
+) -> Result<Option<ScheduleConfig>, ConfigError> {
+    let Some(snapshot) = section.section("snapshot")? else { return Ok(None) };
     let minute = Duration::from_secs(60);
-    snapshot.duration_in("interval", minute..=DAY * 30)?;
-    if let Some(keep) = snapshot.int("keep")?.filter(|keep| !(1..=10_000).contains(keep)) {
-        return Err(
-            snapshot.refuse("keep", format!("{keep} is out of range; choose between 1 and 10000"))
-        );
-    }
-    snapshot.string("directory")?;
-    snapshot.string("min_free")?;
+    let interval = snapshot.duration_in("interval", minute..=DAY * 30)?;
+    let keep = snapshot.int("keep")?.unwrap_or(24);
+    let keep = usize::try_from(keep).ok().filter(|keep| (1..=10_000).contains(keep));
+    let keep =
+        keep.ok_or_else(|| snapshot.refuse("keep", "out of range; choose between 1 and 10000"))?;
+    let directory = snapshot.string("directory")?;
+    let min_free = match snapshot.string("min_free")? {
+        None => GIB,
+        Some(text) => size(&text).ok_or_else(|| {
+            snapshot.refuse("min_free", format!("{text:?} is no size; write for instance \"1GiB\""))
+        })?,
+    };
+    let unknown_before = unknown.len();
     snapshot.collect_unknown(unknown);
-    notices.push(Notice::warning(
-        "cluster.snapshot: scheduled snapshots are not supported by this version",
-    ));
-    Ok(())
+    let Some(directory) = directory else {
+        if unknown.len() > unknown_before {
+            // A misspelt key says more than a missing one.
+            return Ok(None);
+        }
+        let text = "cluster.snapshot: directory is missing: name a folder for the files, best on \
+                    another disk";
+        return Err(ConfigError::Missing(text.into()));
+    };
+    let (interval, directory) = (interval.unwrap_or(HOUR), directory.into());
+    Ok(Some(ScheduleConfig { interval, keep, directory, min_free }))
+}
+
+/// A number of bytes with a unit: `B`, `KiB`, `MiB`, `GiB` or `TiB`.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at_checked(digits)?;
+    let unit = match unit.trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => GIB,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// This machine's name, as the kernel has it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::{AttestorConfig, KeySource, LogFormat, LogLevel};
+use crate::snapshots::ScheduleConfig;
 
 /// A file with more lines in its sections.
 fn file(server: &str, plugins: &str, rest: &str) -> String {
@@ -140,7 +141,8 @@ fn the_cluster_block_is_read_key_by_key() {
          bind_address = \"::1\"\n bind_port = 9082\n advertise_address = \"a:9082\"\n\
          peers = [\"a:9082\", \"b:9082\", \"c:9082\"]\n key_env = \"KEY\"\n voters_max = 3\n\
          replace_dead_after = \"10m\"\n max_staleness = \"5m\"\n barrier_timeout = \"2s\"\n\
-         heartbeat_interval = \"100ms\"\n leave_on_terminate = true\n renew_only_delay = \"1s\" }",
+         heartbeat_interval = \"100ms\"\n leave_on_terminate = true\n renew_only_delay = \"1s\"\n\
+         snapshot { interval = \"30m\" keep = 7 directory = \"/b\" min_free = \"512MiB\" } }",
     ));
     let cluster = config.cluster;
     assert_eq!(cluster.name, "prod");
@@ -159,6 +161,21 @@ fn the_cluster_block_is_read_key_by_key() {
     assert_eq!(cluster.heartbeat_interval, Duration::from_millis(100));
     assert!(cluster.leave_on_terminate);
     assert_eq!(cluster.renew_only_delay, Duration::from_secs(1));
+    let snapshot = ScheduleConfig {
+        interval: Duration::from_secs(1800),
+        keep: 7,
+        directory: "/b".into(),
+        min_free: 512 << 20,
+    };
+    assert_eq!(cluster.snapshot, Some(snapshot));
+    let short = good(&file("", "", "cluster {\n snapshot { directory = \"/b\" }\n}"));
+    let snapshot = ScheduleConfig {
+        interval: Duration::from_secs(3600),
+        keep: 24,
+        directory: "/b".into(),
+        min_free: 1 << 30,
+    };
+    assert_eq!(short.cluster.snapshot, Some(snapshot));
 }
 
 #[test]
@@ -228,6 +245,15 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
         (cluster("name = \"a b\""), "is no name"),
         (cluster("quorum = 2"), "\"quorum\" in section cluster"),
         (cluster("snapshot { every = \"1h\" }"), "\"every\" in section cluster.snapshot"),
+        (cluster("snapshot { keep = 3 }"), "cluster.snapshot: directory is missing"),
+        (
+            cluster("snapshot { directory = \"/b\" keep = 0 }"),
+            "cluster.snapshot.keep: out of range; choose between 1 and 10000",
+        ),
+        (
+            cluster("snapshot { directory = \"/b\" min_free = \"1 GB\" }"),
+            "\"1 GB\" is no size; write for instance \"1GiB\"",
+        ),
         ("plugins {}".to_owned(), "server section must be configured"),
         (
             "server { trust_domain = \"a\" data_dir = \"b\" }".to_owned(),

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_api::pb::types::permission_denied_details::Reason as Detail;
-use steeple_raft_store::command::{Command, PromoteSerial};
-use steeple_raft_store::{RequestId, StoreHandle};
+use steeple_raft_store::command::{AdoptAgent, Command, PromoteSerial};
+use steeple_raft_store::{Rejection, RequestId, StoreHandle};
 use steeple_spiffe_core::agent::Serials;
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::{Clock, Serial, SpiffeId, Timestamp, TrustDomain};
 use tokio::time::Instant;
 
+use super::adoption::{self, Forgotten};
 use super::agent_check::{self, Reason, Verdict};
 use super::call::Call;
 use super::policy::{Grant, Rule};
@@ -32,6 +33,12 @@ const LOOKS_MAX: usize = 4;
 
 /// Retry hint when the looks are used up or clocks disagree.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Retry hint while an operator has to decide.
+const RETRY_UNDECIDED: Duration = Duration::from_secs(10);
+
+/// The attestor whose agents cannot attest again.
+const JOIN_TOKEN: &str = "join_token";
 
 /// An admitted caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +155,8 @@ enum Doubt {
     NotGranted,
     Agent(Reason),
     SerialsMoved,
+    /// A restored state does not know the agent, and no one has decided about such agents.
+    Undecided,
 }
 
 impl Gate {
@@ -287,8 +296,68 @@ impl Gate {
                 let done = self.promote(peer, seen, deadline).await?;
                 Ok(if done { admitted(promoted) } else { Look::Doubted(Doubt::SerialsMoved) })
             }
-            Verdict::Refused(reason) => Ok(Look::Doubted(Doubt::Agent(reason))),
+            Verdict::Refused(reason) => self.look_back(peer, reason, stale, deadline).await,
         }
+    }
+
+    /// Looks whether an agent that would be refused is one that a restored state has forgotten.
+    async fn look_back(
+        &self,
+        peer: &PeerCertificate,
+        reason: Reason,
+        stale: Option<Duration>,
+        deadline: Instant,
+    ) -> Result<Look, Failure> {
+        let record = self.views.agent(&peer.id);
+        let cluster = self.views.cluster();
+        let restored = cluster.as_ref().and_then(|cluster| cluster.restored.as_ref());
+        match adoption::judge(restored, reason, record.as_deref(), peer.not_before) {
+            Forgotten::No => Ok(Look::Doubted(Doubt::Agent(reason))),
+            Forgotten::Undecided => Ok(Look::Doubted(Doubt::Undecided)),
+            // Cut off, nothing can be adopted, and nothing be said about the agent either.
+            Forgotten::Adopt if stale.is_some() => Ok(Look::Doubted(Doubt::Undecided)),
+            Forgotten::Adopt => {
+                let seen = record.map(|record| record.serials.clone());
+                match self.adopt(peer, seen, deadline).await? {
+                    None => {
+                        let current = Some(peer.serial.clone());
+                        let seen = Serials { current, pending: None };
+                        let (id, serial) = (peer.id.clone(), peer.serial.clone());
+                        Ok(Look::Admitted(Caller::Agent(AgentCaller { id, serial, seen })))
+                    }
+                    Some(Rejection::NothingToAdopt) => Ok(Look::Doubted(Doubt::Agent(reason))),
+                    Some(_) => Ok(Look::Doubted(Doubt::SerialsMoved)),
+                }
+            }
+        }
+    }
+
+    /// Takes the presented serial for the agent's; the rejection if that was refused.
+    async fn adopt(
+        &self,
+        peer: &PeerCertificate,
+        seen: Option<Serials>,
+        deadline: Instant,
+    ) -> Result<Option<Rejection>, Failure> {
+        let kind = adoption::attestation_type(&peer.id).to_owned();
+        let known = seen.is_some();
+        let command = Command::AdoptAgent(AdoptAgent {
+            agent_id: peer.id.clone(),
+            can_reattest: kind != JOIN_TOKEN,
+            attestation_type: kind,
+            serial: peer.serial.clone(),
+            not_after: peer.not_after,
+            seen,
+        });
+        let id = RequestId::fresh(self.views.revision(), self.random.as_ref());
+        let applied = self.store.propose(command, id, deadline).await?;
+        // As after a promotion: one that does not find it yet only looks again.
+        let _caught_up = self.views.wait_for(applied.revision, deadline).await;
+        let rejection = applied.outcome.err();
+        if rejection.is_none() {
+            tracing::warn!(agent_id = %peer.id, serial = %peer.serial, known, "Agent adopted: the restored state had forgotten its certificate");
+        }
+        Ok(rejection)
     }
 
     fn admit_by_entry(&self, rule: &Rule, peer: &PeerCertificate) -> Option<Caller> {
@@ -326,6 +395,11 @@ fn refusal(rule: &Rule, doubt: Doubt) -> Failure {
     match doubt {
         Doubt::NotGranted => Failure::denied(rule.method, None),
         Doubt::SerialsMoved => Failure::unavailable("agent serials are changing", RETRY_AFTER),
+        Doubt::Undecided => Failure::unavailable(
+            "agent was attested after the state that was restored: an operator has to decide with \
+             \"spire-server cluster agents adopt\" or \"refuse\"",
+            RETRY_UNDECIDED,
+        ),
         Doubt::Agent(Reason::Expired) => denied(Detail::AgentExpired),
         Doubt::Agent(Reason::NotAttested) => denied(Detail::AgentNotAttested),
         Doubt::Agent(Reason::Banned) => denied(Detail::AgentBanned),

@@ -4,8 +4,11 @@
 use std::net::SocketAddr;
 
 use steeple_api::status::reason_of;
+use steeple_raft_store::backup::{self, Origin, Rebuild, RestoreOptions};
+use steeple_raft_store::change::UnknownAgents;
 use steeple_raft_store::command::{AdmitAgent, SetPendingSerial};
-use steeple_raft_store::testing::TestStore;
+use steeple_raft_store::testing::{self, TestStore};
+use steeple_raft_store::{SnapshotFacts, SnapshotOut, Storage};
 use steeple_spiffe_core::random::SystemRandom;
 use steeple_spiffe_core::time::SystemClock;
 use steeple_spiffe_core::{SelectorSet, Timestamp};
@@ -32,7 +35,34 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let store = TestStore::start().await;
+        Self::of(TestStore::start().await)
+    }
+
+    /// The same registry, saved and restored: what comes after is lost.
+    async fn restored(&self, folder: &std::path::Path) -> Self {
+        let mut saved = Saved::default();
+        self.store.handle.save_snapshot(&mut saved).unwrap();
+        let facts = saved.facts.unwrap();
+        let config = testing::config(folder.join("raft"));
+        let origin = Origin {
+            cluster_id: facts.cluster.cluster_id,
+            cluster_name: facts.cluster.name.clone(),
+            trust_domain: facts.cluster.trust_domain.to_string(),
+            key_id: facts.key_id.clone(),
+            salt: facts.salt.to_vec(),
+            binding: [0; 32],
+        };
+        let confirmed = facts.cluster.name.clone();
+        let now = facts.time.plus(LOST * 2);
+        let ask = Rebuild { config: &config, random: &SystemRandom, now, confirmed };
+        let mut frames = saved.frames.into_iter();
+        backup::restore(&ask, &origin, &RestoreOptions::default(), &mut || Ok(frames.next()))
+            .unwrap();
+        let seams = testing::seams(Storage::Rocks);
+        Self::of(TestStore::open(config, seams).await.unwrap())
+    }
+
+    fn of(store: TestStore) -> Self {
         let (views, task) = Views::start(store.handle.clone());
         let shutdown = CancellationToken::new();
         tokio::spawn(task.run(shutdown.clone()));
@@ -80,6 +110,28 @@ impl World {
     }
 }
 
+/// How long after the last time that a restored state knew the certificates of a test were issued.
+const LOST: Duration = Duration::from_secs(600);
+
+/// A snapshot in memory.
+#[derive(Default)]
+struct Saved {
+    facts: Option<SnapshotFacts>,
+    frames: Vec<Vec<u8>>,
+}
+
+impl SnapshotOut for Saved {
+    fn begin(&mut self, facts: &SnapshotFacts) -> std::io::Result<[u8; 32]> {
+        self.facts = Some(facts.clone());
+        Ok([0; 32])
+    }
+
+    fn frame(&mut self, frame: &[u8]) -> std::io::Result<()> {
+        self.frames.push(frame.to_vec());
+        Ok(())
+    }
+}
+
 fn serial(digits: &str) -> Serial {
     Serial::from_decimal(digits).unwrap()
 }
@@ -93,9 +145,14 @@ fn address() -> SocketAddr {
 }
 
 fn bearer(id: &str, presented: &str) -> Peer {
+    bearer_since(id, presented, Timestamp::UNIX_EPOCH)
+}
+
+fn bearer_since(id: &str, presented: &str, not_before: Timestamp) -> Peer {
     let certificate = PeerCertificate {
         id: id.parse().unwrap(),
         serial: serial(presented),
+        not_before,
         not_after: later(),
         authority_key_id: Vec::new(),
         chain_der: Vec::new(),
@@ -214,4 +271,43 @@ async fn a_certificate_that_ended_by_one_clock_only_is_no_refusal_and_names_the_
     assert!(text.contains("correct this server's clock if it is ahead"), "{text}");
     let behind = text.split_whitespace().find_map(|word| word.parse::<u64>().ok());
     assert!(behind.is_some_and(|s| (3600..3700).contains(&s)), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_a_restored_state_has_forgotten_is_adopted_once_or_waits() {
+    const UNKNOWN: &str = "spiffe://example.org/spire/agent/join_token/b";
+    let (original, folder) = (World::start().await, tempfile::tempdir().unwrap());
+    original.admit_agent("1").await;
+    let world = original.restored(folder.path()).await;
+    let restored =
+        world.store.handle.subscribe().unwrap().snapshot.into_iter().find_map(|change| {
+            let steeple_raft_store::Change::ClusterWritten(cluster) = change else { return None };
+            cluster.restored
+        });
+    let issued = restored.unwrap().lost_from.plus(LOST);
+    let reason = async |peer: &Peer| {
+        let failure = world.call(SYNC, peer).await.unwrap_err();
+        (failure.code(), failure.reason())
+    };
+
+    // Renewed in the lost time: what it presents is its serial from now on, and its last word.
+    world.call(SYNC, &bearer_since(AGENT, "7", issued)).await.unwrap();
+    let record = world.gate.views.agent(&AGENT.parse().unwrap()).unwrap();
+    assert_eq!(record.serials, Serials { current: Some(serial("7")), pending: None });
+    world.call(SYNC, &bearer(AGENT, "7")).await.unwrap();
+    let denied = |detail| (Code::PermissionDenied, Some(detail));
+    let again = reason(&bearer_since(AGENT, "8", issued)).await;
+    assert_eq!(again, denied(Detail::AgentNotActive));
+    assert_eq!(reason(&bearer(AGENT, "1")).await, denied(Detail::AgentNotActive));
+
+    let unknown = bearer_since(UNKNOWN, "9", issued);
+    assert_eq!(reason(&unknown).await, (Code::Unavailable, None));
+    let of_before = reason(&bearer(UNKNOWN, "9")).await;
+    assert_eq!(of_before, denied(Detail::AgentNotAttested), "it was unknown then, too");
+    world.apply(Command::DecideAgents(UnknownAgents::Refuse)).await;
+    assert_eq!(reason(&unknown).await, denied(Detail::AgentNotAttested));
+    world.apply(Command::DecideAgents(UnknownAgents::Adopt)).await;
+    world.call(SYNC, &unknown).await.unwrap();
+    let record = world.gate.views.agent(&UNKNOWN.parse().unwrap()).unwrap();
+    assert_eq!((record.attestation_type.as_str(), record.can_reattest), ("join_token", false));
 }

@@ -166,6 +166,10 @@ pub static RULES: &[Rule] = &[
     socket("/steeple.cluster.v1.Cluster/RemoveMember"),
     socket("/steeple.cluster.v1.Cluster/PromoteMember"),
     socket("/steeple.cluster.v1.Cluster/DemoteMember"),
+    socket("/steeple.cluster.v1.Cluster/SaveSnapshot"),
+    socket("/steeple.cluster.v1.Cluster/DecideAgents"),
+    socket("/steeple.cluster.v1.Rebuild/RestoreSnapshot"),
+    socket("/steeple.cluster.v1.Rebuild/Recover"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];
 

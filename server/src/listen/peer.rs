@@ -45,6 +45,8 @@ pub struct PeerCertificate {
     pub id: SpiffeId,
     /// The leaf's serial.
     pub serial: Serial,
+    /// When the leaf begins.
+    pub not_before: Timestamp,
     /// When the leaf ends.
     pub not_after: Timestamp,
     /// The key id of the authority that signed the leaf.
@@ -64,6 +66,7 @@ impl PeerCertificate {
         Ok(Self {
             id: svid.id,
             serial: svid.serial,
+            not_before: svid.not_before,
             not_after: svid.not_after,
             authority_key_id: svid.authority_key_id,
             chain_der,

@@ -6,15 +6,19 @@
 use std::time::Duration;
 
 use steeple_api::pb::cluster::v1 as rpc;
+use steeple_raft_store::change::{Restored, UnknownAgents};
 use steeple_raft_store::{
-    Contact, MemberChange, MemberChangeError, MemberId, MemberState, MemberStatus, MemberView, Role,
+    Command, Contact, MemberChange, MemberChangeError, MemberId, MemberState, MemberStatus,
+    MemberView, Rejection, Role,
 };
 use steeple_spiffe_core::AuthorityStatus;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use super::context::Context;
 use super::observed;
+use crate::gate::Call;
 use crate::gate::staleness::Standing;
 use crate::status::Failure;
 
@@ -56,6 +60,8 @@ impl rpc::cluster_server::Cluster for ClusterService {
             quorum: Some(quorum),
             members: self.members_of(&status),
             authorities: authorities.iter().map(authority).collect(),
+            restored: cluster.as_ref().and_then(|cluster| cluster.restored).map(restored),
+            snapshots: self.context.schedule.as_ref().map(|schedule| schedule.to_pb()),
         }))
     }
 
@@ -107,6 +113,39 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let member = required_target(&request.into_inner().id)?;
         self.change(MemberChange::Demote(member)).await?;
         Ok(Response::new(rpc::DemoteMemberResponse {}))
+    }
+
+    async fn decide_agents(
+        &self,
+        request: Request<rpc::DecideAgentsRequest>,
+    ) -> Result<Response<rpc::DecideAgentsResponse>, Status> {
+        let call = Call::of(&request)?;
+        let decision = match request.into_inner().decision() {
+            rpc::UnknownAgents::Adopt => UnknownAgents::Adopt,
+            rpc::UnknownAgents::Refuse => UnknownAgents::Refuse,
+            rpc::UnknownAgents::Undecided => UnknownAgents::Undecided,
+        };
+        let command = Command::DecideAgents(decision);
+        match self.context.propose(&call, 0, command).await.map_err(Failure::from)?.outcome {
+            Ok(_) => {}
+            Err(Rejection::NothingToAdopt) => {
+                let text = "this cluster was never restored or recovered: it knows its agents";
+                return Err(Failure::failed_precondition(text).into());
+            }
+            Err(rejection) => return Err(Failure::rejected("failed to decide", &rejection).into()),
+        }
+        tracing::info!(?decision, "Decided about agents that the restored state does not know");
+        Ok(Response::new(rpc::DecideAgentsResponse {}))
+    }
+
+    type SaveSnapshotStream = backup::Pieces;
+
+    async fn save_snapshot(
+        &self,
+        request: Request<rpc::SaveSnapshotRequest>,
+    ) -> Result<Response<backup::Pieces>, Status> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(backup::stream(&self.context, &call).await))
     }
 }
 
@@ -232,6 +271,7 @@ impl ClusterService {
             warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
         }
         warnings.extend(observed::warnings(status, self.context.gate.clock.boot_time()));
+        warnings.extend(backup::warnings(&self.context));
         warnings
     }
 }
@@ -300,6 +340,19 @@ fn authority(authority: &Authority) -> rpc::Authority {
         issued_at: authority.issued_at.unix_s(),
         not_after: authority.not_after.unix_s(),
         tainted: authority.tainted,
+    }
+}
+
+fn restored(restored: Restored) -> rpc::Restored {
+    let unknown_agents = match restored.unknown_agents {
+        UnknownAgents::Undecided => rpc::UnknownAgents::Undecided,
+        UnknownAgents::Adopt => rpc::UnknownAgents::Adopt,
+        UnknownAgents::Refuse => rpc::UnknownAgents::Refuse,
+    };
+    rpc::Restored {
+        lost_from: restored.lost_from.unix_s(),
+        at: restored.at.unix_s(),
+        unknown_agents: unknown_agents.into(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::attest::Attestors;
 use crate::authority::Issuer;
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Call, Gate};
+use crate::snapshots::Schedule;
 use crate::status::Failure;
 use crate::view::Views;
 
@@ -27,6 +28,8 @@ pub struct Context {
     pub limits: Arc<RateLimits>,
     /// What the operator decided about calls.
     pub settings: Settings,
+    /// Snapshots by schedule, if there is one.
+    pub schedule: Option<Schedule>,
     /// Cancelled when the process stops: streams that would go on end then.
     pub stop: CancellationToken,
 }

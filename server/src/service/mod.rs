@@ -5,6 +5,7 @@
 
 mod admission;
 mod agent;
+pub(crate) mod backup;
 mod batch;
 mod bundle;
 mod bundle_write;

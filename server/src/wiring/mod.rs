@@ -11,4 +11,5 @@ mod start;
 mod stop;
 
 pub use parts::{PluginError, attestors_for_validation};
+pub(crate) use parts::{World, seams, store_config};
 pub use start::run;

@@ -40,9 +40,9 @@ impl PluginError {
 
 /// Clock and randomness of the real world.
 #[derive(Clone, Debug)]
-pub(super) struct World {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) random: Arc<dyn Random>,
+pub(crate) struct World {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
 }
 
 impl World {
@@ -103,7 +103,7 @@ impl BundleSource for NoBundles {
 }
 
 /// The registry's settings.
-pub(super) async fn store_config(
+pub(crate) async fn store_config(
     config: &Config,
     keys: Arc<ClusterKeys>,
 ) -> anyhow::Result<steeple_raft_store::Config> {
@@ -139,7 +139,7 @@ async fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {
 }
 
 /// How the registry meets the real world.
-pub(super) fn seams(world: &World) -> Seams {
+pub(crate) fn seams(world: &World) -> Seams {
     Seams {
         clock: Arc::clone(&world.clock),
         random: Arc::clone(&world.random),
@@ -162,6 +162,7 @@ pub(super) fn reads(config: &Config, store: StoreHandle, views: Views, world: &W
 pub(super) fn routes(context: &Context, cluster_name: &str) -> (Routes, Routes) {
     use pb::agent_ext::v1::updates_server::UpdatesServer;
     use pb::cluster::v1::cluster_server::ClusterServer;
+    use pb::cluster::v1::rebuild_server::RebuildServer;
     use pb::health::health_server::HealthServer;
     use pb::server::agent::v1::agent_server::AgentServer;
     use pb::server::bundle::v1::bundle_server::BundleServer;
@@ -175,6 +176,9 @@ pub(super) fn routes(context: &Context, cluster_name: &str) -> (Routes, Routes) 
         .add_service(SvidServer::new(SvidService::new(context.clone())))
         .add_service(ClusterServer::new(cluster))
         .add_service(UpdatesServer::new(crate::service::UpdatesService::new(context.clone())));
-    let socket = api.clone().add_service(HealthServer::new(HealthService::new(context.clone())));
+    let socket = api
+        .clone()
+        .add_service(HealthServer::new(HealthService::new(context.clone())))
+        .add_service(RebuildServer::new(crate::held::Serving));
     (api, socket)
 }

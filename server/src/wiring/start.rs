@@ -21,6 +21,7 @@ use crate::duties::Duties;
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Closed, Front, Gate};
 use crate::health::{Health, HealthListener, Serving};
+use crate::held::Held;
 use crate::listen::tcp::ApiListener;
 use crate::listen::uds::AdminListener;
 use crate::listen::{Application, ConnectionSignals};
@@ -28,6 +29,7 @@ use crate::logging::Logging;
 use crate::metrics::{self, MetricsListener};
 use crate::service::Context;
 use crate::shutdown::{Signals, Stages};
+use crate::snapshots::Schedule;
 use crate::view::Views;
 use crate::{cluster_key, config};
 
@@ -96,7 +98,8 @@ impl Start {
         let socket = AdminListener::bind(&config.server.socket_path)?;
         if config.hold {
             tracing::warn!("Held: only the admin socket is open");
-            self.serve_closed("held: start without -hold to serve", Health::Held, health, socket);
+            self.spawn_health(health, Health::Held);
+            self.spawn_socket(socket, Held::new(Arc::clone(&config), self.world.clone()));
             return Ok(None);
         }
         let random = self.world.random.as_ref();
@@ -175,6 +178,7 @@ impl Start {
                 self.config.server.limit_signing,
             )),
             settings: self.config.server.settings,
+            schedule: self.schedule(&handle, &reads),
             stop: self.stages.stop.clone(),
         };
         let duties = Duties {
@@ -182,6 +186,7 @@ impl Start {
             views,
             rotator: self.rotator(&context, policy, keys),
             agent_pruning: self.config.server.agent_pruning,
+            schedule: context.schedule.clone(),
         };
         let open = Arc::new(AtomicBool::new(false));
         let serving = Serving {
@@ -224,6 +229,18 @@ impl Start {
             clock: Arc::clone(&self.world.clock),
             random: Arc::clone(&self.world.random),
         }
+    }
+
+    fn schedule(
+        &self,
+        store: &steeple_raft_store::StoreHandle,
+        reads: &crate::gate::Reads,
+    ) -> Option<Schedule> {
+        let cluster = &self.config.cluster;
+        let (store, reads) = (store.clone(), reads.clone());
+        let clock = Arc::clone(&self.world.clock);
+        let config = cluster.snapshot.clone()?;
+        Some(Schedule::new(config, cluster.name.clone(), store, reads, clock))
     }
 
     fn rotator(

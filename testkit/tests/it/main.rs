@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod backup;
 mod bad_calls;
 mod bad_start;
 mod bundles;

@@ -1,0 +1,263 @@
+//! `cluster snapshot save`, `inspect` and `list`.
+//!
+//! Owns the calls and what is printed of a file. Its layout and checks are `steeple-api`'s; what is in
+//! it only a server with the cluster key can read.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
+use steeple_api::pb::cluster::v1::{
+    SaveSnapshotRequest, SnapshotFile, SnapshotFiles, SnapshotHeader, SnapshotMember,
+};
+use steeple_api::snapshot_file::{FORMAT, SnapshotFileError, SnapshotReader};
+
+use super::table::{line, or_dash, write_table};
+use crate::command::{Command, Running};
+use crate::conn::ServerSocket;
+use crate::error::{Error, errno_text};
+use crate::files::{NewFile, PRIVATE};
+use crate::flags::FlagSet;
+use crate::io::Io;
+use crate::output::{OutputFlag, go_time_utc};
+
+/// How the files of a schedule end.
+const EXTENSION: &str = "snapshot";
+
+/// Saves the registry, as any member has it, to a file.
+#[derive(Debug, Default)]
+pub(crate) struct Save {
+    socket: ServerSocket,
+    output: OutputFlag,
+    file: String,
+}
+
+/// Checks a file and prints its header.
+#[derive(Debug, Default)]
+pub(crate) struct Inspect {
+    output: OutputFlag,
+    file: String,
+}
+
+/// Lists the files of a folder by their headers.
+#[derive(Debug, Default)]
+pub(crate) struct List {
+    output: OutputFlag,
+    folder: String,
+}
+
+impl Command for Save {
+    fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
+        self.socket.declare(flags);
+        self.output.declare(flags);
+        flags.word("FILE", &mut self.file);
+    }
+
+    fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
+        Box::pin(async move {
+            let path = required(&self.file, "a file", "save FILE")?;
+            let mut client = ClusterClient::new(self.socket.connect(io).await?);
+            let mut pieces = client.save_snapshot(SaveSnapshotRequest {}).await?.into_inner();
+            let mut file = NewFile::create(path, PRIVATE)?;
+            let mut unconfirmed = String::new();
+            while let Some(piece) = pieces.message().await? {
+                file.write(&piece.bytes)?;
+                if !piece.unconfirmed.is_empty() {
+                    unconfirmed = piece.unconfirmed;
+                }
+            }
+            // What the server sent is checked before it replaces an older file.
+            let saved = checked(path, file.reopen()?)?;
+            file.finish()?;
+            if !unconfirmed.is_empty() {
+                io.warn(&format!(
+                    "no quorum has confirmed the snapshot, the newest changes may be missing: {unconfirmed}"
+                ))?;
+            }
+            print(&saved, &self.output, io)
+        })
+    }
+}
+
+impl Command for Inspect {
+    fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
+        self.output.declare(flags);
+        flags.word("FILE", &mut self.file);
+    }
+
+    fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
+        Box::pin(async move {
+            let path = required(&self.file, "a file", "inspect FILE")?;
+            print(&checked(path, open(path)?)?, &self.output, io)
+        })
+    }
+}
+
+impl Command for List {
+    fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
+        self.output.declare(flags);
+        flags.word("FOLDER", &mut self.folder);
+    }
+
+    fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
+        Box::pin(async move {
+            let folder = required(&self.folder, "a folder", "list FOLDER")?;
+            let files = files_of(folder)?;
+            let broken = files.iter().filter(|file| !file.problem.is_empty()).count();
+            let message = SnapshotFiles { files };
+            if !self.output.print_json(io, "steeple.cluster.v1.SnapshotFiles", &message)? {
+                write_table(io.stdout, &rows(&message.files))?;
+            }
+            match broken {
+                0 => Ok(()),
+                1 => Err(Error::Batch("1 file is no whole snapshot".to_owned())),
+                count => Err(Error::Batch(format!("{count} files are no whole snapshots"))),
+            }
+        })
+    }
+}
+
+pub(super) fn required<'a>(word: &'a str, what: &str, usage: &str) -> Result<&'a Path, Error> {
+    if word.is_empty() {
+        let text = format!("{what} is required: spire-server cluster snapshot {usage}");
+        return Err(Error::invalid(text));
+    }
+    Ok(Path::new(word))
+}
+
+pub(super) fn open(path: &Path) -> Result<File, Error> {
+    File::open(path)
+        .map_err(|error| Error::invalid(format!("open {}: {}", path.display(), errno_text(&error))))
+}
+
+fn refused(path: &Path, error: &SnapshotFileError) -> Error {
+    Error::invalid(format!("{} {error}", path.display()))
+}
+
+/// Reads a file from end to end.
+pub(super) fn checked(path: &Path, file: File) -> Result<SnapshotFile, Error> {
+    let reader =
+        SnapshotReader::open(BufReader::new(file)).map_err(|error| refused(path, &error))?;
+    let header = reader.header().clone();
+    let (sha256, bytes) = reader.check().map_err(|error| refused(path, &error))?;
+    Ok(SnapshotFile {
+        file: path.display().to_string(),
+        bytes,
+        sha256: hex(&sha256),
+        format: FORMAT,
+        header: Some(header),
+        problem: String::new(),
+    })
+}
+
+/// The snapshot files of a folder by their headers, newest first.
+fn files_of(folder: &Path) -> Result<Vec<SnapshotFile>, Error> {
+    let failed = |error: std::io::Error| {
+        Error::invalid(format!("open {}: {}", folder.display(), errno_text(&error)))
+    };
+    let mut files = Vec::new();
+    for item in std::fs::read_dir(folder).map_err(failed)? {
+        let path = item.map_err(failed)?.path();
+        if path.extension().is_none_or(|extension| extension != EXTENSION) {
+            continue;
+        }
+        let file = open(&path)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let (header, problem) = match SnapshotReader::open(BufReader::new(file)) {
+            Ok(reader) => (Some(reader.header().clone()), String::new()),
+            Err(error) => (None, error.to_string()),
+        };
+        let format = u32::from(header.is_some()) * FORMAT;
+        let (file, sha256) = (path.display().to_string(), String::new());
+        files.push(SnapshotFile { file, bytes, sha256, format, header, problem });
+    }
+    let saved_at = |file: &SnapshotFile| file.header.as_ref().map_or(0, |header| header.saved_at);
+    files.sort_by(|a, b| saved_at(b).cmp(&saved_at(a)).then_with(|| b.file.cmp(&a.file)));
+    Ok(files)
+}
+
+fn rows(files: &[SnapshotFile]) -> Vec<Vec<String>> {
+    let heading = ["SAVED", "CLUSTER", "EPOCH", "INDEX", "ENTRIES", "AGENTS", "BYTES", "FILE"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for file in files {
+        let Some(header) = &file.header else {
+            let mut row = vec!["-".to_owned(); 6];
+            row.extend([file.bytes.to_string(), format!("{}: {}", file.file, file.problem)]);
+            rows.push(row);
+            continue;
+        };
+        let counts = header.counts.unwrap_or_default();
+        rows.push(vec![
+            go_time_utc(header.saved_at),
+            or_dash(&header.cluster_name),
+            header.epoch.to_string(),
+            header.index.to_string(),
+            counts.entries.to_string(),
+            counts.agents.to_string(),
+            file.bytes.to_string(),
+            file.file.clone(),
+        ]);
+    }
+    rows
+}
+
+fn print(file: &SnapshotFile, output: &OutputFlag, io: &mut Io<'_>) -> Result<(), Error> {
+    if output.print_json(io, "steeple.cluster.v1.SnapshotFile", file)? {
+        return Ok(());
+    }
+    let header = file.header.clone().unwrap_or_default();
+    let out = &mut *io.stdout;
+    line(out, "File", &file.file)?;
+    line(out, "Size", &format!("{} bytes, format {}", file.bytes, file.format))?;
+    line(out, "SHA-256", &file.sha256)?;
+    print_header(&header, out)?;
+    writeln!(out)?;
+    write_table(out, &members(&header.members))?;
+    Ok(())
+}
+
+/// The header, a line each.
+fn print_header(header: &SnapshotHeader, out: &mut (dyn Write + Send)) -> std::io::Result<()> {
+    let counts = header.counts.unwrap_or_default();
+    let confirmed = match header.confirmed {
+        true => "by a quorum",
+        false => "no: the newest changes may be missing",
+    };
+    let saved = format!(
+        "{} by {} (version {})",
+        go_time_utc(header.saved_at),
+        or_dash(&header.member_id),
+        or_dash(&header.version)
+    );
+    line(out, "Cluster name", &or_dash(&header.cluster_name))?;
+    line(out, "Cluster ID", &or_dash(&header.cluster_id))?;
+    line(out, "Trust domain", &or_dash(&header.trust_domain))?;
+    line(out, "Epoch", &header.epoch.to_string())?;
+    line(out, "Feature level", &header.feature_level.to_string())?;
+    line(out, "Log index", &format!("{} (term {})", header.index, header.term))?;
+    line(out, "Revision", &header.revision.to_string())?;
+    line(out, "Cluster time", &go_time_utc(header.cluster_time))?;
+    line(out, "Saved", &saved)?;
+    line(out, "Confirmed", confirmed)?;
+    line(out, "Key ID", &or_dash(&header.key_id))?;
+    line(out, "Entries", &counts.entries.to_string())?;
+    line(out, "Agents", &counts.agents.to_string())?;
+    line(out, "Join tokens", &format!("{} (a restore voids them)", counts.join_tokens))?;
+    line(out, "Bundles", &counts.bundles.to_string())?;
+    line(out, "Authorities", &counts.authorities.to_string())
+}
+
+fn members(members: &[SnapshotMember]) -> Vec<Vec<String>> {
+    let heading = ["MEMBER", "ADDRESS", "ROLE"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(members.iter().map(|member| {
+        let role = if member.voter { "voter" } else { "learner" };
+        vec![member.id.clone(), or_dash(&member.address), role.to_owned()]
+    }));
+    rows
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,109 @@
+//! Members of another epoch: a cluster that was restored or recovered, and what is left of the old
+//! one, meet on the network.
+//!
+//! Owns who yields. A member of an older epoch that has no quorum stops: its state is no one's any
+//! more. One that has a quorum goes on, refuses the other (`net/server`) and says so until an operator
+//! has decided which of the two it is to be. Nothing here changes state.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use crate::cluster::life::Life;
+use crate::cluster::records;
+use crate::contact::Contact;
+use crate::error::RunError;
+use crate::net::messages::introduction::Standing;
+
+/// Between looks at configured addresses where no member of ours is.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// A member of an older epoch stops after so long without contact: an election or a start takes less.
+const STOP_AFTER: Duration = Duration::from_secs(10);
+
+/// Between two lines about the same thing.
+const ALARM_EVERY: Duration = Duration::from_secs(60);
+
+/// Looks for members of other epochs until one is met before which this one must stop.
+///
+/// # Errors
+///
+/// [`RunError::Superseded`].
+pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
+    let mut alarmed: Option<Instant> = None;
+    let mut contact = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if life.core.contact() == Contact::InContact {
+            contact = Instant::now();
+        }
+        let ours = life.network.epoch();
+        if !life.is_formed() || ours == 0 {
+            continue;
+        }
+        let older = look(&life).await;
+        let newest = life.network.newest_epoch();
+        let due = alarmed.is_none_or(|at| at.elapsed() >= ALARM_EVERY);
+        if newest > ours {
+            life.core.note_newer_epoch(newest);
+            if contact.elapsed() >= STOP_AFTER {
+                return Err(superseded(&life, newest));
+            }
+            if due {
+                alarmed = Some(Instant::now());
+                tracing::error!(
+                    epoch = newest,
+                    own_epoch = ours,
+                    "A newer epoch of this cluster has begun elsewhere: stop that one, or these members"
+                );
+            }
+        } else if due && let Some((address, epoch)) = older.first() {
+            alarmed = Some(Instant::now());
+            tracing::warn!(
+                address,
+                epoch,
+                own_epoch = ours,
+                "A member of an older epoch still runs: stop it, move its DATA_DIR/raft away and start it to join"
+            );
+        }
+    }
+}
+
+fn superseded(life: &Life, newer: u32) -> RunError {
+    RunError::Superseded {
+        cluster: life.network.cluster_id().unwrap_or_default(),
+        ours: life.network.epoch(),
+        newer,
+    }
+}
+
+/// Asks who is at configured addresses that no member of ours holds, or at all others without
+/// contact. Returns those of an older epoch; newer ones are noted.
+async fn look(life: &Life) -> Vec<(String, u32)> {
+    let metrics = life.metrics();
+    let is_lost = matches!(life.core.contact(), Contact::Lost { .. });
+    let ours: BTreeSet<String> = if is_lost {
+        BTreeSet::new()
+    } else {
+        metrics.membership_config.nodes().map(|(_, node)| node.address.clone()).collect()
+    };
+    let config = &life.core.config;
+    let strangers =
+        config.peers.iter().filter(|peer| **peer != config.advertise && !ours.contains(*peer));
+    let introduction = life.introduction(None).await;
+    let met = join_all(strangers.map(async |address| {
+        let answer = life.network.hello(address, introduction.clone()).await.ok()?;
+        let Some(Standing::Formed(formed)) = answer.standing else { return None };
+        let cluster = records::cluster_id_from_bytes(&formed.cluster_id);
+        if cluster.is_none() || cluster != life.network.cluster_id() || formed.epoch == 0 {
+            return None;
+        }
+        life.network.note_epoch(formed.epoch);
+        (formed.epoch < life.network.epoch()).then(|| (address.clone(), formed.epoch))
+    }))
+    .await;
+    met.into_iter().flatten().collect()
+}
