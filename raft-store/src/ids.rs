@@ -38,6 +38,12 @@ impl Revision {
         Self(((epoch as u64) << INDEX_BITS) | (index & ((1 << INDEX_BITS) - 1)))
     }
 
+    /// Which epoch it is of.
+    pub const fn epoch(self) -> u32 {
+        // What is left is at most 24 bits.
+        (self.0 >> INDEX_BITS) as u32
+    }
+
     /// From its number, as metadata carries it.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)

@@ -250,6 +250,10 @@ fn check_survivor(ask: &Rebuild<'_>, old: &Engine) -> Result<String, RebuildErro
     if cluster.name != configured {
         return Err(RebuildError::OtherName { found: cluster.name, configured });
     }
+    if let Some(id) = config.cluster_id.filter(|id| *id != cluster.cluster_id) {
+        let (found, configured) = (cluster.cluster_id.to_string(), id.to_string());
+        return Err(RebuildError::OtherCluster { found, configured });
+    }
     let held = config.keys.checks();
     let identity = old.local.identity()?;
     if !identity.key_checks.iter().any(|stored| held.contains(stored)) {

@@ -19,7 +19,10 @@ use crate::error::RunError;
 use crate::net::messages::introduction::Standing;
 
 /// Between looks at configured addresses where no member of ours is.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// The same without contact: then there may be something to find out.
+const LOOK_EVERY_LOST: Duration = Duration::from_secs(2);
 
 /// A member of an older epoch stops after so long without contact: an election or a start takes less.
 const STOP_AFTER: Duration = Duration::from_secs(10);
@@ -33,16 +36,15 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 ///
 /// [`RunError::Superseded`].
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
+    let ours = own(&life).await;
+    life.network.set_epoch(ours);
     let mut alarmed: Option<Instant> = None;
     let mut contact = Instant::now();
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        let is_lost = life.core.contact() != Contact::InContact;
+        tokio::time::sleep(if is_lost { LOOK_EVERY_LOST } else { LOOK_EVERY }).await;
         if life.core.contact() == Contact::InContact {
             contact = Instant::now();
-        }
-        let ours = life.network.epoch();
-        if !life.is_formed() || ours == 0 {
-            continue;
         }
         let older = look(&life).await;
         let newest = life.network.newest_epoch();
@@ -69,6 +71,18 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
                 "A member of an older epoch still runs: stop it, move its DATA_DIR/raft away and start it to join"
             );
         }
+    }
+}
+
+/// The epoch of this member, once the cluster's first command has been applied here. It does not
+/// change while the process lives.
+async fn own(life: &Life) -> u32 {
+    let mut reached = life.core.feed.reached();
+    let formed = reached.wait_for(|reached| reached.formed).await.map(|reached| reached.revision);
+    match formed {
+        Ok(revision) => revision.epoch(),
+        // The store has ended, and this task with it.
+        Err(_ended) => std::future::pending().await,
     }
 }
 

@@ -78,7 +78,6 @@ pub(crate) async fn run(
     let greeter: Arc<dyn Greeter> = life.clone();
     tasks.spawn(crate::net::serve(core, network, greeter, incoming, stop.clone()));
     tasks.spawn(begin(life.clone()));
-    tasks.spawn(learn_epoch(life.clone()));
     tasks.spawn(autopilot::run(life.clone()));
     tasks.spawn(by_hand::run(life.clone(), requests));
     tasks.spawn(watching::run(life.clone()));
@@ -108,16 +107,6 @@ async fn begin(life: Arc<Life>) -> Result<(), RunError> {
         joining::run(&life).await?;
     }
     life.core.state.send_replace(MemberState::Member);
-    std::future::pending().await
-}
-
-/// Learns the epoch of a cluster that was formed or joined after the start; it changes only while a
-/// member does not run.
-async fn learn_epoch(life: Arc<Life>) -> Result<(), RunError> {
-    let mut reached = life.core.feed.reached();
-    if reached.wait_for(|reached| reached.formed).await.is_ok() {
-        note_epoch(&life.core, &life.network);
-    }
     std::future::pending().await
 }
 

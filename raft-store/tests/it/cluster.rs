@@ -712,3 +712,22 @@ async fn three_members_form_over_tcp_on_disks() {
         timeout(SOON, task).await.unwrap().unwrap().unwrap();
     }
 }
+
+#[cfg(feature = "rocks")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn founders_say_their_epoch_to_everyone_who_asks() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let asks = Arc::new(member_config(9, &[1, 2, 3, 9]));
+    let transport = Arc::new(cluster.network.endpoint("m9"));
+    let seams = Seams { transport, ..seams(Storage::Memory(MemoryDisk::new())) };
+    let deadline = Instant::now() + SOON;
+    loop {
+        let asked = steeple_raft_store::backup::find_running(Arc::clone(&asks), &seams);
+        let running = asked.await.unwrap();
+        if running == [1, 2, 3].map(|number| (address(number), 1)) {
+            return;
+        }
+        // A member notes it a moment after it has formed.
+        assert!(Instant::now() < deadline, "{running:?}");
+    }
+}
