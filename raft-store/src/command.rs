@@ -68,6 +68,11 @@ pub enum Command {
         /// Which ones; none may be active.
         ids: Vec<(AuthorityKind, AuthorityId)>,
     },
+    /// Raises the feature level; one that is reached already stays.
+    RaiseFeatureLevel {
+        /// The new level.
+        to: u32,
+    },
 }
 
 /// See [`Command::InitCluster`].

@@ -51,6 +51,7 @@ mod snapshot;
 mod storage;
 mod store;
 pub mod testing;
+mod upgrade;
 
 pub use apply::TableError;
 pub use change::{Change, ChangeBatch};
@@ -71,3 +72,4 @@ pub use outcome::{Applied, EntryOutcome, Outcome, Rejection};
 pub use seams::{Seams, Storage};
 pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;
+pub use upgrade::{LevelStatus, LevelSupport, RaiseError};

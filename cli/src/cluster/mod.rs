@@ -4,14 +4,18 @@
 //! for a quorum.
 
 mod change;
+mod check;
 mod keygen;
 mod members;
 mod status;
 mod table;
 mod transfer;
+mod upgrade;
 
 pub(crate) use change::{Demote, Promote, Remove};
+pub(crate) use check::Check;
 pub(crate) use keygen::Keygen;
 pub(crate) use members::Members;
 pub(crate) use status::Status;
 pub(crate) use transfer::Transfer;
+pub(crate) use upgrade::{UpgradeFinalize, UpgradeStatus};

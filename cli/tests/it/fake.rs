@@ -274,6 +274,9 @@ mod cluster {
         remove_member: RemoveMemberRequest => RemoveMemberResponse,
         promote_member: PromoteMemberRequest => PromoteMemberResponse,
         demote_member: DemoteMemberRequest => DemoteMemberResponse,
+        upgrade_status: UpgradeStatusRequest => UpgradeStatusResponse,
+        finalize_upgrade: FinalizeUpgradeRequest => FinalizeUpgradeResponse,
+        check: CheckRequest => CheckResponse,
     }
 }
 

@@ -334,7 +334,8 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
         | Command::ActivateAuthority { .. }
-        | Command::PruneAuthorities { .. } => return None,
+        | Command::PruneAuthorities { .. }
+        | Command::RaiseFeatureLevel { .. } => return None,
     })
 }
 

@@ -68,6 +68,7 @@ fn name(command: &Command) -> &'static str {
         Command::PrepareAuthority { .. } => "prepare_authority",
         Command::ActivateAuthority { .. } => "activate_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
+        Command::RaiseFeatureLevel { .. } => "raise_feature_level",
     }
 }
 

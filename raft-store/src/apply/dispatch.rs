@@ -121,5 +121,6 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::PruneAuthorities { expected_journal, ids } => {
             authorities::prune(step, expected_journal, &ids)
         }
+        Command::RaiseFeatureLevel { to } => Ok(Ok(cluster::raise_level(step, to))),
     }
 }

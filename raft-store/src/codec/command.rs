@@ -1,7 +1,7 @@
 //! Commands.
 
 use steeple_spiffe_core::TrustDomain;
-use steeple_spiffe_core::authority::AuthorityId;
+use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::codec::model::{cluster_id_from_pb, entry_id_from_pb};
@@ -76,16 +76,10 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             })
         }
         Command::PruneAuthorities { expected_journal, ids } => {
-            Kind::PruneAuthorities(pb::store::PruneAuthorities {
-                expected_journal: *expected_journal,
-                authorities: ids
-                    .iter()
-                    .map(|(kind, id)| pb::store::AuthorityRef {
-                        kind: kind_to_pb(*kind),
-                        id: id.as_str().to_owned(),
-                    })
-                    .collect(),
-            })
+            Kind::PruneAuthorities(prune_authorities_to_pb(*expected_journal, ids))
+        }
+        Command::RaiseFeatureLevel { to } => {
+            Kind::RaiseFeatureLevel(pb::store::RaiseFeatureLevel { to: *to })
         }
     };
     pb::store::Command { kind: Some(kind) }
@@ -158,6 +152,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
                 .map(|r| Ok((kind_from_pb(r.kind)?, AuthorityId::new(r.id))))
                 .collect::<Result<_, CodecError>>()?,
         },
+        Kind::RaiseFeatureLevel(raise) => Command::RaiseFeatureLevel { to: known_level(raise.to)? },
     })
 }
 
@@ -171,6 +166,18 @@ fn known_level(level: u32) -> Result<u32, CodecError> {
         ));
     }
     Ok(level)
+}
+
+fn prune_authorities_to_pb(
+    expected_journal: u64,
+    ids: &[(AuthorityKind, AuthorityId)],
+) -> pb::store::PruneAuthorities {
+    let named = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
+        kind: kind_to_pb(*kind),
+        id: id.as_str().to_owned(),
+    };
+    let authorities = ids.iter().map(named).collect();
+    pb::store::PruneAuthorities { expected_journal, authorities }
 }
 
 fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {

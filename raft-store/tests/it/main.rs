@@ -1,13 +1,19 @@
 //! Whole stores through the public face: proposals, reads, the change stream, restarts, power cuts,
 //! folders that do not fit, and clusters of several members.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "all of this is test code, its helpers too")]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "all of this is test code, its helpers too"
+)]
 
 mod cluster;
 mod commands;
 mod fencing;
 #[cfg(feature = "rocks")]
 mod folders;
+mod levels;
 mod observing;
 mod proposing;
 mod restarting;

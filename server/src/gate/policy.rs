@@ -166,6 +166,9 @@ pub static RULES: &[Rule] = &[
     socket("/steeple.cluster.v1.Cluster/RemoveMember"),
     socket("/steeple.cluster.v1.Cluster/PromoteMember"),
     socket("/steeple.cluster.v1.Cluster/DemoteMember"),
+    row("/steeple.cluster.v1.Cluster/UpgradeStatus", CLUSTER_READERS),
+    socket("/steeple.cluster.v1.Cluster/FinalizeUpgrade"),
+    socket("/steeple.cluster.v1.Cluster/Check"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];
 
