@@ -231,7 +231,7 @@ fn open_engine(config: &Config, storage: &Storage) -> Result<Engine, OpenError> 
 }
 
 fn corrupt(config: &Config, error: &TableError) -> OpenError {
-    OpenError::Corrupt { folder: config.data_dir.clone(), reason: error.to_string() }
+    OpenError::Corrupt { folder: config.data_dir.clone(), reason: crate::net::chain(error) }
 }
 
 /// Finds who this member is, or makes it someone; checks that the configuration fits.

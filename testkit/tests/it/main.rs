@@ -13,6 +13,7 @@ mod crashes;
 mod membership;
 mod power_cut;
 mod registry;
+mod self_checks;
 mod stopping;
 mod tokens;
 mod x509pop;
