@@ -118,6 +118,11 @@ pub(crate) static SERVER: Program = Program {
             "Lets agents that a restored state does not know attest again",
             boxed::<cluster::Refuse>,
         ),
+        ours(
+            "cluster check",
+            "Checks a member and what it sees of its cluster",
+            boxed::<cluster::Check>,
+        ),
         ours("cluster demote", "Takes a member's vote", boxed::<cluster::Demote>),
         ours("cluster keygen", "Prints a new cluster key", boxed::<cluster::Keygen>),
         ours("cluster members", "Lists the members of the cluster", boxed::<cluster::Members>),
@@ -150,6 +155,16 @@ pub(crate) static SERVER: Program = Program {
         ),
         ours("cluster status", "Shows the state of the cluster", boxed::<cluster::Status>),
         ours("cluster transfer", "Hands leadership to another member", boxed::<cluster::Transfer>),
+        ours(
+            "cluster upgrade finalize",
+            "Raises the feature level to what all members support",
+            boxed::<cluster::UpgradeFinalize>,
+        ),
+        ours(
+            "cluster upgrade status",
+            "Shows which feature level the members support",
+            boxed::<cluster::UpgradeStatus>,
+        ),
         ours("entry count", "Count registration entries", boxed::<entry::Count>),
         ours("entry create", "Creates registration entries", boxed::<entry::Create>),
         ours("entry delete", "Deletes registration entries", boxed::<entry::Delete>),

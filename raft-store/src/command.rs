@@ -80,6 +80,11 @@ pub enum Command {
     AdoptAgent(AdoptAgent),
     /// Decides what becomes of agents that a restored state does not know.
     DecideAgents(UnknownAgents),
+    /// Raises the feature level; one that is reached already stays.
+    RaiseFeatureLevel {
+        /// The new level.
+        to: u32,
+    },
 }
 
 /// See [`Command::AdoptAgent`].

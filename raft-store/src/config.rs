@@ -10,7 +10,7 @@ use steeple_spiffe_core::TrustDomain;
 use crate::cluster_key::ClusterKeys;
 use crate::ids::ClusterId;
 use crate::level::FEATURE_LEVEL_MAX;
-use crate::limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES};
+use crate::limits::{LOG_ENTRIES_KEPT, RAISE_LEVEL_AFTER, SNAPSHOT_AFTER_ENTRIES};
 
 /// The settings of one member.
 #[derive(Clone, Debug)]
@@ -63,6 +63,8 @@ pub struct Tuning {
     /// The highest feature level that this member says it supports: a lower one than the build's makes
     /// it look like an older build.
     pub feature_level_max: u32,
+    /// A feature level that all members have supported for so long is raised by itself.
+    pub raise_level_after: Duration,
 }
 
 impl Default for Tuning {
@@ -73,6 +75,7 @@ impl Default for Tuning {
             stable_for: Duration::from_secs(10),
             seat_free_after: Duration::from_secs(30),
             feature_level_max: FEATURE_LEVEL_MAX,
+            raise_level_after: RAISE_LEVEL_AFTER,
         }
     }
 }

@@ -301,7 +301,7 @@ impl Core {
     }
 
     /// What is known of a member: of this one now, of others as last heard.
-    fn observed(&self, member: MemberId) -> Option<Observed> {
+    pub(crate) fn observed(&self, member: MemberId) -> Option<Observed> {
         if member != self.member_id {
             return self.observations.get(member);
         }

@@ -29,6 +29,14 @@ pub enum OpenError {
         /// The newest format known here.
         known: u32,
     },
+    /// The cluster is at a feature level that this version does not know.
+    #[error("the cluster is at feature level {level}, this version supports up to {known}")]
+    NewerLevel {
+        /// The cluster's level.
+        level: u32,
+        /// The highest level known here.
+        known: u32,
+    },
     /// Another process has the folder open.
     #[error("folder {} is in use by another process", folder.display())]
     Locked {
@@ -99,7 +107,7 @@ pub enum RunError {
     /// must serve nothing of it.
     #[error(
         "{reason}; this member's state is not to be trusted: move DATA_DIR/raft away and start it \
-         again, it then joins anew and is fed by the others"
+         again, it then joins anew and is fed by the others; alone it needs a snapshot to restore"
     )]
     Fenced {
         /// What was found.

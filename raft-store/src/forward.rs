@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::ids::MemberId;
 use crate::outcome::Applied;
+use crate::upgrade::RaiseError;
 
 /// Why the leader gave no answer that settles the question.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,14 @@ pub(crate) trait Forwarder: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<u64, ForwardError>>;
 
+    /// Asks the leader to raise the feature level. Ends by the deadline.
+    fn raise_level(
+        &self,
+        leader: MemberId,
+        to: u32,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), RaiseError>>;
+
     /// Whether the member answers at present.
     fn is_reachable(&self, member: MemberId) -> bool;
 
@@ -72,6 +81,15 @@ impl Forwarder for NoPeers {
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<u64, ForwardError>> {
         Box::pin(async move { Err(no_network(leader)) })
+    }
+
+    fn raise_level(
+        &self,
+        leader: MemberId,
+        _to: u32,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), RaiseError>> {
+        Box::pin(async move { Err(RaiseError::Refused(no_network(leader).to_string())) })
     }
 
     fn is_reachable(&self, _member: MemberId) -> bool {

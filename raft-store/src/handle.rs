@@ -18,6 +18,7 @@ use crate::membership::{Asked, MemberChange, MemberChangeError, Requested};
 use crate::observe::ClusterClock;
 use crate::outcome::Applied;
 use crate::status::{Leadership, MemberStatus};
+use crate::upgrade::{LevelStatus, RaiseError};
 
 /// What a read barrier confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,6 +163,21 @@ impl StoreHandle {
     /// See [`crate::testing::state_digest`].
     pub(crate) fn state_digest(&self) -> Result<(u64, [u8; 32]), StoreError> {
         crate::raft::state_machine::digest(self.core.engine.tables.as_ref())
+    }
+
+    /// Where the cluster stands between two feature levels, seen from this member.
+    pub fn level_status(&self) -> LevelStatus {
+        self.core.level_status()
+    }
+
+    /// Raises the feature level as far as every member supports it, here or through the leader. Returns
+    /// the old and the new one.
+    ///
+    /// # Errors
+    ///
+    /// [`RaiseError`].
+    pub async fn raise_level(&self) -> Result<(u32, u32), RaiseError> {
+        self.core.raise_level().await
     }
 
     /// How this member's clock compares with those of a quorum, as it goes on.

@@ -4,10 +4,43 @@
 //! a build supports all levels up to its own. So a member of an older build never meets a command that
 //! it cannot apply, and a newer build can be taken back until the level is raised.
 
+use crate::command::Command;
+
+impl Command {
+    /// The feature level from which on it may be in a log.
+    pub(crate) fn feature_level(&self) -> u32 {
+        match self {
+            // Raising the level is the way out of level 1, and is proposed only when every member has
+            // said that it supports more: then it is of a build that knows the command.
+            Self::RaiseFeatureLevel { .. } => 1,
+            Self::InitCluster(_)
+            | Self::CreateEntries(_)
+            | Self::UpdateEntries(_)
+            | Self::DeleteEntries(_)
+            | Self::CreateJoinToken(_)
+            | Self::AdmitAgent(_)
+            | Self::SetPendingSerial(_)
+            | Self::PromoteSerial(_)
+            | Self::BanAgent(_)
+            | Self::DeleteAgent(_)
+            | Self::SetAgentVersion { .. }
+            | Self::PruneExpired(_)
+            | Self::PrepareAuthority { .. }
+            | Self::ActivateAuthority { .. }
+            | Self::PruneAuthorities { .. } => 1,
+            Self::WriteBundles(_)
+            | Self::DeleteBundles(_)
+            | Self::AppendBundle(_)
+            | Self::AdoptAgent(_)
+            | Self::DecideAgents(_) => 2,
+        }
+    }
+}
+
 /// The highest level of this build, at which new clusters start.
 ///
 /// | level | adds |
 /// |---|---|
 /// | 1 | the first build |
-/// | 2 | the rolling state hash |
+/// | 2 | the rolling state hash; bundles of other trust domains; agents after a restore |
 pub const FEATURE_LEVEL_MAX: u32 = 2;

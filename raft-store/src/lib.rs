@@ -52,6 +52,7 @@ mod snapshot;
 mod storage;
 mod store;
 pub mod testing;
+mod upgrade;
 
 pub use apply::TableError;
 pub use backup::{SaveError, SnapshotCounts, SnapshotFacts, SnapshotMember, SnapshotOut};
@@ -73,3 +74,4 @@ pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
 pub use seams::{Seams, Storage};
 pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;
+pub use upgrade::{LevelStatus, LevelSupport, RaiseError};

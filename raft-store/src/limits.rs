@@ -52,6 +52,10 @@ pub(crate) const LOG_ENTRIES_KEPT: u64 = 10_000;
 /// Log entries after which a snapshot is made.
 pub(crate) const SNAPSHOT_AFTER_ENTRIES: u64 = 20_000;
 
+/// A feature level that every member has supported for so long is raised by itself: a new version can
+/// be taken back on the day that it was rolled out.
+pub(crate) const RAISE_LEVEL_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// A forwarded proposal's attempt, and a confirmed read's round, end after this time and are tried
 /// again: the leader may have changed.
 pub(crate) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);

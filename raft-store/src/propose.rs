@@ -29,11 +29,14 @@ use crate::observe::stamp;
 use crate::outcome::Applied;
 use crate::pb;
 use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
+use crate::upgrade::too_new;
 
 /// Between two attempts: short against an election, long against a busy loop.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A duty waits for its commit so long. Without a quorum the leader gives up before.
 const DUTY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Levels are raised by people, or a day after they might be.
+const LEVEL_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Clocks are compared every two seconds.
 const CLOCK_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// A transfer of leadership is over within an election, or failed.
@@ -49,7 +52,8 @@ impl Command {
             | Self::PruneExpired(_)
             | Self::PrepareAuthority { .. }
             | Self::ActivateAuthority { .. }
-            | Self::PruneAuthorities { .. } => true,
+            | Self::PruneAuthorities { .. }
+            | Self::RaiseFeatureLevel { .. } => true,
             Self::CreateEntries(_)
             | Self::UpdateEntries(_)
             | Self::DeleteEntries(_)
@@ -89,6 +93,7 @@ impl Core {
         request: RequestId,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
+        self.check_level(&command)?;
         let may_forward = !command.is_duty();
         let mut envelope = seal(&command, request);
         if mutants::on(Mutant::TimeOfForwarder) {
@@ -130,6 +135,17 @@ impl Core {
                 });
             }
             tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Refuses what not every member may be able to apply yet.
+    fn check_level(&self, command: &Command) -> Result<(), ProposeError> {
+        match too_new(command.feature_level(), self.feed.reached_now().feature_level) {
+            None => Ok(()),
+            Some(text) => {
+                let retry_after = LEVEL_RETRY_AFTER;
+                Err(ProposeError::Unavailable(Unavailable { text, retry_after }))
+            }
         }
     }
 
@@ -176,6 +192,7 @@ impl Core {
         command: Command,
         term: u64,
     ) -> Result<Applied, ProposeError> {
+        self.check_level(&command)?;
         let id = RequestId::fresh(self.feed.reached_now().revision, self.random.as_ref());
         let envelope = seal(&command, id);
         let bytes = envelope.encoded_len();
@@ -225,7 +242,10 @@ impl Core {
             Ok(command) if command.is_duty() => {
                 return refuse("duties are not forwarded".to_owned());
             }
-            Ok(_) => {}
+            Ok(command) => {
+                let refused = self.check_level(&command);
+                refused.or_else(|error| refuse(error.to_string()).map(|_: Applied| ()))?;
+            }
         }
         let Ok(_permit) = self.in_flight.try_acquire() else {
             return refuse("too many proposals in flight on the leader".to_owned());

@@ -33,6 +33,7 @@ use crate::raft::node;
 use crate::raft::state_machine::StateMachine;
 use crate::seams::{Seams, Storage};
 use crate::storage::Engine;
+use crate::upgrade;
 
 /// How long stopping consensus may take; what is written is durable already.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -132,6 +133,7 @@ impl Store {
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_consensus(Arc::clone(&core)));
         tasks.spawn(follow_formation(Arc::clone(&core)));
+        tasks.spawn(upgrade::run(Arc::clone(&core)));
         tasks.spawn(live(Arc::clone(&core), network, changes, stop.clone()));
         let result = tokio::select! {
             biased;
@@ -229,7 +231,7 @@ fn open_engine(config: &Config, storage: &Storage) -> Result<Engine, OpenError> 
 }
 
 fn corrupt(config: &Config, error: &TableError) -> OpenError {
-    OpenError::Corrupt { folder: config.data_dir.clone(), reason: error.to_string() }
+    OpenError::Corrupt { folder: config.data_dir.clone(), reason: crate::net::chain(error) }
 }
 
 /// Finds who this member is, or makes it someone; checks that the configuration fits.
@@ -294,6 +296,10 @@ fn check_cluster(config: &Config, engine: &Engine) -> Result<(), OpenError> {
     let cluster = crate::apply::read_cluster(engine.tables.as_ref())
         .map_err(|error| corrupt(config, &error))?;
     let Some(cluster) = cluster else { return Ok(()) };
+    let (level, known) = (cluster.feature_level, config.tuning.feature_level_max);
+    if level > known {
+        return Err(OpenError::NewerLevel { level, known });
+    }
     differs("cluster name", &cluster.name, &config.cluster_name)?;
     differs("trust domain", cluster.trust_domain.as_str(), config.trust_domain.as_str())?;
     match config.cluster_id {

@@ -12,6 +12,7 @@
 
 pub mod attest;
 pub mod authority;
+pub mod check;
 pub mod cluster_key;
 pub mod commands;
 pub mod config;

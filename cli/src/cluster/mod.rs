@@ -5,6 +5,7 @@
 
 mod agents;
 mod change;
+mod check;
 mod keygen;
 mod members;
 mod rebuild;
@@ -12,12 +13,15 @@ mod snapshot;
 mod status;
 mod table;
 mod transfer;
+mod upgrade;
 
 pub(crate) use agents::{Adopt, Refuse};
 pub(crate) use change::{Demote, Promote, Remove};
+pub(crate) use check::Check;
 pub(crate) use keygen::Keygen;
 pub(crate) use members::Members;
 pub(crate) use rebuild::{Recover, Restore};
 pub(crate) use snapshot::{Inspect, List, Save};
 pub(crate) use status::Status;
 pub(crate) use transfer::Transfer;
+pub(crate) use upgrade::{UpgradeFinalize, UpgradeStatus};

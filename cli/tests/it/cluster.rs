@@ -1,4 +1,4 @@
-//! `cluster status`, `members`, `transfer`, `keygen`.
+//! `cluster status`, `members`, `transfer`, `check`, `upgrade`, `keygen`.
 //!
 //! Owns what each sends and prints, and when `status` fails.
 
@@ -233,6 +233,79 @@ async fn the_membership_is_changed_by_hand() {
         refused.failure(),
         "Error: rpc error: code = FailedPrecondition desc = the last voter cannot go\n"
     );
+}
+
+#[tokio::test]
+async fn check_prints_a_verdict_a_line_and_fails_if_one_does() {
+    use verdict::Outcome::{Fail, Ok, Warn};
+    let verdict = |name: &str, outcome: verdict::Outcome| Verdict {
+        name: name.to_owned(),
+        outcome: outcome.into(),
+        text: "what was found".to_owned(),
+        hint: if outcome == Ok { String::new() } else { "what to do".to_owned() },
+        doc: "docs/x.md".to_owned(),
+    };
+    for (outcomes, code, last) in [
+        (vec![Ok, Warn], 0, ""),
+        (vec![Fail], 1, "Error: 1 check failed\n"),
+        (vec![Fail, Ok, Fail], 1, "Error: 2 checks failed\n"),
+    ] {
+        let fake = Fake::start();
+        let verdicts: Vec<_> =
+            outcomes.iter().map(|outcome| verdict("disk_sync", *outcome)).collect();
+        fake.answer("check", CheckResponse { verdicts: verdicts.clone() });
+        let told = line("spire-server cluster check").on(&fake).await;
+        assert_eq!((told.code, told.stderr.as_str()), (code, last));
+        let lines: Vec<_> = told.stdout.lines().collect();
+        let first = if outcomes[0] == Ok { "ok  " } else { "FAIL" };
+        assert_eq!(lines[0], format!("{first}  disk_sync     what was found"));
+        let fixes = lines.iter().filter(|line| line.trim() == "fix: what to do").count();
+        assert_eq!(fixes, outcomes.iter().filter(|outcome| **outcome != Ok).count());
+        fake.answer("check", CheckResponse { verdicts });
+        let json = line("spire-server cluster check -output json").on(&fake).await;
+        assert_eq!(json.code, code);
+        let value: serde_json::Value = serde_json::from_str(&json.stdout).expect("JSON");
+        assert_eq!(value["verdicts"][0]["name"], "disk_sync");
+    }
+}
+
+#[tokio::test]
+async fn an_upgrade_is_shown_and_finalized() {
+    let fake = Fake::start();
+    let member = |id: &str, level| MemberLevel {
+        id: id.to_owned(),
+        version: "0.2.0".to_owned(),
+        feature_level_max: level,
+    };
+    let status = |ready_level, raised_in_s| UpgradeStatusResponse {
+        feature_level: 1,
+        members: vec![member("00000000000000a1", 2), member("00000000000000a2", 0)],
+        ready_level,
+        raised_in_s,
+    };
+    for (response, next) in [
+        (status(0, None), "not all members support a higher level"),
+        (
+            status(2, Some(7200.4)),
+            "2, supported by all members: run \"cluster upgrade finalize\", is raised by itself in 2h0m0s",
+        ),
+    ] {
+        fake.answer("upgrade_status", response);
+        let stdout = line("spire-server cluster upgrade status").on(&fake).await.success();
+        let expected = format!(
+            "Feature level : 1\nNext          : {next}\n\nID                VERSION  SUPPORTS\n\
+             00000000000000a1  0.2.0    2\n00000000000000a2  0.2.0    -\n"
+        );
+        assert_eq!(stdout, expected);
+        fake.only_call();
+    }
+    fake.answer("finalize_upgrade", FinalizeUpgradeResponse { from: 1, to: 2 });
+    let command = line("spire-server cluster upgrade finalize");
+    assert_eq!(command.on(&fake).await.success(), "Feature level raised from 1 to 2.\n");
+    assert!(fake.only_call().metadata.contains_key("steeple-request-id"));
+    fake.refuse("finalize_upgrade", Status::failed_precondition("member a supports none above it"));
+    let refused = line("spire-server cluster upgrade finalize").on(&fake).await.failure();
+    assert!(refused.contains("FailedPrecondition desc = member a supports none"), "{refused}");
 }
 
 #[tokio::test]

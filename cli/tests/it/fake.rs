@@ -296,6 +296,9 @@ mod cluster {
         promote_member: PromoteMemberRequest => PromoteMemberResponse,
         demote_member: DemoteMemberRequest => DemoteMemberResponse,
         decide_agents: DecideAgentsRequest => DecideAgentsResponse,
+        upgrade_status: UpgradeStatusRequest => UpgradeStatusResponse,
+        finalize_upgrade: FinalizeUpgradeRequest => FinalizeUpgradeResponse,
+        check: CheckRequest => CheckResponse,
         ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
     }
 }

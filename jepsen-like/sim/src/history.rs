@@ -339,7 +339,8 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::DeleteBundles(_)
         | Command::AppendBundle(_)
         | Command::AdoptAgent(_)
-        | Command::DecideAgents(_) => return None,
+        | Command::DecideAgents(_)
+        | Command::RaiseFeatureLevel { .. } => return None,
     })
 }
 

@@ -95,6 +95,7 @@ fn name(command: &Command) -> &'static str {
         Command::AppendBundle(_) => "append_bundle",
         Command::AdoptAgent(_) => "adopt_agent",
         Command::DecideAgents(_) => "decide_agents",
+        Command::RaiseFeatureLevel { .. } => "raise_feature_level",
     }
 }
 

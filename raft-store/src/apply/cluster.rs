@@ -1,4 +1,4 @@
-//! The cluster's own row: written once, by the first command.
+//! The cluster's own row: written by the first command, and when the feature level is raised.
 
 use std::sync::Arc;
 
@@ -30,4 +30,14 @@ pub(super) fn init(step: &mut Step<'_, '_>, init: InitCluster) -> Verdict {
     step.cluster = Some(cluster.clone());
     step.changes.push(Change::ClusterWritten(Arc::new(cluster)));
     Ok(Ok(Outcome::Done))
+}
+
+pub(super) fn raise_level(step: &mut Step<'_, '_>, to: u32) -> Outcome {
+    if let Some(cluster) = step.cluster.as_mut().filter(|cluster| cluster.feature_level < to) {
+        cluster.feature_level = to;
+        let cluster = cluster.clone();
+        step.put(Table::Cluster, SINGLE, &cluster_to_pb(&cluster));
+        step.changes.push(Change::ClusterWritten(Arc::new(cluster)));
+    }
+    Outcome::Done
 }

@@ -128,5 +128,6 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::AppendBundle(append) => bundles::append_own(step, append),
         Command::AdoptAgent(adopt) => adoption::adopt(step, adopt),
         Command::DecideAgents(decision) => adoption::decide(step, decision),
+        Command::RaiseFeatureLevel { to } => Ok(Ok(cluster::raise_level(step, to))),
     }
 }

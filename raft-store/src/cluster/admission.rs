@@ -44,6 +44,7 @@ pub(crate) async fn join(
     if !life.core.leadership_now().is_self || !life.is_formed() {
         return Ok(pb::JoinReply { result: Some(Answer::NotLeader(not_leader(life))) });
     }
+    check_level(life.core.feed.reached_now().feature_level, request.feature_level_max)?;
     let _changing = life.changing.lock().await;
     let metrics = life.metrics();
     if metrics.membership_config.get_node(&caller.0).is_none() {
@@ -150,6 +151,19 @@ fn check_names(life: &Life, request: &pb::JoinRequest) -> Result<(), Status> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Whether the newcomer can apply what the cluster has in its log.
+fn check_level(level: u32, supports: u32) -> Result<(), Status> {
+    // Those of the first build said nothing.
+    let supports = supports.max(1);
+    if supports >= level {
+        return Ok(());
+    }
+    Err(Status::failed_precondition(format!(
+        "the cluster is at feature level {level}, the newcomer supports up to {supports}; start the \
+         version there that the members run"
+    )))
 }
 
 /// Whether there is room for the newcomer, and its address is its own.

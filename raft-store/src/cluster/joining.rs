@@ -93,7 +93,7 @@ async fn ask(life: &Life, address: String) -> Result<pb::Joined, String> {
         cluster_name: config.cluster_name.clone(),
         trust_domain: config.trust_domain.to_string(),
         address: config.advertise.clone(),
-        feature_level_max: 1,
+        feature_level_max: config.tuning.feature_level_max,
         cluster_id: config.cluster_id.map(records::cluster_id_to_bytes).unwrap_or_default().into(),
     };
     let mut address = address;

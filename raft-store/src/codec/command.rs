@@ -80,6 +80,9 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::PruneAuthorities { expected_journal, ids } => {
             Kind::PruneAuthorities(prune_authorities_to_pb(*expected_journal, ids))
         }
+        Command::RaiseFeatureLevel { to } => {
+            Kind::RaiseFeatureLevel(pb::store::RaiseFeatureLevel { to: *to })
+        }
         Command::WriteBundles(write) => Kind::WriteBundles(write_bundles_to_pb(write)),
         Command::DeleteBundles(delete) => Kind::DeleteBundles(delete_bundles_to_pb(delete)),
         Command::AppendBundle(append) => Kind::AppendBundle(append_to_pb(append)),
@@ -158,6 +161,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
         Kind::DecideAgents(decide) => {
             Command::DecideAgents(unknown_agents_from_pb(decide.unknown_agents)?)
         }
+        Kind::RaiseFeatureLevel(raise) => Command::RaiseFeatureLevel { to: known_level(raise.to)? },
     })
 }
 
@@ -225,6 +229,18 @@ fn known_level(level: u32) -> Result<u32, CodecError> {
         ));
     }
     Ok(level)
+}
+
+fn prune_authorities_to_pb(
+    expected_journal: u64,
+    ids: &[(AuthorityKind, AuthorityId)],
+) -> pb::store::PruneAuthorities {
+    let named = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
+        kind: kind_to_pb(*kind),
+        id: id.as_str().to_owned(),
+    };
+    let authorities = ids.iter().map(named).collect();
+    pb::store::PruneAuthorities { expected_journal, authorities }
 }
 
 fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {

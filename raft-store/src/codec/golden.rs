@@ -24,6 +24,7 @@ use crate::command::{
     InitCluster, PromoteSerial, PruneExpired, SetPendingSerial, WriteBundles,
 };
 use crate::ids::Revision;
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
 use crate::pb;
 
@@ -180,6 +181,7 @@ fn duties() -> Vec<(&'static str, Command)> {
                 ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
             },
         ),
+        ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
     ]
 }
 
@@ -291,4 +293,9 @@ fn a_command_of_a_newer_version_is_an_error_and_not_nothing() {
     // Field 99, length-delimited, empty.
     let unknown = pb::store::Command::decode([0x9a_u8, 0x06, 0x00].as_slice()).unwrap();
     assert!(command_from_pb(unknown).is_err());
+    let levels =
+        [Command::RaiseFeatureLevel { to: FEATURE_LEVEL_MAX + 1 }, init_at(FEATURE_LEVEL_MAX + 1)];
+    for command in levels {
+        assert!(command_from_pb(command_to_pb(&command)).is_err(), "{command:?}");
+    }
 }

@@ -20,7 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::config::Config;
-use crate::error::OpenError;
+use crate::error::{OpenError, Unavailable};
 use crate::forward::{ForwardError, Forwarder};
 use crate::ids::{ClusterId, MemberId};
 use crate::net::addresses::AddressBook;
@@ -35,6 +35,7 @@ use crate::net::reversion::Confirmations;
 use crate::net::tls::{CaSeed, PeerTls};
 use crate::observe::{self, Observation};
 use crate::outcome::Applied;
+use crate::upgrade::RaiseError;
 
 /// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
@@ -463,6 +464,35 @@ impl Forwarder for PeerNetwork {
                 Ok(Some(Wire::Unconfirmed(text))) => Err(ForwardError::NotSent(text)),
                 Ok(None) => Err(ForwardError::NotSent("the leader's answer is empty".to_owned())),
                 Err(status) => Err(ForwardError::NotSent(chain(&status))),
+            }
+        })
+    }
+
+    fn raise_level(
+        &self,
+        leader: MemberId,
+        to: u32,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<(), RaiseError>> {
+        Box::pin(async move {
+            let unavailable = |text: String| {
+                RaiseError::Unavailable(Unavailable { text, retry_after: GREETING_TIMEOUT })
+            };
+            let mut client =
+                self.leader_client(leader).map_err(|error| unavailable(error.to_string()))?;
+            let request = pb::raft::v1::RaiseFeatureLevelRequest { to };
+            let call = client.raise_feature_level(until(request, deadline));
+            let reply = match tokio::time::timeout_at(deadline, call).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+            };
+            self.note(leader, &reply);
+            match reply {
+                Ok(_) => Ok(()),
+                Err(status) if status.code() == Code::FailedPrecondition => {
+                    Err(RaiseError::Refused(status.message().to_owned()))
+                }
+                Err(status) => Err(unavailable(chain(&status))),
             }
         })
     }

@@ -34,6 +34,7 @@ use crate::net::transport::Incoming;
 use crate::net::{proposals, wire};
 use crate::observe::Observation;
 use crate::raft::{LogId, TypeConfig, Vote};
+use crate::upgrade::RaiseError;
 
 /// A connection without a sign of life for this long is closed.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -391,6 +392,18 @@ impl Peer for PeerService {
         self.member(&request)?;
         self.greeter.change_members(request.into_inner()).await?;
         Ok(Response::new(pb::ChangeMembersReply {}))
+    }
+
+    async fn raise_feature_level(
+        &self,
+        request: Request<pb::RaiseFeatureLevelRequest>,
+    ) -> Result<Response<pb::RaiseFeatureLevelReply>, Status> {
+        self.member(&request)?;
+        match self.core.raise_as_leader(request.into_inner().to).await {
+            Ok(()) => Ok(Response::new(pb::RaiseFeatureLevelReply {})),
+            Err(RaiseError::Refused(text)) => Err(Status::failed_precondition(text)),
+            Err(RaiseError::Unavailable(error)) => Err(Status::unavailable(error.text)),
+        }
     }
 
     async fn observe(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Life;
 use crate::error::RunError;
@@ -17,6 +17,9 @@ use crate::observe::{Kept, better_leader, compare, deviations, offset_text};
 /// Between the beginnings of two rounds: a clock, a setting or a row that went wrong shows within
 /// seconds, at the cost of a small message to each member.
 const EVERY: Duration = Duration::from_secs(2);
+
+/// As long as clocks were never compared with a quorum's: a new cluster makes no authorities before.
+const FIRST: Duration = Duration::from_millis(250);
 
 /// A member that has not answered by then is asked again in the next round.
 const DEADLINE: Duration = Duration::from_millis(1_500);
@@ -29,13 +32,13 @@ const _: () = assert!(DEADLINE.as_millis() < EVERY.as_millis());
 ///
 /// Never.
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
-    let mut tick = interval(EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tick.tick().await;
+        let begun = Instant::now();
         round(&life).await;
         compare_hashes(&life).await;
         compare_clocks(&life).await;
+        let compared = life.core.cluster_clock.age(life.core.clock.as_ref()).is_some();
+        sleep_until(begun + if compared { EVERY } else { FIRST }).await;
     }
 }
 

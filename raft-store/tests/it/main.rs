@@ -13,6 +13,7 @@ mod commands;
 mod fencing;
 #[cfg(feature = "rocks")]
 mod folders;
+mod levels;
 mod observing;
 mod proposing;
 mod restarting;

@@ -17,7 +17,8 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::observed;
+use super::{observed, upgrading};
+use crate::check::{self, CheckParts};
 use crate::gate::Call;
 use crate::gate::staleness::Standing;
 use crate::status::Failure;
@@ -27,12 +28,13 @@ use crate::status::Failure;
 pub struct ClusterService {
     context: Context,
     cluster_name: String,
+    check: CheckParts,
 }
 
 impl ClusterService {
     /// The service over a context.
-    pub fn new(context: Context, cluster_name: String) -> Self {
-        Self { context, cluster_name }
+    pub fn new(context: Context, cluster_name: String, check: CheckParts) -> Self {
+        Self { context, cluster_name, check }
     }
 }
 
@@ -146,6 +148,33 @@ impl rpc::cluster_server::Cluster for ClusterService {
     ) -> Result<Response<backup::Pieces>, Status> {
         let call = Call::of(&request)?;
         Ok(Response::new(backup::stream(&self.context, &call).await))
+    }
+
+    async fn upgrade_status(
+        &self,
+        _request: Request<rpc::UpgradeStatusRequest>,
+    ) -> Result<Response<rpc::UpgradeStatusResponse>, Status> {
+        let store = &self.context.gate.store;
+        let response = upgrading::level_to_pb(store.level_status(), &store.status());
+        Ok(Response::new(response))
+    }
+
+    async fn finalize_upgrade(
+        &self,
+        _request: Request<rpc::FinalizeUpgradeRequest>,
+    ) -> Result<Response<rpc::FinalizeUpgradeResponse>, Status> {
+        let raised = self.context.gate.store.raise_level().await;
+        let (from, to) = raised.map_err(upgrading::not_raised)?;
+        Ok(Response::new(rpc::FinalizeUpgradeResponse { from, to }))
+    }
+
+    async fn check(
+        &self,
+        _request: Request<rpc::CheckRequest>,
+    ) -> Result<Response<rpc::CheckResponse>, Status> {
+        let verdicts = check::run(&self.check, &self.context).await.into_iter();
+        let verdicts = verdicts.map(upgrading::verdict_to_pb).collect();
+        Ok(Response::new(rpc::CheckResponse { verdicts }))
     }
 }
 

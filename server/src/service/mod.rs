@@ -18,6 +18,7 @@ mod paging;
 mod svid;
 mod sync;
 mod updates;
+mod upgrading;
 
 pub use agent::AgentService;
 pub use bundle::BundleService;

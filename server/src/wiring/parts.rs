@@ -14,6 +14,7 @@ use steeple_spiffe_core::{Clock, TrustDomain};
 use tonic::service::Routes;
 
 use crate::attest::{Attestors, JoinToken, X509Pop, X509PopConfigError};
+use crate::check::CheckParts;
 use crate::config::{AttestorConfig, Config, settings_hash};
 use crate::gate::Reads;
 use crate::gate::staleness::Limits;
@@ -159,7 +160,7 @@ pub(super) fn reads(config: &Config, store: StoreHandle, views: Views, world: &W
 }
 
 /// The services of the API port, and of the admin socket, which has a few more.
-pub(super) fn routes(context: &Context, cluster_name: &str) -> (Routes, Routes) {
+pub(super) fn routes(context: &Context, cluster_name: &str, check: CheckParts) -> (Routes, Routes) {
     use pb::agent_ext::v1::updates_server::UpdatesServer;
     use pb::cluster::v1::cluster_server::ClusterServer;
     use pb::cluster::v1::rebuild_server::RebuildServer;
@@ -169,7 +170,7 @@ pub(super) fn routes(context: &Context, cluster_name: &str) -> (Routes, Routes) 
     use pb::server::entry::v1::entry_server::EntryServer;
     use pb::server::svid::v1::svid_server::SvidServer;
 
-    let cluster = ClusterService::new(context.clone(), cluster_name.to_owned());
+    let cluster = ClusterService::new(context.clone(), cluster_name.to_owned(), check);
     let api = Routes::new(AgentServer::new(AgentService::new(context.clone())))
         .add_service(BundleServer::new(BundleService::new(context.clone())))
         .add_service(EntryServer::new(EntryService::new(context.clone())))

@@ -16,6 +16,7 @@ use super::api::ApiTask;
 use super::parts::{self, World};
 use super::stop;
 use crate::authority::{Issuer, Minter, Rotator};
+use crate::check::CheckParts;
 use crate::config::Config;
 use crate::duties::Duties;
 use crate::gate::ratelimit::RateLimits;
@@ -181,6 +182,7 @@ impl Start {
             schedule: self.schedule(&handle, &reads),
             stop: self.stages.stop.clone(),
         };
+        let check_keys = Arc::clone(&keys);
         let duties = Duties {
             handle: handle.clone(),
             views,
@@ -198,7 +200,13 @@ impl Start {
         };
         self.spawn_health(health, Health::Serving(Box::new(serving)));
         self.spawn_core(store, view_task, issuer_task, duties, reads);
-        self.spawn_listeners(context, open, socket);
+        let check = CheckParts {
+            data_dir: self.config.server.data_dir.clone(),
+            peers: self.config.cluster.peers.clone(),
+            keys: check_keys,
+            snapshots: None,
+        };
+        self.spawn_listeners(context, open, socket, check);
         Ok(())
     }
 
@@ -288,8 +296,14 @@ impl Start {
         self.spawn_until_close("gauges", metrics::follow(handle, views, clock, close));
     }
 
-    fn spawn_listeners(&mut self, context: Context, open: Arc<AtomicBool>, socket: AdminListener) {
-        let (api_routes, socket_routes) = parts::routes(&context, &self.config.cluster.name);
+    fn spawn_listeners(
+        &mut self,
+        context: Context,
+        open: Arc<AtomicBool>,
+        socket: AdminListener,
+        check: CheckParts,
+    ) {
+        let (api_routes, socket_routes) = parts::routes(&context, &self.config.cluster.name, check);
         let member = context.gate.store.status().member_id;
         let audit = self.config.server.audit_log_enabled;
         let gate = context.gate.clone();
@@ -388,6 +402,9 @@ fn hint(error: &OpenError) -> &'static str {
         }
         OpenError::NewerFormat { .. } => {
             "could not open the registry: start the newer version that wrote it"
+        }
+        OpenError::NewerLevel { .. } => {
+            "could not open the registry: start the version that the other members run"
         }
         OpenError::Locked { .. } => {
             "could not open the registry: stop the other process, or change data_dir"

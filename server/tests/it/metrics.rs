@@ -14,6 +14,10 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_cluster_snapshot_size",
     "spire_server_cluster_feed_resyncs",
     "spire_server_cluster_peer_refused",
+    "spire_server_cluster_clock_offset",
+    "spire_server_cluster_clock_ahead",
+    "spire_server_cluster_state_hash_mismatch",
+    "spire_server_cluster_leader_stalls",
     "spire_server_ca_manager_bundle_prune",
 ];
 

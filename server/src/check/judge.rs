@@ -1,0 +1,446 @@
+//! From what was measured to verdicts. Pure.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use steeple_raft_store::change::Journal;
+use steeple_raft_store::{Contact, DiskHealth, LevelStatus, MemberStatus, MemberView, Observed};
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::{AuthorityStatus, Timestamp};
+
+use super::Verdict;
+use super::keys::Tested;
+use super::measure::Folder;
+
+const MIB: u64 = 1024 * 1024;
+
+/// Snapshots and log of a large registry fit into this.
+const FREE_WARN: u64 = 1024 * MIB;
+
+/// Less, and RocksDB may not get through its next compaction.
+const FREE_FAIL: u64 = 128 * MIB;
+
+/// A sync is in the path of every write: above this the disk limits the cluster.
+const SYNC_WARN: Duration = Duration::from_millis(50);
+
+/// A leader whose disk takes longer gives leadership up.
+const SYNC_FAIL: Duration = Duration::from_secs(2);
+
+/// Warned of above the first, acted on above the second (`cluster.md` 9).
+const CLOCK_WARN_MS: u64 = 1_000;
+const CLOCK_FAIL_MS: u64 = 10_000;
+
+/// What was heard longer ago says nothing about now.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// Scheduled snapshots come hourly; one that is older was missed more than once.
+const SNAPSHOT_WARN: Duration = Duration::from_secs(26 * 3600);
+
+const DISK_DOC: &str = "docs/runbooks/disk-full.md";
+const CLOCK_DOC: &str = "docs/runbooks/clock-wrong.md";
+const LOST_DOC: &str = "docs/runbooks/lost-member.md";
+const KEY_DOC: &str = "docs/reference/cluster.md#2-the-cluster-key";
+const CONFIG_DOC: &str = "docs/reference/cluster.md#1-configuration";
+const LEVEL_DOC: &str = "docs/reference/cluster.md#12-feature-levels";
+
+pub(super) fn data_folder(folder: &Folder) -> Verdict {
+    let path = folder.path.display();
+    let line = |text: String| Verdict::ok("data_folder", DISK_DOC, text);
+    match &folder.free {
+        Err(error) => line(String::new())
+            .fail(format!("{path}: {error}"), "mount it, or make it readable for this user"),
+        Ok(free) => {
+            let text = format!("{path} has {} MiB free", free / MIB);
+            let hint = "free some space, or give it a larger disk";
+            match *free {
+                free if free < FREE_FAIL => line(String::new()).fail(text, hint),
+                free if free < FREE_WARN => line(String::new()).warn(text, hint),
+                _ => line(text),
+            }
+        }
+    }
+}
+
+pub(super) fn disk_sync(probed: &io::Result<Duration>, log: DiskHealth) -> Verdict {
+    let line = |text: String| Verdict::ok("disk_sync", DISK_DOC, text);
+    let probed = match probed {
+        Ok(probed) => *probed,
+        Err(error) => {
+            let hint = "make data_dir writable, or replace the disk";
+            return line(String::new())
+                .fail(format!("a small file cannot be synced: {error}"), hint);
+        }
+    };
+    let log = log.slowest_sync.max(log.waiting);
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let text = format!(
+        "a small file takes {:.1} ms; the log took at most {:.1} ms within the last minute",
+        ms(probed),
+        ms(log)
+    );
+    let hint = "use a faster disk, or one that is not shared; raise cluster.heartbeat_interval";
+    match probed.max(log) {
+        slow if slow > SYNC_FAIL => line(String::new()).fail(text, hint),
+        slow if slow > SYNC_WARN => line(String::new()).warn(text, hint),
+        _ => line(text),
+    }
+}
+
+pub(super) fn quorum(contact: &Contact) -> Verdict {
+    let line = Verdict::ok("quorum", LOST_DOC, "this member is in contact with its cluster");
+    match contact {
+        Contact::InContact => line,
+        Contact::Lost { text, .. } => {
+            line.fail(text.clone(), "bring back enough voters, or the network between them")
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a text; offsets beyond 2^53 ms are as wrong as any"
+)]
+pub(super) fn clock(status: &MemberStatus) -> Verdict {
+    let line = |text: String| Verdict::ok("clock", CLOCK_DOC, text);
+    let hint = "let this machine follow a time source (NTP, chrony)";
+    if status.members.len() < 2 {
+        return line("there is no other clock to compare with".to_owned());
+    }
+    let Some(ahead_ms) = status.clock_ahead_ms else {
+        let text = "it was not compared with a quorum's yet";
+        return line(String::new()).warn(text, "ask again when a majority of the voters answers");
+    };
+    let text = format!("{:+.3} s from the median of a quorum's", ahead_ms as f64 / 1000.0);
+    match ahead_ms.unsigned_abs() {
+        off if off > CLOCK_FAIL_MS => line(String::new()).fail(text, hint),
+        off if off > CLOCK_WARN_MS => line(String::new()).warn(text, hint),
+        _ => line(text),
+    }
+}
+
+pub(super) fn names(bad: &[(String, String)]) -> Verdict {
+    let line = Verdict::ok("names", CONFIG_DOC, "the addresses of all members and peers resolve");
+    if bad.is_empty() {
+        return line;
+    }
+    let list = bad.iter().map(|(address, reason)| format!("{address} ({reason})"));
+    let text = format!("not resolved: {}", list.collect::<Vec<_>>().join(", "));
+    line.fail(text, "correct cluster.peers or the name service")
+}
+
+pub(super) fn peers(status: &MemberStatus) -> Verdict {
+    let others = others(status);
+    let line = |text: String| Verdict::ok("peers", LOST_DOC, text);
+    let silent = others.iter().filter(|member| !member.reachable);
+    let silent: Vec<_> =
+        silent.map(|member| format!("{} at {}", member.id, member.address)).collect();
+    if silent.is_empty() {
+        return line(format!("all {} other members answer", others.len()));
+    }
+    line(String::new()).fail(
+        format!("no answer from {}", silent.join(", ")),
+        "start it, mend the network, or remove it with \"spire-server cluster remove\"",
+    )
+}
+
+pub(super) fn versions(status: &MemberStatus, levels: &LevelStatus) -> Verdict {
+    let line = |text: String| Verdict::ok("versions", LEVEL_DOC, text);
+    let found: BTreeSet<&str> =
+        status.members.iter().filter_map(|member| member.version.as_deref()).collect();
+    let list = found.iter().copied().collect::<Vec<_>>().join(", ");
+    let level = levels.level;
+    if found.len() > 1 {
+        let text = format!("feature level {level}; members run {list}");
+        return line(String::new())
+            .warn(text, "finish the upgrade: start the same version everywhere");
+    }
+    match levels.ready {
+        Some(ready) => line(String::new()).warn(
+            format!("feature level {level}, all members ({list}) support {ready}"),
+            "run \"spire-server cluster upgrade finalize\" when the old version is not needed any more",
+        ),
+        None => line(format!("feature level {level}, all members run {list}")),
+    }
+}
+
+pub(super) fn cluster_keys(status: &MemberStatus, now: Duration) -> Verdict {
+    let line = |text: String| Verdict::ok("cluster_keys", KEY_DOC, text);
+    let ids = |seen: &Observed| seen.said.key_ids.iter().cloned().collect::<BTreeSet<_>>();
+    let Some(own) = own(status).map(ids) else { return line("not known yet".to_owned()) };
+    let list = |ids: &BTreeSet<String>| ids.iter().cloned().collect::<Vec<_>>().join(", ");
+    let heard = heard(status, now);
+    let differs = heard.iter().find(|(_, seen)| ids(seen) != own);
+    match differs {
+        None => line(format!("this member and {} others hold {}", heard.len(), list(&own))),
+        Some((member, seen)) => line(String::new()).fail(
+            format!(
+                "this member holds {}, member {} holds {}",
+                list(&own),
+                member.id,
+                list(&ids(seen))
+            ),
+            "give every member the same cluster key file, then restart the one that differs",
+        ),
+    }
+}
+
+pub(super) fn authorities(tested: &[Tested]) -> Verdict {
+    let line = |text: String| Verdict::ok("authorities", KEY_DOC, text);
+    let bad = tested.iter().filter_map(|one| Some((one, one.error.as_ref()?)));
+    let bad: Vec<_> = bad.map(|(one, error)| format!("{}: {error}", one.authority)).collect();
+    if tested.is_empty() {
+        let hint = "wait until the leader has made them; its log says what keeps it";
+        return line(String::new()).fail("there is no authority that could sign", hint);
+    }
+    if bad.is_empty() {
+        return line(format!("{} authorities passed a test signature", tested.len()));
+    }
+    line(String::new())
+        .fail(bad.join("; "), "give this member the cluster key that the others hold")
+}
+
+pub(super) fn settings(status: &MemberStatus, now: Duration) -> Verdict {
+    let line = |text: String| Verdict::ok("settings", CONFIG_DOC, text);
+    let hash = |seen: &Observed| seen.said.settings_hash.clone();
+    let Some(own) = own(status).map(hash) else { return line("not known yet".to_owned()) };
+    let heard = heard(status, now);
+    let differ = heard.iter().filter(|(_, seen)| hash(seen) != own);
+    let differ: Vec<_> =
+        differ.map(|(member, seen)| format!("{} ({})", member.id, hash(seen))).collect();
+    if differ.is_empty() {
+        return line(format!("this member and {} others have {own}", heard.len()));
+    }
+    line(String::new()).warn(
+        format!("this member has {own}, others differ: {}", differ.join(", ")),
+        "make server.conf the same but for addresses and folders, then restart the ones that differ",
+    )
+}
+
+pub(super) fn certificates(journal: &Journal, now: Timestamp) -> Verdict {
+    let line = |text: String| Verdict::ok("certificates", "docs/reference/cluster.md#9-time", text);
+    let active = |kind: AuthorityKind| {
+        move |one: &&Authority| one.kind == kind && one.status == AuthorityStatus::Active
+    };
+    let mut texts = Vec::new();
+    let mut late = false;
+    for (kind, name) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
+        let Some(authority) = journal.authorities.iter().find(active(kind)) else { continue };
+        let left = authority.not_after.since(now);
+        if left.is_zero() {
+            let hint = "see the leader's log for what keeps rotation; clocks and quorum come first";
+            return line(String::new())
+                .fail(format!("the active {name} authority has ended"), hint);
+        }
+        let lifetime = authority.not_after.since(authority.issued_at);
+        late |= left < lifetime / 12;
+        texts.push(format!("the active {name} authority ends in {} min", left.as_secs() / 60));
+    }
+    let text = texts.join(", ");
+    if late {
+        return line(String::new())
+            .warn(text, "rotation is late: see the leader's log for what keeps it");
+    }
+    line(text)
+}
+
+pub(super) fn state(status: &MemberStatus) -> Verdict {
+    let line =
+        Verdict::ok("state", LOST_DOC, "members that applied the same are in the same state");
+    match &status.mismatch {
+        None => line,
+        Some(mismatch) => line.fail(
+            mismatch.to_string(),
+            "move DATA_DIR/raft of the member in the minority away and start it again",
+        ),
+    }
+}
+
+/// `None`: there is no schedule; `Some(None)`: there is no snapshot yet.
+pub(super) fn snapshots(age: Option<Option<Duration>>) -> Verdict {
+    let line = |text: String| {
+        Verdict::ok("snapshots", "docs/reference/cluster.md#11-snapshots-restore-recover", text)
+    };
+    match age {
+        None => line("no schedule is configured".to_owned()),
+        Some(Some(age)) if age <= SNAPSHOT_WARN => {
+            line(format!("the newest is {} min old", age.as_secs() / 60))
+        }
+        Some(Some(age)) => line(String::new()).warn(
+            format!("the newest is {} h old", age.as_secs() / 3600),
+            "see the leader's log for what keeps the schedule",
+        ),
+        Some(None) => line(String::new())
+            .warn("there is none yet", "wait for the schedule, or save one by hand"),
+    }
+}
+
+fn others(status: &MemberStatus) -> Vec<&MemberView> {
+    status.members.iter().filter(|member| member.id != status.member_id).collect()
+}
+
+fn own(status: &MemberStatus) -> Option<&Observed> {
+    let own = status.members.iter().find(|member| member.id == status.member_id)?;
+    own.observed.as_ref()
+}
+
+/// Others and what they said lately.
+fn heard(status: &MemberStatus, now: Duration) -> Vec<(&MemberView, &Observed)> {
+    let fresh = |seen: &&Observed| now.saturating_sub(seen.heard_at) <= FRESH;
+    let all = others(status).into_iter();
+    all.filter_map(|member| Some((member, member.observed.as_ref().filter(fresh)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_raft_store::{MemberId, MemberState, Observation, Role};
+
+    use super::*;
+    use crate::check::Outcome::{self, Fail, Ok, Warn};
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn member(id: u64) -> MemberView {
+        let said = Observation {
+            settings_hash: "aa".to_owned(),
+            key_ids: vec!["k1".to_owned()],
+            ..Observation::default()
+        };
+        MemberView {
+            id: MemberId(id),
+            name: String::new(),
+            address: format!("m{id}:1"),
+            role: Role::Voter,
+            reachable: true,
+            version: Some("1".to_owned()),
+            lag: None,
+            observed: Some(Observed { said, heard_at: NOW, ..Observed::default() }),
+        }
+    }
+
+    fn status(edit: impl FnOnce(&mut MemberView)) -> MemberStatus {
+        let mut other = member(2);
+        edit(&mut other);
+        MemberStatus {
+            member_id: MemberId(1),
+            cluster_id: None,
+            state: MemberState::Member,
+            leader: None,
+            term: 1,
+            applied_index: 0,
+            commit_index: 0,
+            last_log_index: 0,
+            quorum_contact_age: None,
+            clock_ahead_ms: Some(0),
+            clock_doubt: None,
+            mismatch: None,
+            members: vec![member(1), other],
+        }
+    }
+
+    fn said(edit: impl FnOnce(&mut Observation)) -> MemberStatus {
+        status(|other| edit(&mut other.observed.as_mut().unwrap().said))
+    }
+
+    fn levels(ready: Option<u32>) -> LevelStatus {
+        LevelStatus { level: 1, members: Vec::new(), ready, raised_in: None }
+    }
+
+    fn expect(case: &str, verdict: &Verdict, outcome: Outcome) {
+        assert_eq!(verdict.outcome, outcome, "{case}: {verdict:?}");
+        assert_eq!(verdict.hint.is_empty(), outcome == Ok, "{case}: {verdict:?}");
+        assert!(!verdict.text.is_empty() && !verdict.doc.is_empty(), "{case}: {verdict:?}");
+    }
+
+    #[test]
+    fn disks_are_judged_by_room_and_by_the_slowest_sync() {
+        let ms = Duration::from_millis;
+        for (free, outcome) in [
+            (Result::Ok(FREE_WARN), Ok),
+            (Result::Ok(FREE_WARN - 1), Warn),
+            (Result::Ok(FREE_FAIL - 1), Fail),
+            (Err(io::Error::other("gone")), Fail),
+        ] {
+            let text = format!("{free:?}");
+            expect(&text, &data_folder(&Folder { path: "/d".into(), free }), outcome);
+        }
+        for (probed, log, outcome) in [
+            (1, 2, Ok),
+            (50, 50, Ok),
+            (51, 1, Warn),
+            (1, 51, Warn),
+            (2_001, 1, Fail),
+            (1, 2_001, Fail),
+        ] {
+            let log = DiskHealth { slowest_sync: ms(log), ..DiskHealth::default() };
+            expect("sync", &disk_sync(&Result::Ok(ms(probed)), log), outcome);
+        }
+        expect("sync", &disk_sync(&Err(io::Error::other("gone")), DiskHealth::default()), Fail);
+    }
+
+    #[test]
+    fn clocks_are_judged_by_their_distance_from_the_median() {
+        for (ahead_ms, outcome) in [
+            (Some(-1_000), Ok),
+            (Some(1_001), Warn),
+            (Some(-10_000), Warn),
+            (Some(10_001), Fail),
+            (None, Warn),
+        ] {
+            let status = MemberStatus { clock_ahead_ms: ahead_ms, ..status(|_| ()) };
+            expect(&format!("{ahead_ms:?}"), &clock(&status), outcome);
+        }
+        let mut alone = MemberStatus { clock_ahead_ms: None, ..status(|_| ()) };
+        alone.members.truncate(1);
+        expect("alone", &clock(&alone), Ok);
+    }
+
+    #[test]
+    fn members_are_judged_by_whether_they_answer_and_what_they_say() {
+        let table = [
+            ("all well", status(|_| ()), [Ok, Ok, Ok, Ok]),
+            ("silent", status(|other| other.reachable = false), [Fail, Ok, Ok, Ok]),
+            (
+                "another version",
+                status(|other| other.version = Some("2".into())),
+                [Ok, Warn, Ok, Ok],
+            ),
+            ("other keys", said(|said| said.key_ids.clear()), [Ok, Ok, Fail, Ok]),
+            ("other settings", said(|said| said.settings_hash = "bb".into()), [Ok, Ok, Ok, Warn]),
+            ("never heard", status(|other| other.observed = None), [Ok, Ok, Ok, Ok]),
+        ];
+        for (case, status, [reach, version, keys, same]) in table {
+            expect(case, &peers(&status), reach);
+            expect(case, &versions(&status, &levels(None)), version);
+            expect(case, &cluster_keys(&status, NOW), keys);
+            expect(case, &settings(&status, NOW), same);
+        }
+        expect("level", &versions(&status(|_| ()), &levels(Some(2))), Warn);
+        let late = said(|said| said.settings_hash = "bb".into());
+        expect("long ago", &settings(&late, NOW + FRESH * 2), Ok);
+    }
+
+    #[test]
+    fn what_signs_is_judged_by_its_key_and_its_end() {
+        let tested = |error: Option<&str>| Tested {
+            authority: "x509 a".to_owned(),
+            error: error.map(str::to_owned),
+        };
+        expect("none", &authorities(&[]), Fail);
+        expect("good", &authorities(&[tested(None)]), Ok);
+        expect("bad", &authorities(&[tested(None), tested(Some("no"))]), Fail);
+        for (age, outcome) in [
+            (None, Ok),
+            (Some(None), Warn),
+            (Some(Some(SNAPSHOT_WARN)), Ok),
+            (Some(Some(SNAPSHOT_WARN * 2)), Warn),
+        ] {
+            expect("snapshot", &snapshots(age), outcome);
+        }
+        expect("names", &names(&[]), Ok);
+        expect("names", &names(&[("a:1".to_owned(), "no such host".to_owned())]), Fail);
+        expect("quorum", &quorum(&Contact::InContact), Ok);
+        let lost = Contact::Lost { since: NOW, text: "no leader".to_owned() };
+        expect("quorum", &quorum(&lost), Fail);
+    }
+}

@@ -1,0 +1,106 @@
+//! `cluster check`: is this member, and what it can see of its cluster, in good order?
+//!
+//! Measures (`measure`), then judges (`judge`, pure): a verdict a line, with what to do about it and
+//! where to read more. Asks no other member: what those said of themselves is at most seconds old.
+
+mod judge;
+mod keys;
+mod measure;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_raft_store::ClusterKeys;
+
+use crate::service::Context;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// As it should be.
+    Ok,
+    /// Someone should look at it.
+    Warn,
+    /// Something does not work, or is about to stop working.
+    Fail,
+}
+
+/// One line of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// What was looked at, a stable word for scripts.
+    pub name: &'static str,
+    /// How bad it is.
+    pub outcome: Outcome,
+    /// What was found.
+    pub text: String,
+    /// What to do about it; empty if it is as it should be.
+    pub hint: &'static str,
+    /// Where to read more.
+    pub doc: &'static str,
+}
+
+impl Verdict {
+    fn ok(name: &'static str, doc: &'static str, text: impl Into<String>) -> Self {
+        Self { name, outcome: Outcome::Ok, text: text.into(), hint: "", doc }
+    }
+
+    fn warn(self, text: impl Into<String>, hint: &'static str) -> Self {
+        Self { outcome: Outcome::Warn, text: text.into(), hint, ..self }
+    }
+
+    fn fail(self, text: impl Into<String>, hint: &'static str) -> Self {
+        Self { outcome: Outcome::Fail, text: text.into(), hint, ..self }
+    }
+}
+
+/// What the checks need beside the context of all services.
+#[derive(Clone, Debug)]
+pub struct CheckParts {
+    /// `data_dir`.
+    pub data_dir: PathBuf,
+    /// `cluster.peers`.
+    pub peers: Vec<String>,
+    /// The cluster keys.
+    pub keys: Arc<ClusterKeys>,
+    /// Tells how old the newest scheduled snapshot is; `None`: there is no schedule.
+    pub snapshots: Option<fn() -> Option<Duration>>,
+}
+
+/// Looks at everything.
+pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
+    let store = &context.gate.store;
+    let now = context.gate.clock.boot_time();
+    let status = store.status();
+    let views = context.views();
+    let addresses = status.members.iter().map(|member| member.address.clone());
+    let addresses = addresses.chain(parts.peers.iter().cloned()).collect();
+    let (folder, disk, names) = tokio::join!(
+        measure::folder(parts.data_dir.clone()),
+        measure::sync(parts.data_dir.clone()),
+        measure::names(addresses),
+    );
+    let own = status.members.iter().find(|member| member.id == status.member_id);
+    let log = own.and_then(|own| Some(own.observed.as_ref()?.said.disk)).unwrap_or_default();
+    let journal = views.journal();
+    let tested = match views.cluster() {
+        Some(cluster) => keys::test_signatures(&parts.keys, cluster.cluster_id, &journal),
+        None => Vec::new(),
+    };
+    vec![
+        judge::data_folder(&folder),
+        judge::disk_sync(&disk, log),
+        judge::quorum(&store.contact()),
+        judge::clock(&status),
+        judge::names(&names),
+        judge::peers(&status),
+        judge::versions(&status, &store.level_status()),
+        judge::cluster_keys(&status, now),
+        judge::authorities(&tested),
+        judge::settings(&status, now),
+        judge::certificates(&journal, context.gate.clock.now()),
+        judge::state(&status),
+        judge::snapshots(parts.snapshots.map(|age| age())),
+    ]
+}
