@@ -17,7 +17,7 @@
 //! | 13 | outcomes | request id | OutcomeRow |
 //! | 14 | outcomes by age | log index | OutcomeAge |
 //! | 15 | applied | empty | AppliedRow; not in snapshots, whose header says it |
-//! | 16 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
+//! | 17 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
 
@@ -80,7 +80,7 @@ impl Table {
             Self::Outcomes => 13,
             Self::OutcomesByAge => 14,
             Self::Applied => 15,
-            Self::StateHash => 16,
+            Self::StateHash => 17,
         }
     }
 
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).chain([16]).collect();
+        let expected: Vec<u32> = (1..=14).chain([17]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }
