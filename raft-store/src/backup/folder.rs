@@ -58,21 +58,23 @@ impl Site {
 
     /// Puts the new registry, which is closed by now, in its place. Returns where the old one is.
     pub(super) fn take_place(mut self, now: Timestamp) -> Result<Option<PathBuf>, RebuildError> {
-        let failed = |source| RebuildError::Folder { folder: self.place.clone(), source };
+        let place = self.place.clone();
+        let failed = |source| RebuildError::Folder { folder: place.clone(), source };
         rocks::sync_folder(&self.site).map_err(failed)?;
         let parent = self.place.parent().unwrap_or(Path::new(".")).to_owned();
         let replaced = if self.place.exists() {
-            exchange(&self.site, &self.place).map_err(failed)?;
-            self.done = true;
-            rocks::sync_folder(&parent).map_err(failed)?;
+            // Named first, then exchanged: whatever has this name is never removed, and from the
+            // exchange on it is the old registry.
             let aside = sibling(&self.place, &format!("replaced-{}", now.unix_s()));
             fs::rename(&self.site, &aside).map_err(failed)?;
+            self.site.clone_from(&aside);
+            exchange(&self.site, &self.place).map_err(failed)?;
             Some(aside)
         } else {
             fs::rename(&self.site, &self.place).map_err(failed)?;
-            self.done = true;
             None
         };
+        self.done = true;
         rocks::sync_folder(&parent).map_err(failed)?;
         Ok(replaced)
     }
@@ -81,7 +83,7 @@ impl Site {
 impl Drop for Site {
     fn drop(&mut self) {
         // Once exchanged, the site holds the old registry. What cannot be removed now is removed by
-        // the next attempt.
+        // the next attempt, or lies aside.
         if !self.done {
             fs::remove_dir_all(&self.site).ok();
         }
