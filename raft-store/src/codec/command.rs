@@ -231,18 +231,6 @@ fn known_level(level: u32) -> Result<u32, CodecError> {
     Ok(level)
 }
 
-fn prune_authorities_to_pb(
-    expected_journal: u64,
-    ids: &[(AuthorityKind, AuthorityId)],
-) -> pb::store::PruneAuthorities {
-    let named = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
-        kind: kind_to_pb(*kind),
-        id: id.as_str().to_owned(),
-    };
-    let authorities = ids.iter().map(named).collect();
-    pb::store::PruneAuthorities { expected_journal, authorities }
-}
-
 fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
     pb::store::AdmitAgent {
         token: admit.token.clone(),
