@@ -130,3 +130,13 @@ async fn servers_of_an_unknown_authority_end_the_agent_and_keep_its_certificate(
     assert!(scene.log().contains("x509: certificate signed by unknown authority"));
     assert!(has_svid(&scene));
 }
+
+#[tokio::test]
+async fn the_signal_that_configures_spires_plugins_anew_ends_nothing() {
+    let (scene, _listening, settings) = scene().await;
+    let agent = scene.serving(&settings).await;
+    agent.signal(nix::sys::signal::Signal::SIGUSR1);
+    eventually("a line in the log", || scene.log().contains("SIGUSR1 has no effect")).await;
+    assert!(agent.x509().await.is_ok());
+    assert!(agent.stop().await.success());
+}
