@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) agent: &'static str,
     /// Keys that don't survive a restart.
     pub(crate) memory_keys: bool,
+    /// The trust bundle is written under another name.
+    pub(crate) bundle_comes_later: bool,
     /// Polls; otherwise only pushes and workloads cause syncs.
     pub(crate) polls: bool,
 }
@@ -60,7 +62,8 @@ impl Scene {
         let bundle = self.server.authority.bundle();
         let roots = bundle.x509_authorities.into_iter().map(|root| root.certificate_der);
         let roots: Vec<Vec<u8>> = roots.collect();
-        fs::write(self.path("bundle.pem"), pem::encode_certificates(&roots)).expect("write");
+        let name = if settings.bundle_comes_later { "later.pem" } else { "bundle.pem" };
+        fs::write(self.path(name), pem::encode_certificates(&roots)).expect("write");
         let servers: Vec<String> = settings.servers.iter().map(|s| format!("{s:?}")).collect();
         let servers: Vec<String> = servers.iter().map(|s| format!("\"{s}\"")).collect();
         let folder = self.folder.path().display();
@@ -156,6 +159,10 @@ impl Agent<'_> {
             assert!(Instant::now() < deadline, "the agent did not end\n{}", self.scene.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
     }
 
     pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
