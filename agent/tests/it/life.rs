@@ -84,6 +84,7 @@ async fn an_evicted_agent_that_may_attests_again_and_serves_on() {
 async fn a_plain_refusal_is_an_ordinary_failure() {
     let (scene, _listening, settings) = scene().await;
     let agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
     scene.server.state().refuse = Some(Reason::Unknown);
     eventually("a failed sync", || scene.log().contains("Synchronize failed")).await;
     assert!(has_svid(&scene));
