@@ -103,11 +103,16 @@ fn serve(config: Config) -> Result<(), String> {
 async fn signals(shutdown: CancellationToken, sink: LogSink) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut reload = signal(SignalKind::user_defined1())?;
     let mut reopen = signal(SignalKind::user_defined2())?;
     loop {
         tokio::select! {
             _ = interrupt.recv() => shutdown.cancel(),
             _ = terminate.recv() => shutdown.cancel(),
+            // SPIRE's operators send it to have plugins configured anew and metrics dumped.
+            _ = reload.recv() => {
+                info!("SIGUSR1 has no effect: plugins have no configuration files to read again, and there are no metrics to dump");
+            }
             _ = reopen.recv() => match sink.reopen() {
                 Ok(()) => info!("Log file reopened"),
                 Err(failure) => error!(error = %failure, "Failed to reopen log file"),

@@ -2,7 +2,8 @@
 //!
 //! Owns the reactions of `spire-semantics` 8.5: a refused certificate leads to attestation again or,
 //! where the method doesn't allow it, to an end without the certificate; a ban always to the latter;
-//! servers of an unknown authority to an end that keeps everything.
+//! servers of an unknown authority to nothing but a word to the operator: what is cached is good
+//! until it expires, and the servers may come back.
 
 use std::sync::Arc;
 
@@ -22,9 +23,6 @@ pub enum Ending {
     /// Its certificate is refused and it can't attest again.
     #[error("agent needs to re-attest: {0}")]
     Refused(String),
-    /// No server shows a certificate of a known authority.
-    #[error("{0}")]
-    Distrusted(String),
 }
 
 /// The agent's own certificate and the powers over it.
@@ -93,7 +91,17 @@ impl Life {
         let text = failure.to_string();
         match verdict {
             Verdict::Retry => Ok(()),
-            Verdict::Distrusted => Err(Ending::Distrusted(text)),
+            Verdict::Distrusted => {
+                error!(
+                    error = text,
+                    "No server has a certificate that this agent's bundle verifies; workloads are served \
+                     from the cache, and it is tried again. If the servers' authorities were replaced \
+                     meanwhile: put the current bundle in the place of the configured trust bundle, \
+                     remove agent-data.json from data_dir and start the agent anew, with a new join \
+                     token if it attests with one",
+                );
+                Ok(())
+            }
             Verdict::Banned => {
                 info!("Agent is banned: removing SVID and shutting down");
                 self.forget().await;

@@ -47,6 +47,17 @@ pub const SIGN_BACKOFF_MAX: Duration = Duration::from_secs(4 * 60);
 /// How often cached SVIDs are checked against the rotation condition.
 pub const SIGN_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Least time between two successful renewals of one entry's SVID: SPIRE's agent renews at its syncs.
+/// Certificates are dated back, so that one with little to live is past half of its life when it
+/// arrives; and one below an authority that ends soon always is.
+pub const SIGN_SPACING: Duration = Duration::from_secs(5);
+
+/// An SVID that ends before [`SIGN_SPACING`] has passed is replaced so long before its end.
+pub const SIGN_MARGIN: Duration = Duration::from_secs(1);
+
+/// But never more often than this.
+pub const SIGN_SPACING_MIN: Duration = Duration::from_secs(1);
+
 /// Most certificate requests in one call: the server's rate limiter refuses more.
 pub const SIGN_BATCH_MAX: usize = 500;
 

@@ -1,7 +1,8 @@
 //! Gets workload SVIDs signed: the missing at once, the due in time.
 //!
 //! Owns the loop between the store's plan and the servers, the size of batches and the pauses after
-//! failures. A waiting workload cuts a pause short, within a bound.
+//! failures. How soon one SVID may follow another is the store's: a server whose certificates are due
+//! when they arrive must not keep this loop busy. A waiting workload cuts a pause short, within a bound.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl SigningTask {
                 backoff.pause(self.random.unit_f64())
             } else {
                 backoff.reset();
-                SIGN_CHECK_INTERVAL
+                let ending = self.store.next_renewal(self.clock.now());
+                ending.unwrap_or(SIGN_CHECK_INTERVAL).min(SIGN_CHECK_INTERVAL)
             };
         }
     }
@@ -86,7 +88,7 @@ impl SigningTask {
             if orders.is_empty() {
                 return Ok(0);
             }
-            let signed = sign_x509(&self.upstream, orders, self.key_type).await?;
+            let signed = sign_x509(&self.upstream, orders, self.key_type, &*self.clock).await?;
             batch.double();
             self.store.put_svids(signed.svids);
             if signed.failures > 0 {

@@ -2,7 +2,8 @@
 //!
 //! Owns the order of `spire-semantics` 8.1: what the data folder still has is used; else trust comes
 //! from the configured source, then the agent attests and fetches the bundle over the same
-//! connection. Failures are tried again for a minute; a refusal ends the start at once.
+//! connection. Failures, a bundle file or a token that isn't there among them, are tried again for a
+//! minute; a refusal ends the start at once.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use steeple_spiffe_core::tls::{
 use steeple_spiffe_core::{Clock, Random, SpiffeId, TrustDomain};
 use tokio::time::Instant;
 use tonic::Code;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::attest::node::{JoinToken, NodeAttestor};
 use crate::backoff::Backoff;
@@ -80,26 +81,10 @@ pub async fn start(config: &Config, seams: &Seams) -> Result<Started, StartError
         KeyManagerKind::Disk(directory) => KeyStore::disk(directory)?,
     };
     let mut files = Files::new(AgentFile::open(&config.data_dir)?, keys);
-    let kept = files.data.load()?.bundle;
-    let mut trusted = match kept.is_empty() {
-        false => Some(of_roots(&config.trust_domain, kept)),
-        true => first_bundle(&config.bootstrap, &config.trust_domain).await?,
-    };
-    let usable = files.usable(seams.clock.now())?;
-    let (identity, can_reattest) = match usable.filter(|_| trusted.is_some()) {
-        Some((identity, can_reattest)) => {
-            info!(spiffe_id = %identity.svid().id, subsystem_name = "attestor", "SVID loaded");
-            (identity, can_reattest)
-        }
-        None => {
-            let joined = join(config, seams, &attestor, &mut files, trusted.take()).await?;
-            trusted = Some(joined.bundle);
-            (joined.identity, joined.can_reattest)
-        }
-    };
-    let trusted = trusted.unwrap_or_else(|| Bundle::empty(config.trust_domain.clone()));
-    let own = Arc::new(OwnSvid::new(identity, can_reattest, files));
-    let bundle = Arc::new(OwnBundle::new(trusted));
+    let attempt = async || attempt(config, seams, &attestor, &mut files).await;
+    let joined = retry(&*seams.random, attempt).await?;
+    let own = Arc::new(OwnSvid::new(joined.identity, joined.can_reattest, files));
+    let bundle = Arc::new(OwnBundle::new(joined.bundle));
     let tls = client_config(
         Some(own.identity()),
         Arc::clone(&bundle) as Arc<_>,
@@ -114,6 +99,28 @@ struct Joined {
     identity: Arc<Identity>,
     can_reattest: bool,
     bundle: Bundle,
+}
+
+/// Takes what the data folder has, or attests. The source of the first trust is read each time.
+async fn attempt(
+    config: &Config,
+    seams: &Seams,
+    attestor: &NodeAttestor,
+    files: &mut Files,
+) -> Result<Joined, StartError> {
+    let kept = files.data.load()?.bundle;
+    let trusted = match kept.is_empty() {
+        false => Some(of_roots(&config.trust_domain, kept)),
+        true => first_bundle(&config.bootstrap, &config.trust_domain).await?,
+    };
+    let usable = files.usable(seams.clock.now())?;
+    match (usable, trusted) {
+        (Some((identity, can_reattest)), Some(bundle)) => {
+            info!(spiffe_id = %identity.svid().id, subsystem_name = "attestor", "SVID loaded");
+            Ok(Joined { identity, can_reattest, bundle })
+        }
+        (_, trusted) => join(config, seams, attestor, files, trusted).await,
+    }
 }
 
 /// Attests over a connection on which only the server is authenticated, if at all.
@@ -142,9 +149,7 @@ async fn join(
     };
     let upstream = Upstream::new(config.servers.clone(), tls, Arc::clone(&seams.random));
     let (identity, can_reattest) =
-        retry(&*seams.random, async || attest_once(&upstream, attestor, files).await)
-            .await
-            .map_err(StartError::Attest)?;
+        attest_once(&upstream, attestor, files).await.map_err(StartError::Attest)?;
     let fetch =
         || async { upstream.call(|channel| fetch_bundle(channel, &config.trust_domain)).await };
     let bundle = match (retry_calls(&*seams.random, fetch).await, trusted) {
@@ -183,11 +188,23 @@ async fn attest_once(
     Ok((identity, admitted.can_reattest))
 }
 
-/// Tries again for a while. A refusal, or evidence that isn't there, won't get better.
+/// Whether another attempt is of no use. As in SPIRE all but a refusal may get better: files are put
+/// in place, evidence is made. A bundle after attestation was tried for as long already.
+fn is_final(failure: &StartError) -> bool {
+    match failure {
+        StartError::Attest(failure) => {
+            failure.call_error().is_some_and(|call| call.status.code() == Code::PermissionDenied)
+        }
+        StartError::Bundle(_) => true,
+        StartError::Disk(_) | StartError::Bootstrap(_) | StartError::Tls(_) => false,
+    }
+}
+
+/// Tries again for a while.
 async fn retry<T>(
     random: &dyn Random,
-    mut attempt: impl AsyncFnMut() -> Result<T, OwnSvidError>,
-) -> Result<T, OwnSvidError> {
+    mut attempt: impl AsyncFnMut() -> Result<T, StartError>,
+) -> Result<T, StartError> {
     let mut backoff = Backoff::new(START_BACKOFF, START_BACKOFF_MAX);
     let give_up = Instant::now() + START_GIVE_UP;
     loop {
@@ -195,16 +212,12 @@ async fn retry<T>(
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
-        let is_final = match failure.call_error() {
-            Some(call) => call.status.code() == Code::PermissionDenied,
-            None => true,
-        };
         let pause = backoff.pause(random.unit_f64());
-        if is_final || Instant::now() + pause > give_up {
+        if is_final(&failure) || Instant::now() + pause > give_up {
             return Err(failure);
         }
         let text = crate::upstream::chain(&failure);
-        error!(error = text, retry_interval = ?pause, "Failed to retrieve attestation result");
+        warn!(error = text, retry_interval = ?pause, "Failed to retrieve attestation result");
         tokio::time::sleep(pause).await;
     }
 }

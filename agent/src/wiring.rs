@@ -11,7 +11,7 @@ use steeple_api::pb;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::attest::workload::WorkloadAttestors;
 use crate::backoff::Backoff;
@@ -206,7 +206,7 @@ async fn first_sync(syncer: &Syncer, life: &Life, seams: &Seams) -> Result<(), R
             return Err(RunError::FirstSync(failure));
         }
         let error = chain(&failure);
-        error!(error, retry_interval = ?pause, "Failed to initialize manager");
+        warn!(error, retry_interval = ?pause, "Failed to initialize manager");
         tokio::time::sleep(pause).await;
     }
 }

@@ -10,9 +10,11 @@ use std::sync::Arc;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use steeple_cli::Mounted;
+use steeple_spiffe_core::random::SystemRandom;
 use steeple_spiffe_core::time::SystemClock;
 
-use crate::config::{self, Config, FlagError, Notice, RunFlags};
+use crate::cluster_key;
+use crate::config::{self, Config, FlagError, KeySource, Notice, RunFlags};
 use crate::logging::Logging;
 use crate::wiring;
 
@@ -90,7 +92,8 @@ fn validate(words: Vec<String>) -> i32 {
             return fail(&format!("SPIRE server configuration file is invalid: {text}"));
         }
     };
-    let notes = plugin_notes(&config);
+    let mut notes = plugin_notes(&config);
+    notes.extend(key_note(&config));
     if notes.is_empty() {
         return say(io::stdout(), "SPIRE server configuration file is valid.", DONE);
     }
@@ -109,6 +112,16 @@ fn plugin_notes(config: &Config) -> Vec<(String, String)> {
             vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))]
         }
     }
+}
+
+/// What is wrong with the file of the cluster key. Other sources may be there for the server alone.
+fn key_note(config: &Config) -> Option<(String, String)> {
+    let source = &config.cluster.key;
+    if !matches!(source, KeySource::File(_)) {
+        return None;
+    }
+    let error = cluster_key::load(source, &config.server.data_dir, &SystemRandom).err()?;
+    Some(("cluster.key_file".to_owned(), text_of(&error)))
 }
 
 /// The private keys of this process are for no core file, its files for no stranger.
@@ -155,8 +168,12 @@ fn text_of(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let cause_text = cause.to_string();
+        // Some texts have that of their cause in them.
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
         source = cause.source();
     }
     text

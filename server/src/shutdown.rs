@@ -29,6 +29,7 @@ pub struct Stages {
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    reload: Signal,
     reopen: Signal,
     hangup: Signal,
 }
@@ -38,6 +39,8 @@ pub struct Signals {
 pub enum Asked {
     /// SIGTERM or SIGINT.
     Stop,
+    /// SIGUSR1: configure plugins anew and dump metrics, for which nothing is to be done here.
+    ReloadPlugins,
     /// SIGUSR2.
     ReopenLog,
     /// SIGHUP: read the cluster key again.
@@ -54,6 +57,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::user_defined1())?,
             reopen: signal(SignalKind::user_defined2())?,
             hangup: signal(SignalKind::hangup())?,
         })
@@ -64,6 +68,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Asked::Stop,
             _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.reload.recv() => Asked::ReloadPlugins,
             _ = self.reopen.recv() => Asked::ReopenLog,
             _ = self.hangup.recv() => Asked::ReloadKey,
         }

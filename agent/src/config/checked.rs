@@ -3,7 +3,7 @@
 //! Owns the defaults, the rules between keys and SPIRE's texts for them (`spire-config` 3).
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use steeple_spiffe_core::{KeyType, TrustDomain};
@@ -194,16 +194,16 @@ fn check(file: File) -> Result<Config, ConfigError> {
     let bootstrap = bootstrap(&file)?;
     file.plugins.check_counts()?;
     let missing = |kind| invalid(format!("no {kind} configured"));
+    check_admin_socket(&file)?;
     let key_manager = file.plugins.key_managers.first().cloned();
     let node_attestor = file.plugins.node_attestors.first().cloned();
     let unix = file.plugins.workload_attestors.first().cloned();
-    let socket = file.socket_path.as_deref().unwrap_or("/tmp/spire-agent/public/api.sock");
     Ok(Config {
         trust_domain,
         servers,
         bootstrap,
         data_dir: file.data_dir.as_deref().unwrap_or(".").into(),
-        socket_path: (!file.disable_workload_api).then(|| socket.into()),
+        socket_path: (!file.disable_workload_api).then(|| socket_path(&file).into()),
         join_token: join_token(&file)?,
         key_manager: key_manager.ok_or_else(|| missing("KeyManager"))?,
         node_attestor: node_attestor.ok_or_else(|| missing("NodeAttestor"))?,
@@ -229,6 +229,42 @@ fn check(file: File) -> Result<Config, ConfigError> {
         )?,
         notices: file.notices,
     })
+}
+
+/// The admin API is not served, but a file that SPIRE refuses must not be called valid.
+fn check_admin_socket(file: &File) -> Result<(), ConfigError> {
+    let Some(admin) = file.admin_socket_path.as_deref().filter(|path| !path.is_empty()) else {
+        return Ok(());
+    };
+    let admin = lexically_absolute(Path::new(admin));
+    let public = lexically_absolute(Path::new(socket_path(file)));
+    // SPIRE compares texts: the folder itself passes, and so does everything below the root.
+    let folder = public.parent().filter(|folder| folder.parent().is_some());
+    let is_inside = folder.is_some_and(|folder| admin != folder && admin.starts_with(folder));
+    if is_inside && !file.disable_workload_api {
+        return Err(invalid(
+            "admin socket cannot be in the same directory or a subdirectory as that containing the \
+             Workload API socket",
+        ));
+    }
+    Ok(())
+}
+
+/// The path from the root on, without `.` and `..`; links are not looked at.
+fn lexically_absolute(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).components() {
+        if part == Component::ParentDir {
+            clean.pop();
+        } else {
+            clean.push(part);
+        }
+    }
+    clean
+}
+
+fn socket_path(file: &File) -> &str {
+    file.socket_path.as_deref().unwrap_or("/tmp/spire-agent/public/api.sock")
 }
 
 fn servers(file: &File) -> Result<Vec<ServerAddress>, ConfigError> {

@@ -253,3 +253,26 @@ fn variables_are_expanded_only_when_asked() {
     assert_eq!(config.trust_domain.as_str(), "expanded.org");
     assert!(load(&flags(&["-config", path]), &lookup).is_err());
 }
+
+#[test]
+fn the_admin_socket_lies_outside_of_the_folder_of_the_workload_socket() {
+    let refusal = "admin socket cannot be in the same directory or a subdirectory as that containing the Workload API socket";
+    for (socket, admin, is_good) in [
+        ("/run/a/api.sock", "/run/a/admin.sock", false),
+        ("/run/a/api.sock", "/run/a/b/admin.sock", false),
+        ("/run/a/api.sock", "/run/b/../a/admin.sock", false),
+        ("a/api.sock", "./a/admin.sock", false),
+        ("/run/a/api.sock", "/run/ab/admin.sock", true),
+        ("/run/a/api.sock", "/run/admin.sock", true),
+        ("/run/a/api.sock", "/run/a", true),
+        ("/run/a/api.sock", "", true),
+        ("/api.sock", "/admin.sock", true),
+    ] {
+        let lines = format!("socket_path = {socket:?}\nadmin_socket_path = {admin:?}");
+        let result = parse(&with(&lines), &[]).map(drop);
+        let want = if is_good { Ok(()) } else { Err(refusal.to_owned()) };
+        assert_eq!(result, want, "{socket} {admin}");
+    }
+    let line = "disable_workload_api = true\nadmin_socket_path = \"/tmp/spire-agent/public/x\"";
+    assert!(parse(&with(line), &[]).is_ok());
+}

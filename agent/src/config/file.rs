@@ -52,6 +52,7 @@ pub(super) struct File {
     pub(super) server_port: Option<i64>,
     pub(super) server_addresses: Vec<String>,
     pub(super) socket_path: Option<String>,
+    pub(super) admin_socket_path: Option<String>,
     pub(super) disable_workload_api: bool,
     pub(super) join_token: Option<String>,
     pub(super) join_token_file: Option<String>,
@@ -159,6 +160,7 @@ fn read_without_effect(block: &Block<'_>, file: &mut File) -> Result<(), FileErr
         let hint = "use trust_bundle_path or trust_bundle_url";
         return Err(unsupported(block, "trust_bundle_spiffe_workload_api", hint));
     }
+    file.admin_socket_path = block.string("admin_socket_path")?;
     for (key, what) in [
         ("admin_socket_path", "the admin API is not served by this agent yet"),
         ("authorized_delegates", "the delegated identity API is not served by this agent yet"),

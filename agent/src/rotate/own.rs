@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::condition::Condition;
+use super::verdict::{Verdict, verdict};
 use crate::attest::node::NodeAttestor;
 use crate::backoff::Backoff;
 use crate::disk::{AgentFile, DiskError, KeySlot, KeyStore};
@@ -255,10 +256,13 @@ impl Rotator {
                         pause = backoff.pause(self.random.unit_f64());
                         continue;
                     };
-                    if super::verdict(&call, self.upstream.generation()) != super::Verdict::Retry {
-                        return Err(call);
+                    match verdict(&call, self.upstream.generation()) {
+                        Verdict::Reattest | Verdict::Banned => return Err(call),
+                        // Unknown authorities are told of at each sync.
+                        Verdict::Retry | Verdict::Distrusted => {
+                            pause = backoff.pause(self.random.unit_f64());
+                        }
                     }
-                    pause = backoff.pause(self.random.unit_f64());
                 }
             }
         }

@@ -19,7 +19,8 @@ pub enum Verdict {
     Reattest,
     /// An operator banned this agent: forget the certificate and end.
     Banned,
-    /// Every server shows a certificate of an authority we don't know: end, keeping everything.
+    /// Every server shows a certificate of an authority we don't know: go on with what is cached, and
+    /// tell the operator.
     Distrusted,
 }
 
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_authorities_everywhere_end_the_agent() {
+    fn unknown_authorities_everywhere_are_told_from_other_failures() {
         let status = Status::unavailable("x509: certificate signed by unknown authority");
         let error = CallError { status, is_unknown_authority: true, generation: 7 };
         assert_eq!(verdict(&error, 7), Verdict::Distrusted);

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::{EntryId, Random, SelectorSet, Timestamp, TrustDomain};
@@ -18,6 +19,7 @@ use super::jwt::JwtCache;
 use super::plan::{Candidate, SvidState, plan};
 use super::subscribe::{ServedIdentity, Subscribers, WorkloadView};
 use super::svids::WorkloadSvid;
+use crate::limits::SIGN_CHECK_INTERVAL;
 use crate::rotate::Condition;
 
 /// How much is kept.
@@ -160,6 +162,15 @@ impl Store {
         orders.collect()
     }
 
+    /// How long until an SVID that ends soon may be renewed; `None` = there is no such SVID. Those with
+    /// more time are seen to at the regular checks.
+    pub fn next_renewal(&self, now: Timestamp) -> Option<Duration> {
+        let soon = now.plus(SIGN_CHECK_INTERVAL * 2);
+        let state = self.lock();
+        let ending = state.svids.values().filter(|svid| svid.not_after < soon && svid.is_new(now));
+        ending.map(|svid| svid.renewable_from().since(now)).min()
+    }
+
     /// Takes signed SVIDs. One whose entry has meanwhile gone is dropped.
     pub fn put_svids(&self, svids: Vec<(EntryId, WorkloadSvid)>) {
         let mut state = self.lock();
@@ -286,11 +297,17 @@ impl State {
         random: &dyn Random,
     ) -> SvidState {
         let Some(svid) = self.svids.get(&entry.id) else { return SvidState::Missing };
+        if !entry.is_version(svid.entry_revision, svid.entry_created_at_unix_s) {
+            return if svid.is_expired(now) { SvidState::Missing } else { SvidState::Outdated };
+        }
+        // Another would be no better: below the same authority, or as short.
+        if svid.is_new(now) {
+            return SvidState::Fresh;
+        }
         if svid.is_expired(now) {
             return SvidState::Missing;
         }
-        let is_same = entry.is_version(svid.entry_revision, svid.entry_created_at_unix_s);
-        if !is_same || self.tainted_roots.contains(&svid.root_key_id) {
+        if self.tainted_roots.contains(&svid.root_key_id) {
             return SvidState::Outdated;
         }
         let is_due = condition.is_due(svid.not_before, svid.not_after, now, random.unit_f64());

@@ -44,6 +44,7 @@ fn svid(id: &str, revision: i64) -> (EntryId, WorkloadSvid) {
         key_pkcs8: Secret::new(vec![0]),
         not_before: NOW,
         not_after: NOW.plus(Duration::from_secs(3600)),
+        obtained_at: NOW,
         entry_revision: revision,
         entry_created_at_unix_s: 0,
         root_key_id: vec![7],
@@ -187,4 +188,43 @@ fn a_bundle_of_another_domain_or_without_roots_is_not_taken() {
     assert!(!own.replace(Bundle::empty(domain("example.org"))));
     assert!(!own.replace(bundle("example.org", 1)), "no change");
     assert!(own.replace(bundle("example.org", 2)));
+}
+
+#[test]
+fn an_svid_that_is_due_when_it_arrives_is_renewed_at_intervals_and_before_its_end() {
+    let ms = Duration::from_millis;
+    // Milliseconds: life left at arrival, when it is renewed.
+    for (left, renewed) in [
+        (12_000, 5_000),
+        (6_500, 5_000),
+        (5_000, 4_000),
+        (4_200, 3_200),
+        (1_500, 1_000),
+        (0, 1_000),
+    ] {
+        let store = store();
+        store.apply(synced(vec![entry("a", &["t:1"])]));
+        let (id, mut short) = svid("a", 0);
+        short.not_before = NOW.minus(Duration::from_secs(20));
+        short.not_after = NOW.plus(ms(left));
+        store.put_svids(vec![(id, short)]);
+        let next = (left < 10_000).then(|| ms(renewed));
+        assert_eq!(store.next_renewal(NOW), next, "{left} ms left");
+        for early in [0, 1, renewed - 1] {
+            assert!(work(&store, NOW.plus(ms(early))).is_empty(), "{left} ms left, after {early}");
+        }
+        assert_eq!(work(&store, NOW.plus(ms(renewed))), ["a"], "{left} ms left");
+        assert_eq!(store.next_renewal(NOW.plus(ms(renewed))), None);
+        assert_eq!(work(&store, NOW.minus(ms(1))), ["a"], "the clock was set back");
+    }
+}
+
+#[test]
+fn a_new_svid_of_an_old_version_of_its_entry_is_replaced_at_once() {
+    let store = store();
+    let mut changed = entry("a", &["t:1"]);
+    changed.revision = 1;
+    store.apply(synced(vec![changed]));
+    store.put_svids(vec![svid("a", 0)]);
+    assert_eq!(work(&store, NOW), ["a"]);
 }

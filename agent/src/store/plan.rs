@@ -18,7 +18,7 @@ pub enum SvidState {
     Outdated,
     /// The rotation condition holds.
     Due,
-    /// Nothing to do.
+    /// Nothing to do, or too early for it.
     Fresh,
 }
 

@@ -5,6 +5,8 @@
 
 use steeple_spiffe_core::{Secret, SpiffeId, Timestamp};
 
+use crate::limits::{SIGN_MARGIN, SIGN_SPACING, SIGN_SPACING_MIN};
+
 /// An SVID as it is served to workloads.
 #[derive(Clone)]
 pub struct WorkloadSvid {
@@ -18,6 +20,8 @@ pub struct WorkloadSvid {
     pub not_before: Timestamp,
     /// End of the leaf's validity.
     pub not_after: Timestamp,
+    /// When it came from the server.
+    pub obtained_at: Timestamp,
     /// Revision of the entry it was signed for.
     pub entry_revision: i64,
     /// Creation of the entry it was signed for, in Unix seconds.
@@ -40,5 +44,16 @@ impl WorkloadSvid {
     /// Whether its validity has ended.
     pub fn is_expired(&self, now: Timestamp) -> bool {
         now >= self.not_after
+    }
+
+    /// From when on it may be renewed because of its age.
+    pub fn renewable_from(&self) -> Timestamp {
+        let life = self.not_after.since(self.obtained_at).saturating_sub(SIGN_MARGIN);
+        self.obtained_at.plus(life.clamp(SIGN_SPACING_MIN, SIGN_SPACING))
+    }
+
+    /// Whether it is too new to be renewed. A clock that was set back doesn't hold renewals up.
+    pub fn is_new(&self, now: Timestamp) -> bool {
+        self.obtained_at <= now && now < self.renewable_from()
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use steeple_api::pb;
 use steeple_spiffe_core::svid::jwt::JwtSvid;
 use steeple_spiffe_core::svid::x509::{X509Svid, certificate_facts};
-use steeple_spiffe_core::{EntryId, KeyType, LocalSigner, Secret, Signer as _};
+use steeple_spiffe_core::{Clock, EntryId, KeyType, LocalSigner, Secret, Signer as _, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{debug, error};
@@ -70,6 +70,7 @@ pub async fn sign_x509(
     upstream: &Upstream,
     orders: Vec<WorkOrder>,
     key_type: KeyType,
+    clock: &dyn Clock,
 ) -> Result<Signed, CallError> {
     for order in &orders {
         let (entry, spiffe_id) = (&order.entry.id, &order.entry.spiffe_id);
@@ -94,11 +95,12 @@ pub async fn sign_x509(
         })
         .collect();
     let results = upstream.call(|channel| batch(channel, params.clone())).await?;
+    let now = clock.now();
     let mut signed = Signed { svids: Vec::new(), failures: asked.saturating_sub(pending.len()) };
     let mut results = results.into_iter();
     for item in pending {
         let (id, spiffe_id) = (item.entry.id.clone(), item.entry.spiffe_id.clone());
-        match take(item, results.next()) {
+        match take(item, results.next(), now) {
             Ok(svid) => signed.svids.push((id, svid)),
             Err(reason) => {
                 error!(entry = %id, %spiffe_id, error = reason, "Failed to sign X509-SVID");
@@ -166,6 +168,7 @@ fn prepare(entry: Arc<Entry>, key_type: KeyType) -> Result<Pending, String> {
 fn take(
     item: Pending,
     result: Option<pb::server::svid::v1::batch_new_x509svid_response::Result>,
+    now: Timestamp,
 ) -> Result<WorkloadSvid, String> {
     let result = result.ok_or("server left out the result")?;
     if let Some(status) = result.status.filter(|status| status.code != 0) {
@@ -187,6 +190,7 @@ fn take(
         key_pkcs8: item.key,
         not_before: parsed.not_before,
         not_after: parsed.not_after,
+        obtained_at: now,
         entry_revision: item.entry.revision,
         entry_created_at_unix_s: item.entry.created_at_unix_s,
         root_key_id: last.authority_key_id,

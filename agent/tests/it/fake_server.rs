@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::authority::Authority;
 use crate::connection::{Connection, HasCertificate};
+use crate::scene::DEADLINE;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -160,7 +161,12 @@ impl FakeServer {
         let socket = TcpSocket::new_v4().expect("socket");
         // Connections of a server that was killed must not keep its port.
         socket.set_reuseaddr(true).expect("reuse");
-        socket.bind(address).expect("bind");
+        // One that was dropped a moment ago still lets go of it.
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while let Err(error) = socket.bind(address) {
+            assert!(std::time::Instant::now() < deadline, "bind {address}: {error}");
+            std::thread::yield_now();
+        }
         let listener = socket.listen(64).expect("listen");
         let address = listener.local_addr().expect("address");
         let identity = Arc::new(ArcSwap::new(self.authority.server_identity()));

@@ -42,9 +42,8 @@ async fn without_its_key_a_certificate_is_of_no_use() {
     settings.memory_keys = true;
     let agent = scene.serving(&settings).await;
     assert!(agent.stop().await.success());
-    let mut agent = scene.start(&settings, &[]);
-    assert_eq!(agent.exit().await.code(), Some(1));
-    assert!(scene.log().contains("join token was not provided"), "{}", scene.log());
+    let _agent = scene.start(&settings, &[]);
+    eventually("why it is of no use", || scene.log().contains("join token was not provided")).await;
 }
 
 #[tokio::test]
@@ -85,6 +84,7 @@ async fn an_evicted_agent_that_may_attests_again_and_serves_on() {
 async fn a_plain_refusal_is_an_ordinary_failure() {
     let (scene, _listening, settings) = scene().await;
     let agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
     scene.server.state().refuse = Some(Reason::Unknown);
     eventually("a failed sync", || scene.log().contains("Synchronize failed")).await;
     assert!(has_svid(&scene));
@@ -92,14 +92,34 @@ async fn a_plain_refusal_is_an_ordinary_failure() {
 }
 
 #[tokio::test]
-async fn an_unknown_token_is_tried_again_and_a_missing_one_ends_the_start() {
+async fn an_unknown_token_is_tried_again() {
     let (scene, _listening, settings) = scene().await;
     let agent = scene.start(&settings, &["-joinToken", "wrong"]);
     let text = "failed to attest: join token does not exist or has already been used";
     eventually("the server's text", || scene.log().contains(text)).await;
     drop(agent);
+}
+
+#[tokio::test]
+async fn a_bundle_file_that_is_put_in_place_later_is_found() {
+    let (scene, _listening, settings) = scene().await;
+    let settings = Settings { bundle_comes_later: true, ..settings };
+    let agent = scene.start(&settings, &["-joinToken", "token"]);
+    let failed = "Failed to retrieve attestation result";
+    eventually("a failed attempt", || scene.log().contains(failed)).await;
+    assert!(scene.log().contains("could not parse trust bundle"), "{}", scene.log());
+    fs::rename(scene.path("later.pem"), scene.path("bundle.pem")).expect("rename");
+    agent.wait_until_serving().await;
+}
+
+#[tokio::test]
+async fn a_start_without_a_token_is_tried_again_as_in_spire() {
+    let (scene, _listening, settings) = scene().await;
     let mut agent = scene.start(&settings, &[]);
-    assert_eq!(agent.exit().await.code(), Some(1));
+    let failed = "Failed to retrieve attestation result";
+    eventually("two failed attempts", || scene.log().matches(failed).count() >= 2).await;
+    assert!(scene.log().contains("join token was not provided"), "{}", scene.log());
+    assert!(agent.is_running());
 }
 
 #[tokio::test]
@@ -118,15 +138,55 @@ async fn a_certificate_is_renewed_at_half_of_its_life_with_a_new_key() {
 }
 
 #[tokio::test]
-async fn servers_of_an_unknown_authority_end_the_agent_and_keep_its_certificate() {
+async fn servers_of_an_unknown_authority_are_told_with_the_fix_and_workloads_served_on() {
     let (scene, listening, settings) = scene().await;
-    let mut agent = scene.serving(&settings).await;
+    let agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
     let address = listening.address;
     drop(listening);
     let stranger = FakeServer::new();
     eventually("the old server is gone", || scene.log().contains("Synchronize failed")).await;
-    let _listening = stranger.listen(Some(address));
-    assert_eq!(agent.exit().await.code(), Some(1));
-    assert!(scene.log().contains("x509: certificate signed by unknown authority"));
+    let strange = stranger.listen(Some(address));
+    let reason = "x509: certificate signed by unknown authority";
+    let fix = "remove agent-data.json";
+    let told = || scene.log().matches(fix).count();
+    eventually("the reason and the fix, twice", || scene.log().contains(reason) && told() >= 2)
+        .await;
     assert!(has_svid(&scene));
+    assert_eq!(agent.x509().await.expect("from the cache").svids.len(), 1);
+
+    // The old servers come back.
+    drop(strange);
+    scene.server.add_entry(scene.server.entry("api"));
+    let _listening = scene.server.listen(Some(address));
+    eventually("syncs go on", || scene.log().contains("spiffe://example.org/api")).await;
+    assert_eq!(agent.x509().await.expect("both").svids.len(), 2);
+}
+
+#[tokio::test]
+async fn a_start_among_servers_of_an_unknown_authority_is_tried_again() {
+    let (scene, listening, settings) = scene().await;
+    let agent = scene.serving(&settings).await;
+    assert!(agent.stop().await.success());
+    let address = listening.address;
+    drop(listening);
+    fs::remove_file(scene.path("agent.log")).expect("remove");
+    let strange = FakeServer::new().listen(Some(address));
+    let agent = scene.start(&settings, &[]);
+    let failed = "Failed to initialize manager";
+    eventually("a failed first sync", || scene.log().contains(failed)).await;
+    assert!(has_svid(&scene));
+    drop(strange);
+    let _listening = scene.server.listen(Some(address));
+    agent.wait_until_serving().await;
+}
+
+#[tokio::test]
+async fn the_signal_that_configures_spires_plugins_anew_ends_nothing() {
+    let (scene, _listening, settings) = scene().await;
+    let agent = scene.serving(&settings).await;
+    agent.signal(nix::sys::signal::Signal::SIGUSR1);
+    eventually("a line in the log", || scene.log().contains("SIGUSR1 has no effect")).await;
+    assert!(agent.x509().await.is_ok());
+    assert!(agent.stop().await.success());
 }

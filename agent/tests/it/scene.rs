@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) agent: &'static str,
     /// Keys that don't survive a restart.
     pub(crate) memory_keys: bool,
+    /// The trust bundle is written under another name.
+    pub(crate) bundle_comes_later: bool,
     /// Polls; otherwise only pushes and workloads cause syncs.
     pub(crate) polls: bool,
 }
@@ -60,7 +62,8 @@ impl Scene {
         let bundle = self.server.authority.bundle();
         let roots = bundle.x509_authorities.into_iter().map(|root| root.certificate_der);
         let roots: Vec<Vec<u8>> = roots.collect();
-        fs::write(self.path("bundle.pem"), pem::encode_certificates(&roots)).expect("write");
+        let name = if settings.bundle_comes_later { "later.pem" } else { "bundle.pem" };
+        fs::write(self.path(name), pem::encode_certificates(&roots)).expect("write");
         let servers: Vec<String> = settings.servers.iter().map(|s| format!("{s:?}")).collect();
         let servers: Vec<String> = servers.iter().map(|s| format!("\"{s}\"")).collect();
         let folder = self.folder.path().display();
@@ -158,10 +161,17 @@ impl Agent<'_> {
         }
     }
 
-    pub(crate) async fn stop(mut self) -> ExitStatus {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_none()
+    }
+
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
         let pid = i32::try_from(self.child.id()).expect("pid");
-        let pid = nix::unistd::Pid::from_raw(pid);
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signal");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).expect("signal");
+    }
+
+    pub(crate) async fn stop(mut self) -> ExitStatus {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
         self.exit().await
     }
 

@@ -337,3 +337,24 @@ async fn health_is_served_on_the_socket() {
     assert_eq!(status.message(), "per-service health is not supported");
     assert!(!scene.log().contains("No identity issued"), "the own probe is not logged");
 }
+
+#[tokio::test]
+async fn an_svid_that_lives_for_seconds_is_renewed_in_time_and_not_in_a_loop() {
+    let (scene, _listening, settings) = scene_with(&["web"]).await;
+    scene.server.state().svid_ttl = Duration::from_secs(5);
+    let agent = scene.serving(&settings).await;
+    let mut stream = agent.x509_stream().await.expect("stream");
+    let mut end = None;
+    let started = Instant::now();
+    for _ in 0..4 {
+        let response = next(&mut stream).await.expect("svids");
+        let now = SystemClock.now();
+        assert!(end.is_none_or(|end| now <= end), "the last one ended before its successor came");
+        end = Some(certificate_facts(&response.svids[0].x509_svid).expect("leaf").not_after);
+    }
+    let calls = scene.server.calls("BatchNewX509SVID");
+    let spent = started.elapsed();
+    // Three renewals: one per 3 to 5 s, as certificates end at whole seconds.
+    assert!(spent > Duration::from_secs(8), "4 SVIDs in {spent:?}");
+    assert!(calls <= 5, "{calls} calls in {spent:?}");
+}

@@ -159,8 +159,7 @@ const REFUSALS: [Refusal; 17] = [
                 jwt_svid_include_jti: false,
             });
         },
-        "datastore-validation: invalid registration entry: X509-SVID prefetch cannot be disabled \
-         when store SVID is enabled",
+        "datastore-validation: specifying cache behaviour is incompatible with storable SVIDs",
     ),
 ];
 

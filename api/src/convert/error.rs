@@ -69,10 +69,7 @@ pub enum ConvertError {
     )]
     MixedSelectorTypes,
     /// Stored SVIDs are always fetched ahead, so the two contradict each other. The store's rule.
-    #[error(
-        "datastore-validation: invalid registration entry: \
-         X509-SVID prefetch cannot be disabled when store SVID is enabled"
-    )]
+    #[error("datastore-validation: specifying cache behaviour is incompatible with storable SVIDs")]
     StoredWithoutPrefetch,
     /// An update names an id that no entry can have. The store's answer, as for any unknown id.
     #[error("record not found")]

@@ -111,6 +111,7 @@ async fn shake_hands(
             return None;
         }
     };
+    let origin = origin(&connection);
     let refusal =
         match timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(connection)).await {
             Ok(Ok(stream)) => match peer_name(stream.get_ref().1.peer_certificates()) {
@@ -123,8 +124,15 @@ async fn shake_hands(
             Ok(Err(error)) => (Refusal::Handshake, error.to_string()),
             Err(_) => (Refusal::HandshakeTimeout, "handshake took too long".to_owned()),
         };
-    refusals.note(refusal.0, "unknown", &refusal.1, clock);
+    refusals.note(refusal.0, &origin, &refusal.1, clock);
     None
+}
+
+/// Where a peer that has no name yet is to be looked for.
+pub(crate) fn origin(connection: &Connection) -> String {
+    // The box is a connection too, but none of TCP.
+    let address = (**connection).tcp_peer();
+    address.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
 }
 
 impl AsyncRead for PeerStream {

@@ -157,3 +157,11 @@ async fn an_address_where_no_one_listens_is_told() {
     let error = dial(&Tcp, &tls, &address.to_string(), Expected::Anyone).await.err().unwrap();
     assert_eq!(error.to_string(), format!("{address}: connection refused"));
 }
+
+#[tokio::test]
+async fn who_is_refused_before_it_has_a_name_is_known_by_its_address() {
+    let (address, mut incoming) = Tcp.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let dialled = tokio::net::TcpStream::connect(address).await.unwrap();
+    let accepted = futures::StreamExt::next(&mut incoming).await.unwrap().unwrap();
+    assert_eq!(listener::origin(&accepted), dialled.local_addr().unwrap().to_string());
+}

@@ -4,6 +4,7 @@
 //! simulation, which can be cut. Knows nothing of TLS, HTTP or who is at the other end. Addresses are
 //! `host:port`; a host name is resolved anew at each dial.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -18,9 +19,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 /// A connection, both ways.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {
+    /// The address at the other end, if this is a connection of TCP.
+    fn tcp_peer(&self) -> Option<SocketAddr>;
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug> Duplex for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug + 'static> Duplex for T {
+    fn tcp_peer(&self) -> Option<SocketAddr> {
+        (self as &dyn Any).downcast_ref::<TcpStream>()?.peer_addr().ok()
+    }
+}
 
 /// A connection of whatever kind.
 pub type Connection = Box<dyn Duplex>;

@@ -292,3 +292,15 @@ fn lifetimes_that_rotation_would_cut_are_warned_of() {
         "{texts:?}"
     );
 }
+
+#[test]
+fn metrics_that_only_this_host_can_read_are_not_warned_of() {
+    for (host, warned) in
+        [("localhost", false), ("127.0.0.1", false), ("::1", false), ("0.0.0.0", true), ("a", true)]
+    {
+        let telemetry = format!("telemetry {{ Prometheus {{ host = {host:?} port = 9988 }} }}");
+        let config = good(&file("", "", &telemetry));
+        let is_notice = config.notices.iter().any(|n| n.text.contains("beyond this host"));
+        assert_eq!(is_notice, warned, "{host}: {:?}", config.notices);
+    }
+}

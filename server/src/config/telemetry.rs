@@ -98,7 +98,8 @@ fn prometheus(
 ) -> Result<Option<PrometheusConfig>, ConfigError> {
     let Some(section) = section.section("Prometheus")? else { return Ok(None) };
     let host = section.string("host")?.unwrap_or("localhost".into());
-    if host != "localhost" {
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    if host != "localhost" && !address.is_ok_and(|address| address.is_loopback()) {
         notices.push(Notice::warning(
             "telemetry is served beyond this host: metrics are neither encrypted nor authenticated",
         ));

@@ -148,6 +148,7 @@ impl Front {
         let member = self.shared.member;
         let audit = self.shared.audit;
         let (mut parts, body) = response.into_parts();
+        too_large_as_in_grpc(&mut parts.headers);
         if let Some(code) = code_of(&parts.headers) {
             write_trailers(&mut parts.headers, &notes, member);
             timer.finish(code);
@@ -157,6 +158,7 @@ impl Front {
         let mut timer = Some(timer);
         let body = body.map_frame(move |frame| match frame.into_trailers() {
             Ok(mut trailers) => {
+                too_large_as_in_grpc(&mut trailers);
                 write_trailers(&mut trailers, &notes, member);
                 let code = code_of(&trailers).unwrap_or(Code::Unknown);
                 if let Some(timer) = timer.take() {
@@ -181,6 +183,25 @@ fn said_if_missing(rule: &Rule, response: Response<Body>) -> Response<Body> {
     }
     let text = format!("{}/{} is not supported by this version", rule.service(), rule.name());
     Failure::unimplemented(text).into_status().into_http()
+}
+
+/// tonic refuses a message above the limit with a code and a text of its own; clients know gRPC-Go's.
+fn too_large_as_in_grpc(trailers: &mut HeaderMap) {
+    let status = tonic::Status::from_header_map(trailers);
+    let refused = status.filter(|status| status.code() == Code::OutOfRange);
+    let Some((size, max)) = refused.as_ref().and_then(|status| sizes(status.message())) else {
+        return;
+    };
+    let text = format!("grpc: received message larger than max ({size} vs. {max})");
+    // Such a text always goes into a header.
+    tonic::Status::resource_exhausted(text).add_header(trailers).ok();
+}
+
+/// The numbers in tonic's text about a message above the limit.
+fn sizes(text: &str) -> Option<(u64, u64)> {
+    let rest = text.strip_prefix("Error, decoded message length too large: found ")?;
+    let (size, max) = rest.split_once(" bytes, the limit is: ")?;
+    Some((size.parse().ok()?, max.strip_suffix(" bytes")?.parse().ok()?))
 }
 
 /// What the log lines about a call say of it.
@@ -336,5 +357,25 @@ mod tests {
         notes.stale(Duration::from_secs(42));
         write_trailers(&mut headers, &notes, MemberId(0xab));
         assert_eq!(headers.get(STALENESS).expect("staleness"), "42");
+    }
+    #[test]
+    fn a_message_above_the_limit_is_refused_in_grpcs_words() {
+        let table = [
+            (
+                tonic::Status::out_of_range(
+                    "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes",
+                ),
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (5000000 vs. 4194304)",
+            ),
+            (tonic::Status::out_of_range("another"), Code::OutOfRange, "another"),
+            (tonic::Status::internal("x"), Code::Internal, "x"),
+        ];
+        for (status, code, text) in table {
+            let mut headers = status.into_http::<Body>().into_parts().0.headers;
+            too_large_as_in_grpc(&mut headers);
+            let status = tonic::Status::from_header_map(&headers).expect("a status");
+            assert_eq!((status.code(), status.message()), (code, text));
+        }
     }
 }

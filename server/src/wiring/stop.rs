@@ -30,6 +30,10 @@ pub(super) async fn supervise(
             Some(ended) = tasks.others.join_next() => ended,
             asked = signals.next() => match asked {
                 Asked::Stop => break,
+                Asked::ReloadPlugins => {
+                    tracing::info!("SIGUSR1 has no effect: plugins have no configuration files to read again, and metrics are read from the Prometheus listener");
+                    continue;
+                }
                 Asked::ReopenLog => {
                     logging.reopen();
                     continue;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::process::{Place, run, stderr};
 
@@ -31,6 +32,7 @@ fn a_bad_configuration_is_refused_with_its_place() {
         let said = stderr(&validated);
         assert!(said.starts_with("SPIRE server configuration file is invalid: "), "{said}");
         assert!(said.contains(part), "{said}");
+        assert!(said.matches("at 1:").count() <= 1, "the place is told once: {said}");
     }
 }
 
@@ -48,6 +50,30 @@ fn validate_says_that_a_good_file_is_good_and_what_a_plugin_dislikes() {
     let said = stderr(&bad);
     assert!(said.contains("Validation errors:\n\tNodeAttestor \"x509pop\":\n\t\t"), "{said}");
     assert!(said.contains("ca_bundle_path"), "{said}");
+}
+
+#[test]
+fn validate_reads_the_file_of_the_cluster_key() {
+    let place = Place::new();
+    let key = place.folder.path().join("key");
+    let config = place.config().display().to_string();
+    place.write_config(&format!("cluster {{ key_file = {:?} }}", key.display().to_string()));
+    let check = || run(&["validate", "-config", &config]);
+    let missing = check();
+    assert_eq!(missing.status.code(), Some(1));
+    let said = stderr(&missing);
+    let want = "Validation errors:\n\tcluster.key_file:\n\t\tcould not read cluster key file ";
+    assert!(said.contains(want), "{said}");
+
+    let write = |text: &[u8]| {
+        fs::write(&key, text).expect("written");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("closed");
+    };
+    write(b"no key");
+    let said = stderr(&check());
+    assert!(said.contains("\n\tcluster.key_file:\n\t\tcluster key from "), "{said}");
+    write(&run(&["cluster", "keygen"]).stdout);
+    assert_eq!(check().status.code(), Some(0));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use crate::process::{Place, run, stderr};
+use std::time::Instant;
+
+use crate::process::{DEADLINE, Place, pause, run, stderr};
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
@@ -55,4 +57,23 @@ fn a_member_with_another_cluster_key_seals_itself() {
     assert!(stderr(&shown).contains("Sealed: cluster key does not open "), "{shown:?}");
     assert!(std::net::TcpStream::connect(("127.0.0.1", place.api_port)).is_err());
     assert_eq!(server.stop(), Some(0), "a sealed member stops as any other");
+}
+
+#[test]
+fn the_signal_that_configures_spires_plugins_anew_ends_nothing() {
+    let place = Place::new();
+    let log = place.folder.path().join("server.log");
+    let settings = format!("log_file = {:?} bind_address", log.display().to_string());
+    let text = fs::read_to_string(place.config()).expect("config");
+    fs::write(place.config(), text.replacen("bind_address", &settings, 1)).expect("written");
+    let server = place.start();
+    place.wait_for("/ready", 200);
+    server.signal(rustix::process::Signal::USR1);
+    let deadline = Instant::now() + DEADLINE;
+    while !fs::read_to_string(&log).unwrap_or_default().contains("SIGUSR1 has no effect") {
+        assert!(Instant::now() < deadline, "no line in the log");
+        pause();
+    }
+    place.wait_for("/ready", 200);
+    assert_eq!(server.stop(), Some(0));
 }

@@ -210,6 +210,13 @@ fn entry_rows() -> Vec<Row> {
 
     let bad = Code::InvalidArgument;
     let mut rows = vec![
+        (
+            ENTRY,
+            "BatchCreateEntry",
+            vec![0; 5_000_000],
+            Code::ResourceExhausted,
+            "grpc: received message larger than max (5000000 vs. 4194304)".to_owned(),
+        ),
         row(ENTRY, "GetEntry", &GetEntryRequest::default(), bad, "missing ID"),
         row(
             ENTRY,
