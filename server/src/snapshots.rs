@@ -100,11 +100,16 @@ impl Schedule {
             if newest.is_none_or(|saved_at| now.since(saved_at) >= self.config.interval) {
                 self.save().await;
             }
-            if let Some(saved_at) = self.newest().await {
-                let age = self.clock.now().since(saved_at);
+            if let Some(age) = self.age().await {
                 metrics::gauge!("spire_server_cluster_snapshot_age").set(age.as_secs_f64());
             }
         }
+    }
+
+    /// How old the newest snapshot in this member's folder is; `None`: there is none.
+    pub async fn age(&self) -> Option<Duration> {
+        let saved_at = self.newest().await?;
+        Some(self.clock.now().since(saved_at))
     }
 
     /// Why the last attempt failed, unless it did not.

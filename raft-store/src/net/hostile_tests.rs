@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 use crate::apply::testing::{entry, envelope, init};
 use crate::command::Command;
 use crate::ids::{ClusterId, MemberId};
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::limits::COMMAND_BYTES_MAX;
 use crate::mem::MemoryDisk;
 use crate::net::channels::{MESSAGE_BYTES_MAX, over};
@@ -208,7 +209,7 @@ async fn a_join_that_is_sent_again_takes_one_member_in() {
         cluster_name: cluster_name.to_owned(),
         trust_domain: trust_domain.to_owned(),
         address: address.to_owned(),
-        feature_level_max: 1,
+        feature_level_max: FEATURE_LEVEL_MAX,
         cluster_id: Bytes::new(),
     };
     for (what, request) in [

@@ -256,13 +256,15 @@ pub(super) fn state(status: &MemberStatus) -> Verdict {
     }
 }
 
-/// `None`: there is no schedule; `Some(None)`: there is no snapshot yet.
-pub(super) fn snapshots(age: Option<Option<Duration>>) -> Verdict {
+/// `None`: there is no schedule; `Some(None)`: there is no snapshot in this member's folder, and only
+/// the leader makes any.
+pub(super) fn snapshots(age: Option<Option<Duration>>, leads: bool) -> Verdict {
     let line = |text: String| {
         Verdict::ok("snapshots", "docs/reference/cluster.md#11-snapshots-restore-recover", text)
     };
     match age {
         None => line("no schedule is configured".to_owned()),
+        Some(None) if !leads => line("none in this member's folder; the leader saves them".into()),
         Some(Some(age)) if age <= SNAPSHOT_WARN => {
             line(format!("the newest is {} min old", age.as_secs() / 60))
         }
@@ -429,13 +431,14 @@ mod tests {
         expect("none", &authorities(&[]), Fail);
         expect("good", &authorities(&[tested(None)]), Ok);
         expect("bad", &authorities(&[tested(None), tested(Some("no"))]), Fail);
-        for (age, outcome) in [
-            (None, Ok),
-            (Some(None), Warn),
-            (Some(Some(SNAPSHOT_WARN)), Ok),
-            (Some(Some(SNAPSHOT_WARN * 2)), Warn),
+        for (age, leads, outcome) in [
+            (None, true, Ok),
+            (Some(None), true, Warn),
+            (Some(None), false, Ok),
+            (Some(Some(SNAPSHOT_WARN)), true, Ok),
+            (Some(Some(SNAPSHOT_WARN * 2)), false, Warn),
         ] {
-            expect("snapshot", &snapshots(age), outcome);
+            expect("snapshot", &snapshots(age, leads), outcome);
         }
         expect("names", &names(&[]), Ok);
         expect("names", &names(&[("a:1".to_owned(), "no such host".to_owned())]), Fail);

@@ -9,7 +9,6 @@ mod measure;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use steeple_raft_store::ClusterKeys;
 
@@ -64,8 +63,6 @@ pub struct CheckParts {
     pub peers: Vec<String>,
     /// The cluster keys.
     pub keys: Arc<ClusterKeys>,
-    /// Tells how old the newest scheduled snapshot is; `None`: there is no schedule.
-    pub snapshots: Option<fn() -> Option<Duration>>,
 }
 
 /// Looks at everything.
@@ -81,6 +78,11 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         measure::sync(parts.data_dir.clone()),
         measure::names(addresses),
     );
+    let snapshot_age = match &context.schedule {
+        Some(schedule) => Some(schedule.age().await),
+        None => None,
+    };
+    let leads = status.leader == Some(status.member_id);
     let own = status.members.iter().find(|member| member.id == status.member_id);
     let log = own.and_then(|own| Some(own.observed.as_ref()?.said.disk)).unwrap_or_default();
     let journal = views.journal();
@@ -101,6 +103,6 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         judge::settings(&status, now),
         judge::certificates(&journal, context.gate.clock.now()),
         judge::state(&status),
-        judge::snapshots(parts.snapshots.map(|age| age())),
+        judge::snapshots(snapshot_age, leads),
     ]
 }

@@ -204,7 +204,6 @@ impl Start {
             data_dir: self.config.server.data_dir.clone(),
             peers: self.config.cluster.peers.clone(),
             keys: check_keys,
-            snapshots: None,
         };
         self.spawn_listeners(context, open, socket, check);
         Ok(())

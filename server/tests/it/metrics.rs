@@ -19,6 +19,7 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_cluster_state_hash_mismatch",
     "spire_server_cluster_leader_stalls",
     "spire_server_ca_manager_bundle_prune",
+    "spire_server_cluster_snapshot_age",
 ];
 
 #[test]
