@@ -113,7 +113,8 @@ impl Reference {
         &self.entries.ids
     }
 
-    /// A member leads, and its clock shows this: only leaders say what time it is.
+    /// A member leads, and its clock shows this, or the median of all clocks does: only leaders say what
+    /// time it is.
     pub(crate) fn leader_says(&mut self, now: Timestamp) {
         self.leaders_time = self.leaders_time.max(now);
     }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::time::Duration;
 
 use anyhow::Result;
 use steeple_raft_store::testing::{seed_consensus, state_digest};
 use steeple_raft_store::{Change, MemberId, MemberState, Role};
 use steeple_spiffe_core::random::SeededRandom;
-use steeple_spiffe_core::time::Clock;
+use steeple_spiffe_core::time::{Clock, Timestamp};
 
 use crate::client::{Call, Client, End};
 use crate::dice::Dice;
@@ -24,6 +25,9 @@ use crate::trace::Trace;
 use crate::view::Read;
 use crate::workload::{Operation, Workload};
 use crate::world::World;
+
+/// A member knows the others' clocks to half a round trip, some time after.
+const MEDIAN_ERROR: Duration = Duration::from_secs(1);
 
 /// After all faults have stopped everything must be well within this time.
 const HEAL_MS: u64 = 10_000;
@@ -245,6 +249,14 @@ impl Run {
     /// were under way may learn of its election after a greater one's. So what is seen here breaks no
     /// promise by itself; in which order leaders have written the log is `Reference::sum`'s.
     fn look_at_leaders(&mut self) {
+        let running = self.world.running().into_iter();
+        let mut clocks: Vec<Timestamp> =
+            running.filter_map(|at| Some(self.world.member(at)?.clock.now())).collect();
+        clocks.sort_unstable();
+        // A leader whose own clock is far off stamps what it knows of the median.
+        if let Some(median) = clocks.get(clocks.len() / 2) {
+            self.reference.leader_says(median.plus(MEDIAN_ERROR));
+        }
         for at in self.world.running() {
             let Some(known) = self.world.leadership(at).filter(|known| known.is_self) else {
                 continue;
