@@ -2,7 +2,7 @@
 //! removes the oldest.
 //!
 //! Owns names, retention and the room that must stay free. What is in a file is
-//! [`crate::service::backup`]'s. A failure is a warning in `cluster status` and is tried again.
+//! `service/backup`'s. A failure is a warning in `cluster status` and is tried again.
 
 use std::fs::{self, File};
 use std::io;

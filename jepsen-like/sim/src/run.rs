@@ -29,6 +29,12 @@ use crate::world::World;
 /// A member knows the others' clocks to half a round trip, some time after.
 const MEDIAN_ERROR: Duration = Duration::from_secs(1);
 
+/// A leader this far from the median stamps the median instead of its own time.
+const CLOCKS_FAR: Duration = Duration::from_secs(10);
+
+/// A comparison of clocks counts so long, and takes a while.
+const MEDIAN_FRESH_MS: u64 = 15_000;
+
 /// After all faults have stopped everything must be well within this time.
 const HEAL_MS: u64 = 10_000;
 
@@ -109,6 +115,8 @@ struct Run {
     cursors: Vec<Option<u64>>,
     said: Vec<Said>,
     leaders: BTreeSet<(u64, MemberId)>,
+    /// When the clocks of running members were last far from each other.
+    clocks_far_at_ms: Option<u64>,
     memberships: BTreeSet<Vec<(MemberId, bool)>>,
     echoes: Echoes,
     ticks: u64,
@@ -138,6 +146,7 @@ impl Run {
             cursors: vec![None; members],
             said: vec![Said::default(); members],
             leaders: BTreeSet::new(),
+            clocks_far_at_ms: None,
             memberships: BTreeSet::new(),
             echoes: Echoes::new(options.seed, options.duplicates),
             ticks: 0,
@@ -253,9 +262,16 @@ impl Run {
         let mut clocks: Vec<Timestamp> =
             running.filter_map(|at| Some(self.world.member(at)?.clock.now())).collect();
         clocks.sort_unstable();
-        // A leader whose own clock is far off stamps what it knows of the median.
-        if let Some(median) = clocks.get(clocks.len() / 2) {
-            self.reference.leader_says(median.plus(MEDIAN_ERROR));
+        // A leader whose own clock is far from the median of those it has heard stamps that median, for
+        // as long as it takes it for fresh. Of which members that is, only it knows.
+        if let (Some(first), Some(last)) = (clocks.first(), clocks.last()) {
+            if last.since(*first) > CLOCKS_FAR {
+                self.clocks_far_at_ms = Some(self.world.time.ms());
+            }
+            let far_at = self.clocks_far_at_ms;
+            if far_at.is_some_and(|at| self.world.time.ms() - at < MEDIAN_FRESH_MS) {
+                self.reference.leader_says(last.plus(MEDIAN_ERROR));
+            }
         }
         for at in self.world.running() {
             let Some(known) = self.world.leadership(at).filter(|known| known.is_self) else {
