@@ -189,7 +189,7 @@ pub(crate) fn write(
     Ok(write_to(rows, meta, sink)?.finish()?)
 }
 
-/// As [`write`], to anywhere. The caller makes it durable.
+/// As [`write()`], to anywhere. The caller makes it durable.
 pub(crate) fn write_to<W: Write>(
     rows: &dyn Rows,
     meta: pb::store::SnapshotMeta,
