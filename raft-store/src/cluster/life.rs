@@ -110,18 +110,13 @@ async fn begin(life: Arc<Life>) -> Result<(), RunError> {
     std::future::pending().await
 }
 
-/// Tells the network the epoch that the tables hold: peers of another one are refused.
-fn note_epoch(core: &Core, network: &PeerNetwork) {
-    if let Ok(Some(cluster)) = crate::apply::read_cluster(core.engine.tables.as_ref()) {
-        network.set_epoch(cluster.epoch);
-    }
-}
-
 /// Finds out where this member stood when it was stopped.
 async fn resume(core: &Core, network: &PeerNetwork) -> Result<Option<Formation>, RunError> {
     let failed = |error: &dyn std::fmt::Display| RunError::Formation(error.to_string());
     let identity = core.identity().map_err(|error| failed(&error))?;
-    note_epoch(core, network);
+    if let Ok(Some(cluster)) = crate::apply::read_cluster(core.engine.tables.as_ref()) {
+        network.set_epoch(cluster.epoch);
+    }
     if let Some(cluster) = identity.cluster_id {
         network.enter(cluster).map_err(|error| failed(&error))?;
         return Ok(None);

@@ -321,12 +321,12 @@ async fn a_member_that_comes_back_with_an_old_disk_does_not_end_the_leader() {
     let term = cluster.members[leading].handle.status().term;
     let (config, _) = old.kill(&cluster.network).await;
     let back = Member::start(&cluster.network, config, copy).await;
-    // Long enough for the leader to have spoken to it.
-    for number in 0..20 {
-        let leader = &cluster.members[leading].handle;
-        propose(leader, &format!("beside it {number}")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    // The leader has spoken to it, and was told what it lacks: a beat, and an append that is refused.
+    eventually("it hears the leader", || {
+        matches!(back.handle.contact(), Contact::InContact).then_some(())
+    })
+    .await;
+    propose(&cluster.members[leading].handle, "beside it").await.unwrap();
     let status = cluster.members[leading].handle.status();
     assert_eq!((status.leader, status.term), (Some(cluster.members[leading].id()), term));
     assert!(back.handle.status().applied_index < status.applied_index, "it is not fed");
