@@ -76,6 +76,7 @@ impl Drop for SnapshotFile {
     }
 }
 
+#[cfg_attr(not(feature = "rocks"), expect(dead_code, reason = "files are kept beside RocksDB"))]
 impl SnapshotFile {
     /// Opens a kept snapshot.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
@@ -136,6 +137,7 @@ pub(crate) enum SnapshotSink {
 
 impl SnapshotSink {
     /// A sink into a new temporary file.
+    #[cfg_attr(not(feature = "rocks"), expect(dead_code, reason = "files are kept beside RocksDB"))]
     pub(crate) fn file(path: PathBuf) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create_new(true).open(&path)?;
         Ok(Self::File(Some(SnapshotFile { file, len: 0, path, temporary: AtomicBool::new(true) })))

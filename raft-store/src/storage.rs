@@ -75,6 +75,7 @@ pub(crate) enum Syncing {
     /// It costs nothing: no one waits.
     Free,
     /// It blocks: a thread does it.
+    #[cfg_attr(not(feature = "rocks"), expect(dead_code, reason = "only a real disk blocks"))]
     Blocking,
     /// It takes simulated time.
     Timed(Arc<dyn TimedSync>),

@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -74,7 +76,9 @@ pub(crate) fn products() -> Result<()> {
     );
     let mut command = cargo();
     command.args(["build", "--locked", "--profile", PROFILE, "--workspace", "--all-targets"]);
-    check(&mut command)
+    check(&mut command)?;
+    println!("--- built in {} s", seconds_of_step());
+    Ok(())
 }
 
 /// Runs a command and fails with its line if it does.
@@ -93,9 +97,19 @@ pub(crate) fn line_of(command: &Command) -> String {
     words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-/// Says what comes next.
+/// When the step that is running began.
+static STEP_BEGAN: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Says what comes next, and lets its clock start.
 pub(crate) fn step(text: &str) {
+    *STEP_BEGAN.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     println!("==> {text}");
+}
+
+/// How long the step that is running has taken, in whole seconds.
+pub(crate) fn seconds_of_step() -> u64 {
+    let began = *STEP_BEGAN.lock().unwrap_or_else(PoisonError::into_inner);
+    began.map_or(0, |began| began.elapsed().as_secs())
 }
 
 /// Finds a program on PATH or among our own tools.

@@ -45,6 +45,7 @@ pub(crate) fn simulation() -> Result<Command> {
     let mut command = build::cargo();
     command.args(["build", "--locked", "--profile", "sim", "-p", "steeple-sim"]);
     check(command.args(["--features", "mutants"]))?;
+    println!("--- built in {} s", build::seconds_of_step());
     let mut program = Command::new(build::target().join("sim").join("steeple-sim"));
     program.current_dir(build::root());
     Ok(program)

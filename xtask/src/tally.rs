@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use crate::build::{root, target};
+use crate::build::{root, seconds_of_step, target};
 
 /// Passed, failed and skipped, of one lane or of all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,8 +46,11 @@ pub(crate) fn add(lane: &str, tally: Tally) -> Result<()> {
     let mut file = fs::OpenOptions::new().create(true).append(true).open(counts_file())?;
     writeln!(file, "{lane}\t{}\t{}\t{}", tally.passed, tally.failed, tally.skipped)?;
     println!(
-        "--- {lane}: {} passed, {} failed, {} skipped",
-        tally.passed, tally.failed, tally.skipped
+        "--- {lane}: {} passed, {} failed, {} skipped, in {} s",
+        tally.passed,
+        tally.failed,
+        tally.skipped,
+        seconds_of_step()
     );
     Ok(())
 }
