@@ -224,12 +224,11 @@ impl Core {
         let commit_index = metrics.local_committed.as_ref().map_or(0, |id| id.index);
         let members = metrics.membership_config.nodes().map(|(id, node)| {
             let observed = self.observed(MemberId(*id));
-            let replicated = metrics.replication.as_ref().and_then(|matched| matched.get(id));
-            let lag = match (replicated, &observed) {
-                (Some(matched), _) => {
-                    let matched = matched.as_ref().map_or(0, |id| id.index);
-                    Some(last_log_index.saturating_sub(matched))
-                }
+            // A new leader knows nobody's log until each has answered.
+            let replicated = metrics.replication.as_ref();
+            let matched = replicated.and_then(|matched| matched.get(id).cloned().flatten());
+            let lag = match (matched, &observed) {
+                (Some(matched), _) => Some(last_log_index.saturating_sub(matched.index)),
                 (None, Some(seen)) => Some(commit_index.saturating_sub(seen.said.applied_index)),
                 (None, None) => None,
             };
@@ -238,7 +237,7 @@ impl Core {
                 name: node.name.clone(),
                 address: node.address.clone(),
                 role: if voters.contains(id) { Role::Voter } else { Role::Learner },
-                reachable: self.reaches(*id),
+                reachable: self.answers(*id),
                 version: if *id == self.member_id.0 {
                     Some(self.config.version.clone())
                 } else {
@@ -309,9 +308,14 @@ impl Core {
         Some(Observed { said: self.observation(), heard_at, ..Observed::default() })
     }
 
-    /// Whether a member answers; this one always does.
+    /// Whether a member is known to answer; this one always does.
     pub(crate) fn reaches(&self, id: u64) -> bool {
-        id == self.member_id.0 || self.forwarder.is_reachable(MemberId(id))
+        self.answers(id) == Some(true)
+    }
+
+    /// Whether a member answered when it was last asked; `None`: it has not been asked yet.
+    fn answers(&self, id: u64) -> Option<bool> {
+        if id == self.member_id.0 { Some(true) } else { self.forwarder.answers(MemberId(id)) }
     }
 }
 

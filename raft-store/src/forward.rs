@@ -54,8 +54,8 @@ pub(crate) trait Forwarder: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<(), RaiseError>>;
 
-    /// Whether the member answers at present.
-    fn is_reachable(&self, member: MemberId) -> bool;
+    /// Whether the member answered when it was last asked; `None`: it has not been asked yet.
+    fn answers(&self, member: MemberId) -> Option<bool>;
 
     /// The version of its program, if it has said so.
     fn version(&self, member: MemberId) -> Option<String>;
@@ -92,8 +92,8 @@ impl Forwarder for NoPeers {
         Box::pin(async move { Err(RaiseError::Refused(no_network(leader).to_string())) })
     }
 
-    fn is_reachable(&self, _member: MemberId) -> bool {
-        false
+    fn answers(&self, _member: MemberId) -> Option<bool> {
+        None
     }
 
     fn version(&self, _member: MemberId) -> Option<String> {

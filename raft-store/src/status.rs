@@ -53,8 +53,9 @@ pub struct MemberView {
     pub address: String,
     /// Its part.
     pub role: Role,
-    /// Whether it answers this member now.
-    pub reachable: bool,
+    /// Whether it answered when this member last asked it, which it does every 2 s; of this member:
+    /// yes. `None`: it has not been asked yet.
+    pub reachable: Option<bool>,
     /// The version of its program, as it said when it was last asked.
     pub version: Option<String>,
     /// On the leader: log entries it still has to receive. On others: log entries that it had not

@@ -8,7 +8,9 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use steeple_raft_store::ClusterKeys;
 use steeple_raft_store::cluster_key::KeyError;
@@ -22,6 +24,9 @@ const FILE_BESIDE_DATA: &str = "cluster.key";
 
 /// Most bytes that are read; a few keys of 45 bytes each.
 const TEXT_BYTES_MAX: u64 = 16 * 1024;
+
+/// How long a command may take to print the key: a start must not hang on it in silence.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no cluster key.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +96,9 @@ pub fn load(
             let value = value.map_err(|_unset| ClusterKeyError::NoVariable(name.clone()))?;
             (Zeroizing::new(value), format!("environment variable {name}"))
         }
-        KeySource::Command(words) => (run_command(words)?, "cluster.key_command".to_owned()),
+        KeySource::Command(words) => {
+            (run_command(words, COMMAND_PATIENCE)?, "cluster.key_command".to_owned())
+        }
         KeySource::BesideData => {
             let path = data_dir.join(FILE_BESIDE_DATA);
             if !path.exists() {
@@ -123,26 +130,53 @@ fn read_file(path: &Path) -> Result<Zeroizing<String>, ClusterKeyError> {
     Ok(text)
 }
 
-fn run_command(words: &[String]) -> Result<Zeroizing<String>, ClusterKeyError> {
+fn run_command(words: &[String], patience: Duration) -> Result<Zeroizing<String>, ClusterKeyError> {
     let Some((program, arguments)) = words.split_first() else {
         let reason = "is empty".to_owned();
         return Err(ClusterKeyError::Command { program: String::new(), reason });
     };
     let failed = |reason: String| ClusterKeyError::Command { program: program.clone(), reason };
-    let output = Command::new(program)
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .output()
+        .spawn()
         .map_err(|error| failed(format!("did not start: {error}")))?;
-    let stdout = Zeroizing::new(output.stdout);
-    if !output.status.success() {
-        return Err(failed(format!("failed: {}", output.status)));
+    let printed = child.stdout.take().map(|stdout| printed_within(stdout, patience));
+    if matches!(printed, None | Some(Err(RecvTimeoutError::Timeout))) {
+        // It may have ended meanwhile; then there is nothing to end.
+        child.kill().ok();
     }
-    match std::str::from_utf8(&stdout) {
-        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-        Err(_not_text) => Err(failed("printed something that is no text".into())),
+    let status = child.wait().map_err(|error| failed(format!("was lost: {error}")))?;
+    match printed {
+        Some(Ok(Ok(text))) if status.success() => Ok(text),
+        Some(Ok(Err(error))) if status.success() => {
+            Err(failed(format!("printed no text: {error}")))
+        }
+        Some(Err(RecvTimeoutError::Timeout)) => Err(failed(format!(
+            "had not printed the key and closed its output after {} s; run it by hand to see what it waits for",
+            patience.as_secs()
+        ))),
+        Some(Ok(_)) => Err(failed(format!("failed: {status}"))),
+        None | Some(Err(RecvTimeoutError::Disconnected)) => Err(failed("has no output".into())),
     }
+}
+
+/// Reads what a command prints until it closes its output, on a thread of its own: a pipe cannot be
+/// read with a deadline.
+fn printed_within(
+    stdout: ChildStdout,
+    patience: Duration,
+) -> Result<io::Result<Zeroizing<String>>, RecvTimeoutError> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut text = Zeroizing::new(String::new());
+        let read = stdout.take(TEXT_BYTES_MAX).read_to_string(&mut text);
+        // Nobody waits any more once patience has ended.
+        sender.send(read.map(|_length| text)).ok();
+    });
+    receiver.recv_timeout(patience)
 }
 
 fn make_beside_data(path: &Path, random: &dyn Random) -> Result<(), ClusterKeyError> {
@@ -217,5 +251,13 @@ mod tests {
         for words in [&["false"][..], &["/no/such/program"], &["printf", "nonsense"]] {
             assert!(command(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_command_that_hangs_is_ended_and_named() {
+        let words = ["sleep", "600"].map(str::to_owned);
+        let error = run_command(&words, Duration::from_millis(50)).expect_err("ended");
+        let text = error.to_string();
+        assert!(text.contains("cluster.key_command: sleep had not printed the key"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 //! Owns the order of lanes and the closing line. Every lane runs even if an earlier one failed, so
 //! that one run tells everything.
 
+use std::num::NonZero;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
@@ -101,6 +102,7 @@ fn nextest() -> Result<()> {
         "--workspace",
         "--no-fail-fast",
     ]);
+    command.args(["--test-threads", &test_threads().to_string()]);
     command.env("STEEPLE_BIN", crate::build::binaries()).env("STEEPLE_SKIPS", tally::skips_file());
     command.stderr(Stdio::piped());
     let output = tee_stderr(&mut command)?;
@@ -121,6 +123,12 @@ fn nextest() -> Result<()> {
         "--no-default-features",
     ]);
     one("raft-store-without-rocks", &mut command)
+}
+
+/// How many tests run at a time: one more than there are cores, as those with processes of their own
+/// wait most of their time.
+fn test_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZero::get) + 1
 }
 
 /// Reads `Summary [ 1.2s] 10 tests run: 9 passed (1 slow), 1 failed, 2 skipped`.

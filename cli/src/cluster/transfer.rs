@@ -2,14 +2,12 @@
 //!
 //! Owns one call and its line. Whom to choose when nobody is named is the server's affair.
 
-use std::time::Duration;
-
 use steeple_api::pb::cluster::v1::TransferLeadershipRequest;
 use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
 
 use crate::command::{Command, Running};
 use crate::conn::{ServerSocket, write_request};
-use crate::flags::{FlagSet, GoDuration};
+use crate::flags::FlagSet;
 use crate::io::Io;
 use crate::output::OutputFlag;
 
@@ -41,9 +39,8 @@ impl Command for Transfer {
             if self.output.print_json(io, name, &response)? {
                 return Ok(());
             }
-            let took = Duration::try_from_secs_f64(response.took_s).unwrap_or_default();
-            let leader = &response.leader_id;
-            writeln!(io.stdout, "Leadership handed to {leader} in {}.", GoDuration::from(took))?;
+            let (leader, took_ms) = (&response.leader_id, response.took_s * 1000.0);
+            writeln!(io.stdout, "Leadership handed to {leader} in {took_ms:.1}ms.")?;
             Ok(())
         })
     }

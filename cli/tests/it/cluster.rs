@@ -169,8 +169,10 @@ async fn members_are_a_table_or_json() {
 #[tokio::test]
 async fn transfer_tells_who_leads_and_how_long_nobody_did() {
     let fake = Fake::start();
-    let response =
-        || TransferLeadershipResponse { leader_id: "00000000000000a2".to_owned(), took_s: 0.0125 };
+    let response = || TransferLeadershipResponse {
+        leader_id: "00000000000000a2".to_owned(),
+        took_s: 0.012_475_317,
+    };
     for (words, to, expected) in [
         ("", "", "Leadership handed to 00000000000000a2 in 12.5ms.\n"),
         (
@@ -178,7 +180,7 @@ async fn transfer_tells_who_leads_and_how_long_nobody_did() {
             "00000000000000a2",
             "Leadership handed to 00000000000000a2 in 12.5ms.\n",
         ),
-        ("-output json", "", "{\"leader_id\":\"00000000000000a2\",\"took_s\":0.0125}\n"),
+        ("-output json", "", "{\"leader_id\":\"00000000000000a2\",\"took_s\":0.012475317}\n"),
     ] {
         fake.answer("transfer_leadership", response());
         let command = line(&format!("spire-server cluster transfer {words}"));

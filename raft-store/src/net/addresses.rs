@@ -62,13 +62,12 @@ impl AddressBook {
         self.lock().entry(member).or_default().last_failure = Some(now);
     }
 
-    /// Whether the last thing known is that it lives.
-    pub(crate) fn answers(&self, member: MemberId) -> bool {
+    /// Whether the last thing known is that it lives; `None`: it has not been called yet.
+    pub(crate) fn answers(&self, member: MemberId) -> Option<bool> {
         let entries = self.lock();
-        let known = entries.get(&member);
-        known.is_some_and(|known| {
-            known.last_answer.is_some() && known.last_answer > known.last_failure
-        })
+        let known = entries.get(&member)?;
+        known.last_answer.or(known.last_failure)?;
+        Some(known.last_answer > known.last_failure)
     }
 
     /// Notes what a member said of its program.
@@ -129,13 +128,13 @@ mod tests {
         let book = AddressBook::default();
         let id = MemberId(1);
         let at = Duration::from_secs;
-        assert!(!book.answers(id));
+        assert_eq!(book.answers(id), None);
         book.failed(id, at(1));
-        assert!(!book.answers(id));
+        assert_eq!(book.answers(id), Some(false));
         book.heard(id, at(2));
-        assert!(book.answers(id));
+        assert_eq!(book.answers(id), Some(true));
         book.failed(id, at(3));
-        assert!(!book.answers(id));
+        assert_eq!(book.answers(id), Some(false));
         assert_eq!(book.last_heard(id), Some(at(2)));
     }
 }

@@ -497,7 +497,7 @@ impl Forwarder for PeerNetwork {
         })
     }
 
-    fn is_reachable(&self, member: MemberId) -> bool {
+    fn answers(&self, member: MemberId) -> Option<bool> {
         self.addresses.answers(member)
     }
 

@@ -22,7 +22,10 @@ async fn a_member_without_peers_forms_its_cluster_and_says_so() {
     assert_eq!(status.leader, Some(status.member_id));
     assert!(status.cluster_id.is_some());
     let [member] = status.members.as_slice() else { panic!("one member") };
-    assert_eq!((member.id, member.role, member.reachable), (status.member_id, Role::Voter, true));
+    assert_eq!(
+        (member.id, member.role, member.reachable),
+        (status.member_id, Role::Voter, Some(true))
+    );
     assert_eq!(store.handle.contact(), Contact::InContact);
 }
 

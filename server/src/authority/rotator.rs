@@ -148,8 +148,8 @@ impl Rotator {
     fn evidence(&self, prepared: &Authority, now: Timestamp) -> Evidence {
         let status = self.handle.status();
         let behind = status.members.iter().any(|member| {
-            let lag = member.lag.unwrap_or(0);
-            member.role == Role::Voter && member.reachable && lag > LAG_MAX
+            let caught_up = member.lag.is_some_and(|lag| lag <= LAG_MAX);
+            member.role == Role::Voter && member.reachable == Some(true) && !caught_up
         });
         let fetched_by = prepared.issued_at.plus(AGENT_FETCH_BOUND + self.max_staleness);
         if behind || now < fetched_by { Evidence::Incomplete } else { Evidence::Complete }

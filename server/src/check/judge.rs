@@ -39,6 +39,7 @@ const SNAPSHOT_WARN: Duration = Duration::from_secs(26 * 3600);
 
 const DISK_DOC: &str = "docs/runbooks/disk-full.md";
 const CLOCK_DOC: &str = "docs/runbooks/clock-wrong.md";
+const QUORUM_DOC: &str = "docs/runbooks/lost-quorum.md";
 const LOST_DOC: &str = "docs/runbooks/lost-member.md";
 const KEY_DOC: &str = "docs/reference/cluster.md#2-the-cluster-key";
 const CONFIG_DOC: &str = "docs/reference/cluster.md#1-configuration";
@@ -88,7 +89,7 @@ pub(super) fn disk_sync(probed: &io::Result<Duration>, log: DiskHealth) -> Verdi
 }
 
 pub(super) fn quorum(contact: &Contact) -> Verdict {
-    let line = Verdict::ok("quorum", LOST_DOC, "this member is in contact with its cluster");
+    let line = Verdict::ok("quorum", QUORUM_DOC, "this member is in contact with its cluster");
     match contact {
         Contact::InContact => line,
         Contact::Lost { text, .. } => {
@@ -132,7 +133,7 @@ pub(super) fn names(bad: &[(String, String)]) -> Verdict {
 pub(super) fn peers(status: &MemberStatus) -> Verdict {
     let others = others(status);
     let line = |text: String| Verdict::ok("peers", LOST_DOC, text);
-    let silent = others.iter().filter(|member| !member.reachable);
+    let silent = others.iter().filter(|member| member.reachable == Some(false));
     let silent: Vec<_> =
         silent.map(|member| format!("{} at {}", member.id, member.address)).collect();
     if silent.is_empty() {
@@ -313,7 +314,7 @@ mod tests {
             name: String::new(),
             address: format!("m{id}:1"),
             role: Role::Voter,
-            reachable: true,
+            reachable: Some(true),
             version: Some("1".to_owned()),
             lag: None,
             observed: Some(Observed { said, heard_at: NOW, ..Observed::default() }),
@@ -401,7 +402,7 @@ mod tests {
     fn members_are_judged_by_whether_they_answer_and_what_they_say() {
         let table = [
             ("all well", status(|_| ()), [Ok, Ok, Ok, Ok]),
-            ("silent", status(|other| other.reachable = false), [Fail, Ok, Ok, Ok]),
+            ("silent", status(|other| other.reachable = Some(false)), [Fail, Ok, Ok, Ok]),
             (
                 "another version",
                 status(|other| other.version = Some("2".into())),

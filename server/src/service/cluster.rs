@@ -222,10 +222,7 @@ impl ClusterService {
     fn quorum(&self, status: &MemberStatus) -> rpc::Quorum {
         let voters: Vec<&MemberView> =
             status.members.iter().filter(|member| member.role == Role::Voter).collect();
-        let reachable = voters
-            .iter()
-            .filter(|member| member.reachable || member.id == status.member_id)
-            .count();
+        let reachable = voters.iter().filter(|member| member.reachable == Some(true)).count();
         let (in_contact, lost_for_s, text) = match self.context.gate.store.contact() {
             Contact::InContact => (true, 0.0, String::new()),
             Contact::Lost { since, text } => {
@@ -274,12 +271,7 @@ impl ClusterService {
             let fix = "bring back enough voters or the network between them";
             warn("no_contact", quorum.text.clone(), fix);
         }
-        let asks_all = asks_all(status);
-        let silent = status
-            .members
-            .iter()
-            .filter(|member| asks_all && !member.reachable && member.id != status.member_id);
-        for member in silent {
+        for member in status.members.iter().filter(|member| member.reachable == Some(false)) {
             let text = format!("member {} at {} does not answer", member.id, member.address);
             warn(
                 "member_unreachable",
@@ -311,22 +303,15 @@ fn members(status: &MemberStatus, now: Duration) -> Vec<rpc::Member> {
     members.into_iter().map(|view| member(status, view, now)).collect()
 }
 
-/// Whether this member knows of all others if they answer: as leader, and without one. A follower
-/// hears its leader; what it knows of the others may be a second old.
-fn asks_all(status: &MemberStatus) -> bool {
-    status.leader.is_none_or(|leader| leader == status.member_id)
-}
-
 fn member(status: &MemberStatus, view: &MemberView, now: Duration) -> rpc::Member {
     use rpc::member::{Reachability, Role as PbRole};
 
     let leader = status.leader == Some(view.id);
     let this_member = view.id == status.member_id;
-    let known = asks_all(status) || leader || this_member;
-    let reachability = match (view.reachable || this_member, known) {
-        (true, _) => Reachability::Reachable,
-        (false, true) => Reachability::Unreachable,
-        (false, false) => Reachability::Unknown,
+    let reachability = match view.reachable {
+        Some(true) => Reachability::Reachable,
+        Some(false) => Reachability::Unreachable,
+        None => Reachability::Unknown,
     };
     let host = view.address.rsplit_once(':').map_or(view.address.as_str(), |(host, _)| host);
     let name = if view.name.is_empty() { host } else { view.name.as_str() };
@@ -403,7 +388,7 @@ fn target(text: &str) -> Result<Option<MemberId>, Failure> {
 mod tests {
     use super::*;
 
-    fn view(id: u64, role: Role, reachable: bool) -> MemberView {
+    fn view(id: u64, role: Role, reachable: Option<bool>) -> MemberView {
         let address = format!("server-{id}.peers:8082");
         let (name, version) = (String::new(), (id != 3).then(|| format!("0.{id}")));
         let (lag, observed) = (None, None);
@@ -425,31 +410,24 @@ mod tests {
             clock_doubt: None,
             mismatch: None,
             members: vec![
-                view(3, Role::Learner, false),
-                view(1, Role::Voter, true),
-                view(2, Role::Voter, false),
+                view(3, Role::Learner, None),
+                view(1, Role::Voter, Some(true)),
+                view(2, Role::Voter, Some(false)),
             ],
         }
     }
 
     #[test]
-    fn members_are_sorted_and_only_a_leader_calls_others_unreachable() {
+    fn members_are_sorted_and_only_those_that_were_asked_are_called_unreachable() {
         use rpc::member::Reachability::{Reachable, Unknown, Unreachable};
 
-        let seen = |status: &MemberStatus| -> Vec<(String, i32)> {
-            let members = members(status, Duration::ZERO).into_iter();
-            members.map(|m| (m.name, m.reachability)).collect()
-        };
-        let name = |id: u64| format!("server-{id}.peers");
-        let by_leader = seen(&status(1, Some(1)));
-        let expected = [(1, Reachable), (2, Unreachable), (3, Unreachable)];
-        assert_eq!(by_leader, expected.map(|(id, reach)| (name(id), reach.into())));
-        let by_follower = seen(&status(2, Some(1)));
-        let expected = [(1, Reachable), (2, Reachable), (3, Unknown)];
-        assert_eq!(by_follower, expected.map(|(id, reach)| (name(id), reach.into())));
-        let without_leader = seen(&status(1, None));
-        let expected = [(1, Reachable), (2, Unreachable), (3, Unreachable)];
-        assert_eq!(without_leader, expected.map(|(id, reach)| (name(id), reach.into())));
+        for leader in [Some(1), Some(2), None] {
+            let members = members(&status(1, leader), Duration::ZERO).into_iter();
+            let seen: Vec<_> = members.map(|m| (m.name, m.reachability)).collect();
+            let expected = [(1, Reachable), (2, Unreachable), (3, Unknown)]
+                .map(|(id, reach)| (format!("server-{id}.peers"), i32::from(reach)));
+            assert_eq!(seen, expected, "leader {leader:?}");
+        }
     }
 
     #[test]

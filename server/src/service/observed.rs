@@ -140,7 +140,7 @@ mod tests {
             name: String::new(),
             address: format!("m{id}:1"),
             role: Role::Voter,
-            reachable: true,
+            reachable: Some(true),
             version: None,
             lag: None,
             observed,

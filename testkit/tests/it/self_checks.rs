@@ -55,6 +55,13 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
     let text = failed.await.unwrap();
     assert!(text.contains(&format!("no answer from {gone} at ")), "{text}");
     assert!(text.contains("see: docs/runbooks/lost-member.md"), "{text}");
+    // A follower says so too, not only the leader.
+    for index in [1, 2] {
+        let output = cluster.member(index).unwrap().cli(&["cluster", "status"]).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("member_unreachable: member {gone} at ")), "{text}");
+    }
 }
 
 /// The sorted files of a member's database.

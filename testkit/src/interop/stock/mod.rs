@@ -1,11 +1,13 @@
 //! Stock SPIRE programs in our place and beside us: their agents on our cluster, their server under
 //! our agent, and both command lines on both servers.
 //!
-//! Owns the order of the lane; `agents` the stock agents, `server` the stock server, `answers` the
-//! comparison of the command lines. Written from the specification; the programs come from outside.
+//! Owns the order of the lane; `agents` the stock agents, `restore` the drill with them, `server` the
+//! stock server, `answers` the comparison of the command lines. Written from the specification; the
+//! programs come from outside.
 
 mod agents;
 mod answers;
+mod restore;
 mod server;
 
 use std::path::Path;
@@ -54,6 +56,8 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
     cluster.wait_ready(WITHIN).await?;
     lose_the_quorum(&mut cluster, &mut agents).await?;
     println!("both agents served on one replica of three, and renewed when the others were back");
+    restore::drill(folder, binaries, &mut cluster, &mut agents).await.context("a restore")?;
+    println!("every folder was lost; no agent was, not the one attested after the snapshot either");
     let [by_token, by_certificate] = agents;
     refuse(&cluster, by_token, by_certificate, &certificate).await?;
     println!("the evicted agent and the banned one ended, the banned one may not come back");
@@ -153,7 +157,12 @@ async fn refuse(
 
 /// An entry for processes of this user below the agents' alias.
 fn entry(cluster: &Cluster, index: usize, id: &str) -> Result<()> {
+    entry_below(cluster, index, NODE, id)
+}
+
+/// An entry for processes of this user.
+fn entry_below(cluster: &Cluster, index: usize, parent: &str, id: &str) -> Result<()> {
     let selector = format!("unix:uid:{}", nix::unistd::getuid());
-    let args = ["entry", "create", "-parentID", NODE, "-spiffeID", id, "-selector", &selector];
+    let args = ["entry", "create", "-parentID", parent, "-spiffeID", id, "-selector", &selector];
     cluster.member(index)?.cli_json(&args).map(drop)
 }
