@@ -6,6 +6,7 @@
 //! part, a majority that takes part commits.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::cluster::formation::{
@@ -24,6 +25,7 @@ enum Phase {
 
 #[derive(Clone)]
 struct Founder {
+    id: MemberId,
     formation: Formation,
     phase: Phase,
 }
@@ -31,7 +33,8 @@ struct Founder {
 #[derive(Clone)]
 struct World {
     settings: Arc<Settings>,
-    founders: Vec<Founder>,
+    /// Shared with the worlds that differ elsewhere: there are very many.
+    founders: Vec<Rc<Founder>>,
     /// Sets with which someone who still has its folder began consensus.
     begun: BTreeSet<(MemberId, FoundingSet)>,
     committed: BTreeSet<FoundingSet>,
@@ -71,9 +74,13 @@ impl World {
     }
 
     /// A founder that has just started.
-    fn founder(&self, who: usize, id: MemberId, standing: Standing) -> Founder {
+    fn founder(&self, who: usize, id: MemberId, standing: Standing) -> Rc<Founder> {
         let formation = Formation::new(id, ADDRESSES[who], self.settings.clone(), standing);
-        Founder { formation, phase: Phase::Idle }
+        Rc::new(Founder { id, formation, phase: Phase::Idle })
+    }
+
+    fn founder_mut(&mut self, who: usize) -> &mut Founder {
+        Rc::make_mut(&mut self.founders[who])
     }
 
     fn formed_as(&self, set: &FoundingSet) -> Standing {
@@ -81,7 +88,7 @@ impl World {
     }
 
     fn id(&self, who: usize) -> MemberId {
-        self.founders[who].formation.introduction().member
+        self.founders[who].id
     }
 
     fn standing(&self, who: usize) -> &Standing {
@@ -123,12 +130,12 @@ impl World {
         match self.founders[who].phase.clone() {
             Phase::Idle => {
                 let standing = self.standing(who).clone();
-                world.founders[who].phase = Phase::Asking(standing, Vec::new());
+                world.founder_mut(who).phase = Phase::Asking(standing, Vec::new());
             }
             Phase::Asking(asked_as, mut heard) if heard.len() < others.len() => {
                 let introduction = self.founders[at(&others[heard.len()])].formation.introduction();
                 heard.push(introduction);
-                world.founders[who].phase = Phase::Asking(asked_as, heard);
+                world.founder_mut(who).phase = Phase::Asking(asked_as, heard);
             }
             Phase::Asking(asked_as, heard) => {
                 let answers: BTreeMap<_, _> =
@@ -142,14 +149,14 @@ impl World {
             }
             Phase::Offering(set, sent) if sent < others.len() => {
                 let other = &others[sent];
-                world.founders[who].phase = Phase::Idle;
+                world.founder_mut(who).phase = Phase::Idle;
                 if world.deliver(who, at(other), &set) {
-                    world.founders[who].formation.acknowledged(other, &set);
-                    world.founders[who].phase = Phase::Offering(set, sent + 1);
+                    world.founder_mut(who).formation.acknowledged(other, &set);
+                    world.founder_mut(who).phase = Phase::Offering(set, sent + 1);
                 }
             }
             Phase::Offering(..) => {
-                world.founders[who].phase = Phase::Idle;
+                world.founder_mut(who).phase = Phase::Idle;
                 if let Some(set) = self.founders[who].formation.ready() {
                     world.begin(who, set);
                 }
@@ -159,7 +166,7 @@ impl World {
     }
 
     fn follow(&mut self, who: usize, verdict: Verdict) {
-        let founder = &mut self.founders[who];
+        let founder = self.founder_mut(who);
         founder.phase = Phase::Idle;
         match verdict {
             Verdict::Wait(_) => {}
@@ -182,7 +189,7 @@ impl World {
         let accepted = self.founders[to].formation.consider(self.id(from), set).is_ok();
         if accepted {
             // Its own round or offer goes on: that must do no harm.
-            self.founders[to].formation.adopted(set.clone());
+            self.founder_mut(to).formation.adopted(set.clone());
         }
         accepted
     }
@@ -196,7 +203,7 @@ impl World {
     }
 
     fn begin(&mut self, who: usize, set: FoundingSet) {
-        self.founders[who].formation.started();
+        self.founder_mut(who).formation.started();
         self.begun.insert((self.id(who), set));
     }
 
@@ -209,7 +216,7 @@ impl World {
         for other in 0..self.founders.len() {
             if *self.standing(other) == Standing::Adopted(set.clone()) {
                 let mut world = self.clone();
-                world.founders[other].formation.started();
+                world.founder_mut(other).formation.started();
                 next.push(world);
             }
         }
@@ -254,14 +261,15 @@ impl World {
     fn key(&self) -> Vec<u8> {
         let mut key = vec![self.folders_to_empty];
         for who in 0..self.founders.len() {
-            let introduction = self.founders[who].formation.introduction();
-            write_introduction(&mut key, &introduction);
+            write_member(&mut key, self.id(who), self.standing(who));
             match &self.founders[who].phase {
                 Phase::Idle => key.push(0),
                 Phase::Asking(asked_as, heard) => {
                     write_standing(&mut key, asked_as);
                     key.push(1 + u8::try_from(heard.len()).unwrap());
-                    heard.iter().for_each(|heard| write_introduction(&mut key, heard));
+                    for heard in heard {
+                        write_member(&mut key, heard.member, &heard.standing);
+                    }
                 }
                 Phase::Offering(set, sent) => {
                     key.push(9 + u8::try_from(*sent).unwrap());
@@ -323,9 +331,9 @@ impl World {
     }
 }
 
-fn write_introduction(key: &mut Vec<u8>, who: &Introduction) {
-    key.push(u8::try_from(who.member.0).unwrap());
-    write_standing(key, &who.standing);
+fn write_member(key: &mut Vec<u8>, id: MemberId, standing: &Standing) {
+    key.push(u8::try_from(id.0).unwrap());
+    write_standing(key, standing);
 }
 
 fn write_standing(key: &mut Vec<u8>, standing: &Standing) {
