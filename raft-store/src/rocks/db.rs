@@ -13,6 +13,7 @@ use rocksdb::{
 use crate::error::OpenError;
 use crate::ids::MemberId;
 use crate::local::LocalRecords;
+use crate::mutants::{self, Mutant};
 use crate::rocks::format::Folder;
 use crate::rocks::keys;
 use crate::rocks::local::RocksLocal;
@@ -109,7 +110,9 @@ fn check_synced(path: &Path, db: &DB) -> Result<u64, OpenError> {
         false => failed(error),
     };
     let synced = SyncedMark::read(path).map_err(unread)?;
-    if let Some(synced) = synced.filter(|synced| reaches < *synced) {
+    if let Some(synced) = synced.filter(|synced| reaches < *synced)
+        && !mutants::on(Mutant::LogCutAtDamage)
+    {
         return Err(corrupt(format!(
             "it has lost what was synced: it ends at write {reaches}, and write {synced} was acknowledged"
         )));
@@ -123,7 +126,10 @@ fn db_options() -> Options {
     let mut options = Options::default();
     // A torn tail was never acknowledged. A hole in the middle must stop the start: the default
     // (point in time) would silently drop acknowledged entries behind it.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(match mutants::on(Mutant::LogCutAtDamage) {
+        true => DBRecoveryMode::PointInTime,
+        false => DBRecoveryMode::TolerateCorruptedTailRecords,
+    });
     // What that mode needs to tell the two apart.
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
