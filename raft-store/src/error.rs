@@ -107,7 +107,8 @@ pub enum RunError {
     /// must serve nothing of it.
     #[error(
         "{reason}; this member's state is not to be trusted: move DATA_DIR/raft away and start it \
-         again, it then joins anew and is fed by the others; alone it needs a snapshot to restore"
+         again, it then joins anew and is fed by the others; alone it needs a snapshot to restore \
+         (spire-server cluster snapshot restore)"
     )]
     Fenced {
         /// What was found.

@@ -1,7 +1,8 @@
-//! Deliberate bugs, to prove that the simulation finds them.
+//! Deliberate bugs, to prove that the simulation finds them, and tests those that it cannot see.
 //!
 //! Owns their names and which one is on. Without the feature `mutants`, which nothing that is shipped
-//! enables, none can be on and the compiler removes them.
+//! enables, none can be on and the compiler removes them. Those that need a real disk exist in unit
+//! tests: a test here runs the one that must find it, in a process of its own with the bug on.
 
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,14 @@ pub(crate) enum Mutant {
     PendingOverwritten,
     /// A subscription says that it starts one revision later than it does.
     FeedOffByOne,
+    /// What a write-ahead log has behind damage is dropped, and what was synced may be missing.
+    #[cfg(feature = "rocks")]
+    LogCutAtDamage,
+    /// A restored registry goes on in its old epoch.
+    #[cfg(feature = "rocks")]
+    EpochNotRaised,
+    /// A founder that began with one founding set adopts another.
+    SetAdoptedTwice,
 }
 
 impl Mutant {
@@ -72,6 +81,28 @@ impl Mutant {
     ];
 }
 
+/// Those that tests of this crate find, each with that test.
+#[cfg(test)]
+const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
+    #[cfg(feature = "rocks")]
+    (
+        "log-cut-at-damage",
+        Mutant::LogCutAtDamage,
+        "rocks::tests::a_torn_tail_is_dropped_and_a_hole_or_a_loss_stops_the_start",
+    ),
+    #[cfg(feature = "rocks")]
+    (
+        "epoch-not-raised",
+        Mutant::EpochNotRaised,
+        "backup::tests::a_restored_registry_has_all_that_was_saved_in_a_new_epoch",
+    ),
+    (
+        "set-adopted-twice",
+        Mutant::SetAdoptedTwice,
+        "cluster::formation_model::no_two_clusters_form_of_two_even_if_a_folder_is_emptied_on_the_way",
+    ),
+];
+
 #[cfg(feature = "mutants")]
 static ON: std::sync::OnceLock<Mutant> = std::sync::OnceLock::new();
 
@@ -83,13 +114,38 @@ pub(crate) fn switch_on(name: &str) -> bool {
 }
 
 /// Whether the mutant is on.
-#[cfg(feature = "mutants")]
+#[cfg(all(feature = "mutants", not(test)))]
 pub(crate) fn on(mutant: Mutant) -> bool {
     ON.get() == Some(&mutant)
 }
 
 /// Never.
-#[cfg(not(feature = "mutants"))]
+#[cfg(not(any(feature = "mutants", test)))]
 pub(crate) const fn on(_mutant: Mutant) -> bool {
     false
+}
+
+/// Whether this process of unit tests was started with it.
+#[cfg(test)]
+pub(crate) fn on(mutant: Mutant) -> bool {
+    static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
+    let found = STARTED_WITH.get_or_init(|| {
+        let name = std::env::var(crate::testing::MUTANT).ok()?;
+        let found = FOUND_BY_TESTS.iter().find(|(known, ..)| *known == name);
+        Some(found.unwrap_or_else(|| panic!("no mutant {name}")).1)
+    });
+    *found == Some(mutant)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FOUND_BY_TESTS;
+    use crate::testing::fails_with_mutant;
+
+    #[test]
+    fn every_deliberate_bug_that_simulation_cannot_see_fails_its_test() {
+        for (name, _, test) in FOUND_BY_TESTS {
+            fails_with_mutant(name, test);
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod listen;
 pub mod logging;
 pub mod metrics;
+mod mutants;
 pub mod service;
 pub mod shutdown;
 pub mod snapshots;

@@ -20,6 +20,7 @@ use crate::change::{ClusterState, Restored, UnknownAgents};
 use crate::codec::{CodecError, bundle_from_pb, bundle_to_pb, cluster_to_pb, journal_to_pb};
 use crate::ids::{ClusterId, MemberId, Revision};
 use crate::local::Identity;
+use crate::mutants::{self, Mutant};
 use crate::pb;
 use crate::raft::convert::{log_id_to_pb, vote_to_pb};
 use crate::raft::state_machine::{StateMachine, write_applied};
@@ -132,7 +133,7 @@ fn change_tables(
         state.log_id.index + 1,
     );
     let mut cluster = ClusterState {
-        epoch: state.cluster.epoch + 1,
+        epoch: state.cluster.epoch + u32::from(!mutants::on(Mutant::EpochNotRaised)),
         restored: Some(Restored {
             lost_from: state.time,
             at: with.now.max(state.time),

@@ -16,6 +16,9 @@ mod epoch;
 #[cfg(feature = "rocks")]
 mod error;
 mod facts;
+#[cfg(test)]
+#[cfg(feature = "rocks")]
+mod fixtures;
 #[cfg(feature = "rocks")]
 mod folder;
 #[cfg(feature = "rocks")]

@@ -40,9 +40,9 @@ const BINDING: [u8; 32] = [3; 32];
 
 /// A snapshot in memory.
 #[derive(Default)]
-struct Saved {
+pub(super) struct Saved {
     facts: Option<SnapshotFacts>,
-    frames: Vec<Vec<u8>>,
+    pub(super) frames: Vec<Vec<u8>>,
 }
 
 impl SnapshotOut for Saved {
@@ -62,7 +62,7 @@ impl Saved {
         self.facts.as_ref().unwrap()
     }
 
-    fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> Origin {
         let facts = self.facts();
         Origin {
             cluster_id: facts.cluster.cluster_id,
@@ -86,12 +86,12 @@ impl Saved {
     }
 }
 
-fn ask<'a>(config: &'a Config, confirmed: &str) -> Rebuild<'a> {
+pub(super) fn ask<'a>(config: &'a Config, confirmed: &str) -> Rebuild<'a> {
     let confirmed = confirmed.to_owned();
     Rebuild { config, random: &SystemRandom, now: SystemClock.now(), confirmed }
 }
 
-async fn open(path: &Path) -> TestStore {
+pub(super) async fn open(path: &Path) -> TestStore {
     open_as(config(path.to_owned())).await
 }
 
@@ -108,7 +108,7 @@ async fn open_as(config: Config) -> TestStore {
     }
 }
 
-async fn accepted(store: &TestStore, command: Command) {
+pub(super) async fn accepted(store: &TestStore, command: Command) {
     store.apply(command).await.unwrap().outcome.unwrap();
 }
 
@@ -131,7 +131,7 @@ async fn filled(path: &Path) -> TestStore {
 }
 
 /// Everything but the cluster's row, as the change stream shows it, and that row.
-fn content(store: &TestStore) -> (Vec<Change>, ClusterState) {
+pub(super) fn content(store: &TestStore) -> (Vec<Change>, ClusterState) {
     let mut changes = store.handle.subscribe().unwrap().snapshot;
     let Change::ClusterWritten(cluster) = changes.remove(0) else { panic!("no cluster row") };
     (changes, (*cluster).clone())

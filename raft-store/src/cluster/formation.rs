@@ -16,6 +16,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use crate::ids::{ClusterId, MemberId};
+use crate::mutants::{self, Mutant};
 
 /// What founders must agree on, besides the key: that is proven by TLS.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -224,6 +225,7 @@ impl Formation {
     pub(crate) fn consider(&self, from: MemberId, set: &FoundingSet) -> Result<(), String> {
         match &self.standing {
             Standing::Empty | Standing::Adopted(_) => {}
+            Standing::Initialised(_) if mutants::on(Mutant::SetAdoptedTwice) => {}
             Standing::Initialised(_) => {
                 return Err("another founding set is initialised".to_owned());
             }

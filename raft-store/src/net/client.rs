@@ -211,7 +211,10 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         let (vote, prev) = (rpc.vote, rpc.prev_log_id);
         let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
-        let (request, upto) = fit(rpc);
+        let (mut request, upto) = fit(rpc);
+        if self.lane == Lane::Heartbeat {
+            request.confirmed = self.network.confirmations.of(self.target, &vote);
+        }
         let mut peer = self.peer(self.lane)?;
         let call = peer.append(Request::new(request));
         let reply = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::AppendEntriesRequest;
 use prost::bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -18,12 +21,13 @@ use crate::mem::MemoryDisk;
 use crate::net::channels::{MESSAGE_BYTES_MAX, over};
 use crate::net::dial::{Expected, dial};
 use crate::net::name::PeerName;
-use crate::net::network::EPOCH_HEADER;
+use crate::net::network::{EPOCH_HEADER, PeerNetwork, PeerNetworkParts};
 use crate::net::pb::raft::v1 as pb;
 use crate::net::pb::raft::v1::peer_client::PeerClient;
 use crate::net::tls::PeerTls;
 use crate::net::transport::{PipeNetwork, Pipes};
 use crate::pb as rows;
+use crate::raft::{CommittedLeaderId, LogId, PeerNode, Vote};
 use crate::seams::{Seams, Storage};
 use crate::testing::{TestStore, config, seams};
 
@@ -241,5 +245,58 @@ async fn a_join_that_is_sent_again_takes_one_member_in() {
         let members = victim.store.handle.status().members;
         let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
         assert_eq!((ids.len(), ids.contains(&id)), (2, true), "{ids:?}");
+    }
+}
+
+/// The peer network of a member of the victim's cluster.
+fn network_of(victim: &Victim, member: MemberId) -> Arc<PeerNetwork> {
+    let seams = seams(Storage::Memory(MemoryDisk::new()));
+    let network = PeerNetwork::open(PeerNetworkParts {
+        config: Arc::new(config(PathBuf::new())),
+        transport: Arc::new(victim.network.endpoint("leader")),
+        clock: seams.clock,
+        random: seams.random,
+        member_id: member,
+        cluster_id: Some(victim.cluster),
+    });
+    network.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_says_that_lacks_what_it_confirmed_is_kept_from_consensus() {
+    let victim = Victim::start().await;
+    let leader = MemberId(7);
+    let network = network_of(&victim, leader);
+    let node = PeerNode { address: ADDRESS.to_owned(), ..PeerNode::default() };
+    let mut client = network.factory().new_client(victim.me.0, &node).await;
+    let option = || RPCOption::new(Duration::from_secs(20));
+    // Each time as another leader: alone, the victim is one again within a moment.
+    for (term, streams, confirmed) in
+        [(1000, false, None), (2000, true, None), (3000, false, Some(50)), (4000, true, Some(50))]
+    {
+        let log_id = |index| LogId::new(CommittedLeaderId { term, node_id: leader.0 }, index);
+        let vote = Vote::new_committed(term, leader.0);
+        if let Some(confirmed) = confirmed {
+            let answer = Ok(Some(log_id(confirmed)));
+            network.confirmations.check(victim.me, &vote, &answer, Duration::ZERO).unwrap();
+        }
+        let prev_log_id = Some(log_id(40));
+        let request =
+            AppendEntriesRequest { vote, prev_log_id, leader_commit: None, entries: Vec::new() };
+        let said = if streams {
+            let input = futures::stream::iter([request]);
+            let mut replies = client.stream_append(input, option()).await.unwrap();
+            replies.next().await.unwrap().map(|answer| answer.unwrap_err().to_string())
+        } else {
+            client.append_entries(request, option()).await.map(|answer| answer.to_string())
+        };
+        match (said, confirmed) {
+            (Ok(said), None) => assert!(said.contains("Conflict"), "{said}"),
+            (Err(error), Some(_)) => {
+                let error = format!("{error:?}");
+                assert!(error.contains("holds less than it acknowledged"), "{error}");
+            }
+            (said, confirmed) => panic!("{term}: {said:?}, {confirmed:?}"),
+        }
     }
 }

@@ -29,11 +29,14 @@ use crate::net::network::{EPOCH_HEADER, PeerNetwork};
 use crate::net::pb::raft::v1 as pb;
 use crate::net::pb::raft::v1::peer_server::{Peer, PeerServer};
 use crate::net::refusals::Refusal;
+use crate::net::reversion;
 use crate::net::snapshot::{receive_body, receive_header};
 use crate::net::transport::Incoming;
 use crate::net::{proposals, wire};
 use crate::observe::Observation;
+use crate::offload::offload;
 use crate::raft::{LogId, TypeConfig, Vote};
+use crate::snapshot::SnapshotBody;
 use crate::upgrade::RaiseError;
 
 /// A connection without a sign of life for this long is closed.
@@ -188,6 +191,7 @@ impl PeerService {
         request: Request<pb::VoteRequest>,
     ) -> Result<openraft::raft::VoteRequest<TypeConfig>, Status> {
         let (member, name) = self.of_our_cluster(&request)?;
+        self.fenced()?;
         let vote = wire::vote_request_from_pb(request.get_ref()).map_err(garbled)?;
         self.speaks_for_itself(member, &name, &vote.vote)?;
         if self.is_known(member) || self.is_ahead(vote.last_log_id.as_ref()) {
@@ -217,9 +221,38 @@ impl PeerService {
         name: &PeerName,
         request: pb::AppendRequest,
     ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        let confirmed = request.confirmed;
         let append = wire::append_from_pb(request).map_err(garbled)?;
         self.speaks_for_itself(member, name, &append.vote)?;
+        self.holds(member, &append.vote, confirmed)?;
         Ok(append)
+    }
+
+    /// Refuses to go on if this member lacks what it confirmed, as its leader says.
+    fn holds(&self, leader: MemberId, vote: &Vote, confirmed: u64) -> Result<(), Status> {
+        // What consensus has seen is enough where it is more; it may be a moment behind the disk, and
+        // while a snapshot takes the place of the log it is before it.
+        let seen = self.core.raft.metrics().borrow_watched().last_log_index.unwrap_or(0);
+        if seen >= confirmed {
+            return Ok(());
+        }
+        let ends = reversion::ends_before(self.core.engine.log.as_ref(), vote, confirmed);
+        let ends = ends.map_err(|error| Status::internal(format!("read log: {error}")))?;
+        let Some(ends) = ends else { return Ok(()) };
+        self.core.fence.trip(format!(
+            "this member's disk holds less than it acknowledged: its log ends at entry {ends}, and \
+             it had confirmed entry {confirmed} to leader {leader}"
+        ));
+        self.fenced()
+    }
+
+    /// A member behind the fence says nothing that another may build on, in the moment that it takes
+    /// to end.
+    fn fenced(&self) -> Result<(), Status> {
+        match self.core.fence.reason() {
+            Some(reason) => Err(Status::failed_precondition(reason)),
+            None => Ok(()),
+        }
     }
 
     fn heard_leader(&self, from: MemberId) {
@@ -335,6 +368,7 @@ impl Peer for PeerService {
         let snapshots = self.core.engine.snapshots.clone();
         let sink = crate::net::snapshot::blocking(move || snapshots.sink()).await?;
         let snapshot = receive_body(first, &mut chunks, sink).await?;
+        let snapshot = checked(snapshot).await?;
         let index = meta.last_log_id.as_ref().map_or(0, |id| id.index);
         let bytes = snapshot.len();
         let snapshot = openraft::Snapshot { meta, snapshot };
@@ -449,6 +483,22 @@ impl Peer for PeerService {
     ) -> Result<Response<pb::JoinReply>, Status> {
         let caller = Self::caller(&request)?.member();
         Ok(Response::new(self.greeter.join(caller, request.into_inner()).await?))
+    }
+}
+
+/// A snapshot that is what its sender once wrote. Consensus takes one that is not for a failure of our
+/// own disk, and ends this member for it.
+async fn checked(snapshot: SnapshotBody) -> Result<SnapshotBody, Status> {
+    let body = snapshot.clone();
+    let verified = offload(move || crate::snapshot::verify(&body)).await;
+    match verified {
+        Ok(Ok(_)) => Ok(snapshot),
+        Ok(Err(error)) => {
+            let text = format!("the snapshot is damaged: {}", crate::net::chain(&error));
+            tracing::warn!("{text}");
+            Err(Status::data_loss(text))
+        }
+        Err(error) => Err(Status::internal(format!("check snapshot: {error}"))),
     }
 }
 

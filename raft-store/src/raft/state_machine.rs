@@ -54,7 +54,8 @@ impl StateMachine {
     pub(crate) fn open(engine: &Engine) -> Result<(Self, Arc<Feed>), TableError> {
         let tables = Arc::clone(&engine.tables);
         if let Some(body) = engine.snapshots.current()? {
-            let meta = snapshot_meta_from_pb(&snapshot::read_meta(&body)?)?;
+            // To its end: others may be fed from it.
+            let meta = snapshot_meta_from_pb(&snapshot::verify(&body)?)?;
             let (applied, _) = read_applied(tables.as_ref())?;
             if tables.is_half_replaced()? || applied < meta.last_log_id {
                 replace(tables.as_ref(), &body)?;

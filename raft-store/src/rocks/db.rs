@@ -13,11 +13,13 @@ use rocksdb::{
 use crate::error::OpenError;
 use crate::ids::MemberId;
 use crate::local::LocalRecords;
+use crate::mutants::{self, Mutant};
 use crate::rocks::format::Folder;
 use crate::rocks::keys;
 use crate::rocks::local::RocksLocal;
 use crate::rocks::log::RocksLog;
 use crate::rocks::snapshots::FileSnapshots;
+use crate::rocks::synced::SyncedMark;
 use crate::rocks::tables::RocksTables;
 use crate::storage::Engine;
 
@@ -37,6 +39,7 @@ pub(super) struct Database {
     db: Arc<DB>,
     /// Held for its lock and its marker.
     folder: Arc<Folder>,
+    synced: Arc<SyncedMark>,
 }
 
 impl fmt::Debug for Database {
@@ -49,10 +52,12 @@ impl fmt::Debug for Database {
 pub(crate) fn open(path: &Path) -> Result<Engine, OpenError> {
     let folder = Folder::open(path)?;
     let marked = folder.member;
-    let db = Arc::new(open_db(path, marked.is_none())?);
-    let database = Database { db, folder: Arc::new(folder) };
     let failed = |source| OpenError::Io { folder: path.to_owned(), source };
     let corrupt = |reason| OpenError::Corrupt { folder: path.to_owned(), reason };
+    let db = Arc::new(open_db(path, marked.is_none())?);
+    let reaches = check_synced(path, &db)?;
+    let synced = Arc::new(SyncedMark::open(path, reaches).map_err(failed)?);
+    let database = Database { db, folder: Arc::new(folder), synced };
 
     let local = LocalRecords::new(Arc::new(RocksLocal { database: database.clone() }));
     let identity = local.find_identity().map_err(|error| corrupt(error.to_string()))?;
@@ -83,7 +88,10 @@ fn open_db(path: &Path, is_new: bool) -> Result<DB, OpenError> {
         .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
     DB::open_cf_descriptors(&options, path.join("db"), families).map_err(|error| {
         let folder = path.to_owned();
-        if matches!(error.kind(), ErrorKind::Corruption | ErrorKind::InvalidArgument) {
+        // A file that is named and not there is no failure of the disk: RocksDB tells it in words alone.
+        let lacks_a_file = !is_new && error.to_string().contains("No such file or directory");
+        let kinds = [ErrorKind::Corruption, ErrorKind::InvalidArgument];
+        if lacks_a_file || kinds.contains(&error.kind()) {
             OpenError::Corrupt { folder, reason: error.to_string() }
         } else {
             OpenError::Io { folder, source: to_io(error) }
@@ -91,11 +99,37 @@ fn open_db(path: &Path, is_new: bool) -> Result<DB, OpenError> {
     })
 }
 
+/// Compares what the database has with what was synced, and returns how far it reaches, which is
+/// durable by then.
+fn check_synced(path: &Path, db: &DB) -> Result<u64, OpenError> {
+    let failed = |source| OpenError::Io { folder: path.to_owned(), source };
+    let corrupt = |reason| OpenError::Corrupt { folder: path.to_owned(), reason };
+    let reaches = db.latest_sequence_number();
+    let unread = |error: io::Error| match error.kind() == io::ErrorKind::InvalidData {
+        true => corrupt(error.to_string()),
+        false => failed(error),
+    };
+    let synced = SyncedMark::read(path).map_err(unread)?;
+    if let Some(synced) = synced.filter(|synced| reaches < *synced)
+        && !mutants::on(Mutant::LogCutAtDamage)
+    {
+        return Err(corrupt(format!(
+            "it has lost what was synced: it ends at write {reaches}, and write {synced} was acknowledged"
+        )));
+    }
+    // What was found may be in the kernel's memory alone.
+    db.flush_wal(true).map_err(|error| failed(to_io(error)))?;
+    Ok(reaches)
+}
+
 fn db_options() -> Options {
     let mut options = Options::default();
     // A torn tail was never acknowledged. A hole in the middle must stop the start: the default
     // (point in time) would silently drop acknowledged entries behind it.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(match mutants::on(Mutant::LogCutAtDamage) {
+        true => DBRecoveryMode::PointInTime,
+        false => DBRecoveryMode::TolerateCorruptedTailRecords,
+    });
     // What that mode needs to tell the two apart.
     options.set_recycle_log_file_num(0);
     options.set_track_and_verify_wals_in_manifest(true);
@@ -134,9 +168,19 @@ impl Database {
 
     /// Writes a batch; durable on return.
     pub(super) fn write_synced(&self, batch: WriteBatch) -> io::Result<()> {
+        let reaches = self.db.latest_sequence_number();
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.db.write_opt(batch, &options).map_err(to_io)
+        self.db.write_opt(batch, &options).map_err(to_io)?;
+        // All before this write was synced with it; others may have come after it.
+        self.synced.raise(reaches)
+    }
+
+    /// Makes everything written so far durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let reaches = self.db.latest_sequence_number();
+        self.db.flush_wal(true).map_err(to_io)?;
+        self.synced.raise(reaches)
     }
 
     /// Marks the folder as a member's.

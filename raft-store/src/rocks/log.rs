@@ -91,7 +91,7 @@ impl LogDisk for RocksLog {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.database.db().flush_wal(true).map_err(to_io)
+        self.database.sync()
     }
 
     fn syncing(&self) -> Syncing {

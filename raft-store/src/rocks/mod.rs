@@ -4,6 +4,7 @@
 //! ```text
 //!   raft/
 //!     STEEPLE        magic, format, member id; locked while the store is open
+//!     SYNCED         how far the database was synced (synced.rs)
 //!     db/            RocksDB: column families meta, log, state (keys.rs)
 //!     snapshot       the newest snapshot
 //!     snapshot.*     unfinished ones, removed at start
@@ -18,6 +19,7 @@ mod keys;
 mod local;
 mod log;
 mod snapshots;
+mod synced;
 mod tables;
 #[cfg(test)]
 mod tests;

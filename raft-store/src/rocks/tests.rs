@@ -188,7 +188,7 @@ fn reopen(path: &Path) -> Engine {
 }
 
 #[tokio::test]
-async fn a_torn_tail_is_dropped_and_a_hole_in_the_middle_stops_the_start() {
+async fn a_torn_tail_is_dropped_and_a_hole_or_a_loss_stops_the_start() {
     let (_parent, path) = folder();
     {
         let engine = open(&path).unwrap();
@@ -198,11 +198,12 @@ async fn a_torn_tail_is_dropped_and_a_hole_in_the_middle_stops_the_start() {
             log.blocking_append([entry]).await.unwrap();
         }
     }
-    drop(reopen_copy(&path, "torn", |bytes| bytes.truncate(bytes.len() - 10)).map(|engine| {
-        let last = engine.log.bounds().unwrap().last.unwrap();
-        assert_eq!(last.index, 199);
-    }));
-    let hole = reopen_copy(&path, "hole", |bytes| {
+    let tear = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() - 10);
+    let engine = reopen_copy(&path, "torn", &["STEEPLE"], tear).unwrap();
+    assert_eq!(engine.log.bounds().unwrap().last.unwrap().index, 199);
+    let lost = reopen_copy(&path, "lost", &["STEEPLE", "SYNCED"], tear).unwrap_err();
+    assert!(lost.to_string().contains("it has lost what was synced"), "{lost}");
+    let hole = reopen_copy(&path, "hole", &["STEEPLE"], |bytes| {
         let middle = bytes.len() / 2;
         for byte in &mut bytes[middle..middle + 8] {
             *byte ^= 0xff;
@@ -215,11 +216,14 @@ async fn a_torn_tail_is_dropped_and_a_hole_in_the_middle_stops_the_start() {
 fn reopen_copy(
     path: &Path,
     name: &str,
+    beside: &[&str],
     tamper: impl FnOnce(&mut Vec<u8>),
 ) -> Result<Engine, OpenError> {
     let copy = path.with_file_name(name);
     fs::create_dir_all(copy.join("db")).unwrap();
-    fs::copy(path.join("STEEPLE"), copy.join("STEEPLE")).unwrap();
+    for file in beside {
+        fs::copy(path.join(file), copy.join(file)).unwrap();
+    }
     for item in fs::read_dir(path.join("db")).unwrap() {
         let item = item.unwrap();
         fs::copy(item.path(), copy.join("db").join(item.file_name())).unwrap();

@@ -10,6 +10,8 @@
 
 mod cluster;
 mod commands;
+#[cfg(feature = "rocks")]
+mod corruption;
 mod fencing;
 #[cfg(feature = "rocks")]
 mod folders;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::staleness::{self, Limits, Observation, Standing};
+use crate::mutants::{self, Mutant};
 use crate::view::Views;
 
 /// How often contact is looked at: lost contact must show within 2 s.
@@ -130,7 +131,9 @@ impl Reads {
     /// Time since the start of the last confirmed read; `None` = none since this process started.
     pub fn confirmed_age(&self) -> Option<Duration> {
         let at = *self.confirmed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        at.map(|at| self.clock.boot_time().saturating_sub(at))
+        // A clock that stands still in a suspend shows what it showed before.
+        let still = mutants::on(Mutant::ClockStandsStill);
+        at.map(|at| if still { at } else { self.clock.boot_time() }.saturating_sub(at))
     }
 
     /// Waits until this replica has applied a revision that the caller has seen elsewhere.
@@ -189,5 +192,44 @@ impl Reads {
 
     fn unavailable(&self, text: String) -> Unavailable {
         Unavailable { text, retry_after: RETRY_AFTER }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use steeple_raft_store::testing::{TestStore, config, seams_with};
+    use steeple_raft_store::{MemoryDisk, Storage};
+    use steeple_spiffe_core::random::SystemRandom;
+    use steeple_spiffe_core::time::{FixedClock, Timestamp};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_replica_that_was_suspended_knows_how_old_its_state_is() {
+        let clock = Arc::new(FixedClock::new(Timestamp::from_unix_s(1_800_000_000)));
+        let storage = Storage::Memory(MemoryDisk::new());
+        let seams = seams_with(storage, clock.clone(), Arc::new(SystemRandom));
+        let store = TestStore::open(config(PathBuf::new()), seams).await.unwrap();
+        let (views, task) = Views::start(store.handle.clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(task.run(shutdown.clone()));
+        let _ends = shutdown.drop_guard();
+        let (second, minutes) = (Duration::from_secs(1), |n: u64| Duration::from_secs(60 * n));
+        let limits = Limits { renew_only_delay: second, max_staleness: minutes(10) };
+        let reads = Reads::new(store.handle.clone(), views, clock.clone(), limits, second);
+        assert_eq!(reads.confirmed_age(), None, "never confirmed");
+        reads.confirm(Instant::now() + minutes(1)).await.unwrap();
+        let cut_off = || {
+            let confirmed_age = reads.confirmed_age();
+            staleness::stand(Observation { lost_for: Some(minutes(2)), confirmed_age }, limits)
+        };
+        assert_eq!(cut_off(), Standing::RenewOnly { age: Duration::ZERO });
+        // The machine sleeps: no instant of the runtime passes, its boot-time clock goes on.
+        clock.advance(minutes(9));
+        assert_eq!(cut_off(), Standing::RenewOnly { age: minutes(9) });
+        clock.advance(minutes(2));
+        assert_eq!(cut_off(), Standing::TooOld);
     }
 }

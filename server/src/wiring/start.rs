@@ -409,7 +409,7 @@ fn hint(error: &OpenError) -> &'static str {
             "could not open the registry: stop the other process, or change data_dir"
         }
         OpenError::Corrupt { .. } => {
-            "could not open the registry: move DATA_DIR/raft away and let this member join anew, or restore a snapshot"
+            "could not open the registry: move DATA_DIR/raft away and let this member join anew; if no other member has a sound one, hold this one and restore a snapshot (spire-server cluster snapshot restore)"
         }
         OpenError::OtherCluster { .. } => {
             "could not open the registry: correct the configuration, or change data_dir"

@@ -79,12 +79,24 @@ async fn a_foreign_trust_domain_is_refused() {
 }
 
 #[tokio::test]
-async fn a_corrupt_store_is_refused_and_left_alone() {
+async fn a_corrupt_store_without_others_is_refused_and_comes_back_by_the_command_that_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = one_member(folder.path());
+    let soon = Duration::from_secs(30);
+    let typed = |cluster: &Cluster, words: &[&str]| {
+        let output = cluster.member(0).unwrap().cli(words).unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
     cluster.start_member(0).unwrap();
-    cluster.wait_ready(Duration::from_secs(30)).await.unwrap();
+    cluster.wait_ready(soon).await.unwrap();
+    let (parent, id) = ("spiffe://example.org/parent", "spiffe://example.org/kept");
+    let create = ["entry", "create", "-selector", "unix:uid:1", "-parentID", parent];
+    typed(&cluster, &[&create[..], &["-spiffeID", id]].concat());
+    let file = folder.path().join("saved").display().to_string();
+    typed(&cluster, &["cluster", "snapshot", "save", &file]);
     cluster.stop_member(0).await.unwrap();
+
     let raft = cluster.member(0).unwrap().data().join("raft");
     let manifest = find(&raft, "MANIFEST-").expect("the store has a manifest");
     let size = fs::metadata(&manifest).unwrap().len();
@@ -92,6 +104,15 @@ async fn a_corrupt_store_is_refused_and_left_alone() {
     let (code, text) = refused(&cluster.member(0).unwrap().config()).await;
     assert_eq!(code, 1, "{text}");
     assert!(text.to_lowercase().contains("corrupt"), "{text}");
+    assert!(text.contains("restore a snapshot (spire-server cluster snapshot restore)"), "{text}");
+    assert_eq!(fs::metadata(&manifest).unwrap().len(), size, "it is left alone");
+
+    cluster.hold_member(0).await.unwrap();
+    typed(&cluster, &["cluster", "snapshot", "restore", &file, "-confirm", "example.org"]);
+    cluster.stop_member(0).await.unwrap();
+    cluster.start_member(0).unwrap();
+    cluster.wait_ready(soon).await.unwrap();
+    assert!(typed(&cluster, &["entry", "show"]).contains(id));
 }
 
 fn find(folder: &Path, prefix: &str) -> Option<std::path::PathBuf> {
