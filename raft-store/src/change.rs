@@ -6,6 +6,7 @@ use steeple_spiffe_core::agent::AgentRecord;
 use steeple_spiffe_core::authority::Authority;
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
+use steeple_spiffe_core::federation::FederationRelationship;
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
@@ -54,6 +55,20 @@ pub enum Change {
         /// Its place in lists.
         row: RowNumber,
         /// Whose bundle it was.
+        trust_domain: TrustDomain,
+    },
+    /// A federation relationship was created or updated.
+    RelationshipWritten {
+        /// Its place in lists; stays the same through updates.
+        row: RowNumber,
+        /// Its new content.
+        relationship: Arc<FederationRelationship>,
+    },
+    /// A federation relationship was ended.
+    RelationshipDeleted {
+        /// Its place in lists.
+        row: RowNumber,
+        /// With whom it was.
         trust_domain: TrustDomain,
     },
     /// The authority journal moved.

@@ -7,6 +7,7 @@ use steeple_spiffe_core::agent::{Serial, Serials};
 use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
+use steeple_spiffe_core::federation::FederationRelationship;
 use steeple_spiffe_core::selector::SelectorSet;
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
@@ -76,6 +77,10 @@ pub enum Command {
     DeleteBundles(DeleteBundles),
     /// Adds authorities to the own bundle that are not there yet. Their taints do not count.
     AppendBundle(AppendBundle),
+    /// Writes federation relationships; one outcome per item, in order.
+    WriteRelationships(WriteRelationships),
+    /// Ends federation relationships; one outcome per item, in order. The bundles stay.
+    DeleteRelationships(Vec<TrustDomain>),
     /// Takes a certificate for an agent's that a restored state has forgotten.
     AdoptAgent(AdoptAgent),
     /// Decides what becomes of agents that a restored state does not know.
@@ -243,4 +248,40 @@ pub struct AppendBundle {
     pub x509_authorities: Vec<X509Authority>,
     /// JWT authorities.
     pub jwt_authorities: Vec<JwtAuthority>,
+}
+
+/// See [`Command::WriteRelationships`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteRelationships {
+    /// What of them is written.
+    pub mode: RelationshipMode,
+    /// The relationships.
+    pub items: Vec<RelationshipWrite>,
+}
+
+/// What [`Command::WriteRelationships`] writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationshipMode {
+    /// Relationships that are not there yet.
+    Create,
+    /// Some fields of relationships that are there.
+    Update(RelationshipFields),
+}
+
+/// Fields of a relationship that an update takes from the request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RelationshipFields {
+    /// Where bundles are fetched.
+    pub endpoint_url: bool,
+    /// How the endpoint is authenticated.
+    pub profile: bool,
+}
+
+/// One item of [`Command::WriteRelationships`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelationshipWrite {
+    /// The relationship.
+    pub relationship: FederationRelationship,
+    /// The trust domain's bundle, set in the same step: both are written or neither.
+    pub bundle: Option<Bundle>,
 }

@@ -33,6 +33,7 @@ impl Command {
             | Self::AppendBundle(_)
             | Self::AdoptAgent(_)
             | Self::DecideAgents(_) => 2,
+            Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
         }
     }
 }
@@ -43,4 +44,5 @@ impl Command {
 /// |---|---|
 /// | 1 | the first build |
 /// | 2 | the rolling state hash; bundles of other trust domains; agents after a restore |
-pub const FEATURE_LEVEL_MAX: u32 = 2;
+/// | 3 | federation relationships |
+pub const FEATURE_LEVEL_MAX: u32 = 3;

@@ -70,7 +70,7 @@ pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
 pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, Observed};
-pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
+pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome};
 pub use seams::{Seams, Storage};
 pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;

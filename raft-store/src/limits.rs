@@ -17,6 +17,9 @@ pub const TOKENS_MAX: u64 = 100_000;
 /// Most bundles of foreign trust domains: each is held in memory by every replica.
 pub const FEDERATED_BUNDLES_MAX: u64 = 10_000;
 
+/// Most federation relationships: as many as there may be bundles that they fetch.
+pub const FEDERATION_RELATIONSHIPS_MAX: u64 = FEDERATED_BUNDLES_MAX;
+
 /// Largest encoded bundle: one row is at most one command.
 pub const BUNDLE_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
+use steeple_spiffe_core::federation::FederationRelationship;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::ids::Revision;
@@ -32,6 +33,8 @@ pub enum Outcome {
     Entries(Vec<EntryOutcome>),
     /// One outcome per item of a bundle command, in order.
     Bundles(Vec<BundleOutcome>),
+    /// One outcome per item of a command about federation relationships, in order.
+    Relationships(Vec<RelationshipOutcome>),
     /// How many rows a prune removed.
     Pruned(u32),
 }
@@ -44,6 +47,17 @@ pub enum BundleOutcome {
     /// Deleted.
     Deleted,
     /// Refused.
+    Rejected(Rejection),
+}
+
+/// What became of one item of a command about federation relationships.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RelationshipOutcome {
+    /// Created or changed, as stored.
+    Written(Arc<FederationRelationship>),
+    /// Ended.
+    Deleted,
+    /// Refused; the bundle that came with it was not written either.
     Rejected(Rejection),
 }
 
@@ -145,6 +159,15 @@ pub enum Rejection {
     /// Entries federate with the trust domain.
     #[error("cannot delete bundle; federated with {0} registration entries")]
     BundleInUse(u64),
+    /// A trust domain does not federate with itself.
+    #[error("the own trust domain has no federation relationship")]
+    OwnRelationship,
+    /// There is a relationship with the trust domain already.
+    #[error("federation relationship already exists")]
+    RelationshipExists,
+    /// There is no relationship with the trust domain.
+    #[error("federation relationship not found")]
+    RelationshipNotFound,
     /// The agent is none that a restored state has forgotten, or was adopted or deleted since.
     #[error("agent is not one that a restored state has forgotten")]
     NothingToAdopt,

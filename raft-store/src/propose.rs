@@ -67,6 +67,8 @@ impl Command {
             | Self::WriteBundles(_)
             | Self::DeleteBundles(_)
             | Self::AppendBundle(_)
+            | Self::WriteRelationships(_)
+            | Self::DeleteRelationships(_)
             | Self::AdoptAgent(_)
             | Self::DecideAgents(_) => false,
         }

@@ -194,7 +194,10 @@ fn signs_everything(journal: &Journal) -> bool {
 fn pruned_rows(applied: &Applied) -> u32 {
     match &applied.outcome {
         Ok(Outcome::Pruned(rows)) => *rows,
-        Ok(Outcome::Done | Outcome::Entries(_) | Outcome::Bundles(_)) | Err(_) => 0,
+        Ok(
+            Outcome::Done | Outcome::Entries(_) | Outcome::Bundles(_) | Outcome::Relationships(_),
+        )
+        | Err(_) => 0,
     }
 }
 

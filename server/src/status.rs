@@ -132,7 +132,13 @@ impl Failure {
             }
             Rejection::StoreSvidSelectorTypes
             | Rejection::RequestIdReused
-            | Rejection::OwnBundle => wrapped(Code::InvalidArgument),
+            | Rejection::OwnBundle
+            | Rejection::OwnRelationship => wrapped(Code::InvalidArgument),
+            // SPIRE knows no other code here; its text is its database's.
+            Rejection::RelationshipExists => wrapped(Code::Internal),
+            Rejection::RelationshipNotFound => {
+                plain(Code::NotFound, "federation relationship not found")
+            }
             Rejection::BundleExists => plain(Code::AlreadyExists, "bundle already exists"),
             Rejection::BundleNotFound => plain(Code::NotFound, "bundle not found"),
             // SPIRE names the part that refuses; scripts may look for its words.

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`TrustDomain`], [`SpiffeId`] | SPIFFE-ID, sections 2.1 to 2.4 |
 //! | [`bundle`] | SPIFFE Trust Domain and Bundle, section 4 |
+//! | [`federation`] | SPIFFE Federation, section 5 (endpoint profiles) |
 //! | [`svid::x509`] | X509-SVID, sections 2 to 5 |
 //! | [`svid::jwt`] | JWT-SVID, sections 2 to 5 |
 //! | [`tls`] | X509-SVID, section 5.2 (validation in TLS) |
@@ -20,6 +21,7 @@ pub mod bundle;
 pub mod csr;
 pub mod dns_name;
 pub mod entry;
+pub mod federation;
 pub mod id;
 pub mod key;
 pub mod limits;
@@ -42,6 +44,7 @@ pub use bundle::Bundle;
 pub use csr::CertificateRequest;
 pub use dns_name::{check_dns_name, check_wildcard_overlap};
 pub use entry::{EntryId, RegistrationEntry};
+pub use federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 pub use id::SpiffeId;
 pub use key::{KeyType, Secret};
 pub use random::Random;

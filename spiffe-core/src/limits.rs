@@ -33,6 +33,9 @@ pub const AGENT_VERSION_BYTES_MAX: usize = 255;
 /// Longest join token. SPIRE's are UUIDs; operators may choose their own. The agent id contains it.
 pub const JOIN_TOKEN_BYTES_MAX: usize = 512;
 
+/// Longest URL of a bundle endpoint. SPIRE has none; no web server takes a longer one by default.
+pub const ENDPOINT_URL_BYTES_MAX: usize = 2048;
+
 /// Largest SPIFFE bundle document that is parsed.
 pub const BUNDLE_DOCUMENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 

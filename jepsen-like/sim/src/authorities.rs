@@ -129,6 +129,8 @@ fn journal(row: Option<&Change>) -> Journal {
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
             | Change::BundleDeleted { .. }
+            | Change::RelationshipWritten { .. }
+            | Change::RelationshipDeleted { .. }
             | Change::ClusterWritten(_),
         )
         | None => Journal::default(),

@@ -10,9 +10,13 @@ use std::sync::Arc;
 
 use steeple_checker::history as h;
 use steeple_checker::{Requirements, Settings, Verdict, check};
-use steeple_raft_store::{Applied, Change, Command, EntryOutcome, Outcome, Rejection};
+use steeple_raft_store::command::{RelationshipMode, WriteRelationships};
+use steeple_raft_store::{
+    Applied, Change, Command, EntryOutcome, Outcome, Rejection, RelationshipOutcome,
+};
 use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
 use steeple_spiffe_core::entry::{EntryUpdate, RegistrationEntry};
+use steeple_spiffe_core::federation::{EndpointProfile, FederationRelationship};
 use steeple_spiffe_core::selector::SelectorSet;
 
 use crate::client::{Call, End};
@@ -216,6 +220,7 @@ fn read_operation(what: &Read, number: u64) -> h::Operation {
     match what {
         Read::Entry(id) => h::Operation::GetEntry { id: id.clone() },
         Read::Agent(id) => h::Operation::GetAgent { agent_id: id.clone() },
+        Read::Relationship(name) => h::Operation::GetRelationship { trust_domain: name.clone() },
         Read::CountEntries => h::Operation::CountEntries,
         Read::CountAgents => h::Operation::CountAgents,
         Read::Entries | Read::Everything => {
@@ -281,6 +286,32 @@ fn seen(serials: &Serials) -> h::Seen {
     }
 }
 
+fn relationship(relationship: &FederationRelationship) -> h::Relationship {
+    h::Relationship {
+        trust_domain: relationship.trust_domain.to_string(),
+        endpoint_url: relationship.endpoint_url.to_string(),
+        profile: match &relationship.profile {
+            EndpointProfile::HttpsWeb => "https_web".to_owned(),
+            EndpointProfile::HttpsSpiffe { endpoint_id } => format!("https_spiffe {endpoint_id}"),
+        },
+    }
+}
+
+fn write_relationships(write: &WriteRelationships) -> h::Operation {
+    let items = write.items.iter().map(|item| relationship(&item.relationship));
+    match write.mode {
+        RelationshipMode::Create => h::Operation::CreateRelationships(items.collect()),
+        RelationshipMode::Update(fields) => {
+            let update = |item: h::Relationship| h::RelationshipUpdate {
+                trust_domain: item.trust_domain,
+                endpoint_url: fields.endpoint_url.then_some(item.endpoint_url),
+                profile: fields.profile.then_some(item.profile),
+            };
+            h::Operation::UpdateRelationships(items.map(update).collect())
+        }
+    }
+}
+
 fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
     Some(match command {
         Command::CreateEntries(entries) => {
@@ -331,6 +362,10 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
             include_non_reattestable: prune.include_non_reattestable,
             limit: prune.limit,
         }),
+        Command::WriteRelationships(write) => write_relationships(write),
+        Command::DeleteRelationships(names) => {
+            h::Operation::DeleteRelationships(names.iter().map(ToString::to_string).collect())
+        }
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
         | Command::ActivateAuthority { .. }
@@ -350,6 +385,13 @@ fn applied_outcome(applied: &Applied) -> h::Outcome {
         Ok(Outcome::Pruned(count)) => h::Reply::Pruned(*count),
         Ok(Outcome::Entries(items)) => {
             let items: Option<Vec<_>> = items.iter().map(item).collect();
+            match items {
+                Some(items) => h::Reply::Items(items),
+                None => return h::Outcome::Unknown { text: "not in the models".to_owned() },
+            }
+        }
+        Ok(Outcome::Relationships(items)) => {
+            let items: Option<Vec<_>> = items.iter().map(relationship_item).collect();
             match items {
                 Some(items) => h::Reply::Items(items),
                 None => return h::Outcome::Unknown { text: "not in the models".to_owned() },
@@ -381,6 +423,16 @@ fn item(item: &EntryOutcome) -> Option<h::ItemReply> {
     })
 }
 
+fn relationship_item(item: &RelationshipOutcome) -> Option<h::ItemReply> {
+    Some(match item {
+        RelationshipOutcome::Written(stored) => {
+            h::ItemReply::Federated(Arc::new(relationship(stored)))
+        }
+        RelationshipOutcome::Deleted => h::ItemReply::Deleted,
+        RelationshipOutcome::Rejected(refused) => h::ItemReply::Rejected(rejection(refused)?),
+    })
+}
+
 /// `None`: the models do not know it, or it says that nobody knows.
 fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
     Some(match rejection {
@@ -403,6 +455,8 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         Rejection::AgentBanned => h::Rejection::AgentBanned,
         Rejection::SerialsChanged => h::Rejection::SerialsChanged,
         Rejection::RequestIdReused => h::Rejection::RequestIdReused,
+        Rejection::RelationshipExists => h::Rejection::RelationshipExists,
+        Rejection::RelationshipNotFound => h::Rejection::RelationshipNotFound,
         Rejection::JournalMoved { .. }
         | Rejection::AuthorityState(_)
         | Rejection::RequestForgotten
@@ -410,6 +464,7 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         | Rejection::BundleExists
         | Rejection::BundleNotFound
         | Rejection::BundleInUse(_)
+        | Rejection::OwnRelationship
         | Rejection::NothingToAdopt => return None,
     })
 }
@@ -429,6 +484,12 @@ fn change(change: &Change) -> h::Change {
             sequence: bundle.sequence_number,
         },
         Change::BundleDeleted { .. } => h::Change::Other { what: "bundle deleted".to_owned() },
+        Change::RelationshipWritten { relationship: stored, .. } => {
+            h::Change::RelationshipWritten(Arc::new(relationship(stored)))
+        }
+        Change::RelationshipDeleted { trust_domain, .. } => {
+            h::Change::RelationshipDeleted { trust_domain: trust_domain.to_string() }
+        }
         Change::JournalWritten(_) => h::Change::Other { what: "journal".to_owned() },
         Change::ClusterWritten(_) => h::Change::Other { what: "cluster".to_owned() },
     }
@@ -438,14 +499,17 @@ fn change(change: &Change) -> h::Change {
 fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
     let mut entries = Vec::new();
     let mut agents = Vec::new();
+    let mut relationships = Vec::new();
     for row in rows {
         match row {
             Change::EntryWritten { row, entry } => entries.push((*row, entry)),
             Change::AgentWritten { agent, .. } => agents.push(agent),
+            Change::RelationshipWritten { relationship, .. } => relationships.push(relationship),
             Change::EntryDeleted { .. }
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
             | Change::BundleDeleted { .. }
+            | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
             | Change::ClusterWritten(_) => {}
         }
@@ -458,6 +522,10 @@ fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
         h::Operation::GetAgent { agent_id } => {
             let found = agents.iter().find(|agent| agent.id.to_string() == *agent_id);
             h::Reply::Agent(found.map(|found| Arc::new(agent(found))))
+        }
+        h::Operation::GetRelationship { trust_domain } => {
+            let found = relationships.iter().find(|one| one.trust_domain.as_str() == trust_domain);
+            h::Reply::Relationship(found.map(|found| Arc::new(relationship(found))))
         }
         h::Operation::CountEntries => h::Reply::Count(entries.len() as u64),
         h::Operation::CountAgents => h::Reply::Count(agents.len() as u64),
@@ -473,6 +541,9 @@ fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
         | h::Operation::BanAgent { .. }
         | h::Operation::DeleteAgent { .. }
         | h::Operation::SetAgentVersion { .. }
+        | h::Operation::CreateRelationships(_)
+        | h::Operation::UpdateRelationships(_)
+        | h::Operation::DeleteRelationships(_)
         | h::Operation::PruneExpired(_) => {
             entries.sort_by_key(|(row, _)| *row);
             let entries = entries.iter().map(|(_, found)| Arc::new(entry(found))).collect();

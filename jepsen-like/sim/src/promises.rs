@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use steeple_raft_store::{Applied, Change, Command, EntryOutcome, Outcome, Rejection, RequestId};
+use steeple_raft_store::command::WriteRelationships;
+use steeple_raft_store::{
+    Applied, Change, Command, EntryOutcome, Outcome, Rejection, RelationshipOutcome, RequestId,
+};
 
 use crate::authorities;
 use crate::reference::{Reference, Violation};
@@ -199,8 +202,50 @@ fn shows(changes: &[Change], told: &Told) -> bool {
         Err(_) => changes.is_empty(),
         Ok(Outcome::Entries(items)) => items.iter().all(|item| shows_item(changes, item)),
         Ok(Outcome::Pruned(count)) => changes.is_empty() || *count > 0,
+        Ok(Outcome::Relationships(items)) => {
+            let is_shown = items.iter().all(|item| shows_relationship(changes, item));
+            is_shown && bundles_fit(changes, &told.operation, items)
+        }
         Ok(Outcome::Done | Outcome::Bundles(_)) => true,
     }
+}
+
+fn shows_relationship(changes: &[Change], item: &RelationshipOutcome) -> bool {
+    match item {
+        RelationshipOutcome::Written(stored) => changes.iter().any(|change| {
+            matches!(change, Change::RelationshipWritten { relationship, .. } if relationship == stored)
+        }),
+        RelationshipOutcome::Deleted => {
+            changes.iter().any(|change| matches!(change, Change::RelationshipDeleted { .. }))
+        }
+        RelationshipOutcome::Rejected(_) => true,
+    }
+}
+
+/// Whether the bundles that changed are those that came with relationships that were written: both
+/// are, or neither.
+fn bundles_fit(changes: &[Change], operation: &Operation, items: &[RelationshipOutcome]) -> bool {
+    let given: &[_] = match operation {
+        Operation::Command(Command::WriteRelationships(WriteRelationships { items, .. })) => items,
+        Operation::Command(_) | Operation::Duty(_) | Operation::Read(_) => &[],
+    };
+    let expected = given.iter().zip(items).filter_map(|(given, item)| match item {
+        RelationshipOutcome::Written(_) => given.bundle.as_ref(),
+        RelationshipOutcome::Deleted | RelationshipOutcome::Rejected(_) => None,
+    });
+    let found = changes.iter().filter_map(|change| match change {
+        Change::BundleWritten { bundle, .. } => Some(bundle.as_ref()),
+        Change::EntryWritten { .. }
+        | Change::EntryDeleted { .. }
+        | Change::AgentWritten { .. }
+        | Change::AgentDeleted { .. }
+        | Change::BundleDeleted { .. }
+        | Change::RelationshipWritten { .. }
+        | Change::RelationshipDeleted { .. }
+        | Change::JournalWritten(_)
+        | Change::ClusterWritten(_) => None,
+    });
+    found.eq(expected)
 }
 
 fn shows_item(changes: &[Change], item: &EntryOutcome) -> bool {

@@ -14,6 +14,7 @@ use crate::authorities;
 use crate::member::FeedItem;
 use crate::rows::{self, Key};
 use crate::view::Read;
+use crate::workload::TRUST_DOMAIN;
 
 /// A broken promise.
 #[derive(Clone, Debug)]
@@ -187,10 +188,9 @@ impl Reference {
         )
     }
 
-    /// The own bundle; there are no others here.
+    /// The own bundle.
     fn bundle(&self) -> Option<&Change> {
-        let from = Key::Bundle(String::new());
-        self.rows.range(from..Key::Journal).find_map(|(_, versions)| versions.last()?.1.as_ref())
+        self.row(&Key::Bundle(TRUST_DOMAIN.to_owned()))
     }
 
     fn set(&mut self, key: Key, revision: u64, value: Option<Change>) {

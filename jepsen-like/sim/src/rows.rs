@@ -11,6 +11,8 @@ pub(crate) enum Key {
     Agent(String),
     /// A bundle.
     Bundle(String),
+    /// A federation relationship.
+    Relationship(String),
     /// The authority journal.
     Journal,
     /// The cluster's own row.
@@ -28,6 +30,12 @@ pub(crate) fn key(change: &Change) -> Key {
         Change::AgentDeleted { id, .. } => Key::Agent(id.to_string()),
         Change::BundleWritten { bundle, .. } => Key::Bundle(bundle.trust_domain.to_string()),
         Change::BundleDeleted { trust_domain, .. } => Key::Bundle(trust_domain.to_string()),
+        Change::RelationshipWritten { relationship, .. } => {
+            Key::Relationship(relationship.trust_domain.to_string())
+        }
+        Change::RelationshipDeleted { trust_domain, .. } => {
+            Key::Relationship(trust_domain.to_string())
+        }
         Change::JournalWritten(_) => Key::Journal,
         Change::ClusterWritten(_) => Key::Cluster,
     }
@@ -38,10 +46,12 @@ pub(crate) fn value(change: &Change) -> Option<Change> {
     match change {
         Change::EntryDeleted { .. }
         | Change::AgentDeleted { .. }
-        | Change::BundleDeleted { .. } => None,
+        | Change::BundleDeleted { .. }
+        | Change::RelationshipDeleted { .. } => None,
         Change::EntryWritten { .. }
         | Change::AgentWritten { .. }
         | Change::BundleWritten { .. }
+        | Change::RelationshipWritten { .. }
         | Change::JournalWritten(_)
         | Change::ClusterWritten(_) => Some(change.clone()),
     }

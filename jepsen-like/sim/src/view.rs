@@ -17,6 +17,8 @@ pub(crate) enum Read {
     Entry(String),
     /// An agent, by SPIFFE id.
     Agent(String),
+    /// A federation relationship, by trust domain.
+    Relationship(String),
     /// How many entries there are.
     CountEntries,
     /// How many agents there are.
@@ -33,6 +35,9 @@ impl Read {
         match self {
             Self::Entry(id) => (Key::Entry(id.clone()), Key::Entry(format!("{id}\0"))),
             Self::Agent(id) => (Key::Agent(id.clone()), Key::Agent(format!("{id}\0"))),
+            Self::Relationship(name) => {
+                (Key::Relationship(name.clone()), Key::Relationship(format!("{name}\0")))
+            }
             Self::CountEntries | Self::Entries => {
                 (Key::Entry(String::new()), Key::Agent(String::new()))
             }

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use steeple_raft_store::command::{
-    AdmitAgent, CreateJoinToken, PromoteSerial, PruneExpired, SetPendingSerial,
+    AdmitAgent, CreateJoinToken, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
+    RelationshipWrite, SetPendingSerial, WriteRelationships,
 };
 use steeple_raft_store::{Change, Command};
 use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
 use steeple_spiffe_core::authority::{
     Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
 };
+use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
+use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
@@ -23,13 +26,16 @@ use crate::reference::Reference;
 use crate::view::Read;
 
 /// The trust domain of all simulations (that of `testing::config`).
-const TRUST_DOMAIN: &str = "example.org";
+pub(crate) const TRUST_DOMAIN: &str = "example.org";
 
 /// Identities that entries are about.
 const WORKLOADS: u64 = 24;
 
 /// Agents.
 const AGENTS: u64 = 12;
+
+/// Trust domains that relationships are with.
+const DOMAINS: u64 = 6;
 
 /// What a client does next.
 #[derive(Clone, Debug)]
@@ -59,9 +65,11 @@ pub(crate) const NAMES: &[&str] = &[
     "admit_agent",
     "ban_agent",
     "create_entries",
+    "create_relationships",
     "create_token",
     "delete_agent",
     "delete_entries",
+    "delete_relationships",
     "prepare_authority",
     "promote_serial",
     "prune_authorities",
@@ -71,6 +79,7 @@ pub(crate) const NAMES: &[&str] = &[
     "set_agent_version",
     "set_pending_serial",
     "update_entries",
+    "update_relationships",
 ];
 
 fn name(command: &Command) -> &'static str {
@@ -93,6 +102,11 @@ fn name(command: &Command) -> &'static str {
         Command::WriteBundles(_) => "write_bundles",
         Command::DeleteBundles(_) => "delete_bundles",
         Command::AppendBundle(_) => "append_bundle",
+        Command::WriteRelationships(write) => match write.mode {
+            RelationshipMode::Create => "create_relationships",
+            RelationshipMode::Update(_) => "update_relationships",
+        },
+        Command::DeleteRelationships(_) => "delete_relationships",
         Command::AdoptAgent(_) => "adopt_agent",
         Command::DecideAgents(_) => "decide_agents",
         Command::RaiseFeatureLevel { .. } => "raise_feature_level",
@@ -123,8 +137,9 @@ impl Workload {
         let now = known.time();
         let command = match what {
             0..=17 => return Ok(Operation::Read(self.read(known)?)),
-            18..=33 => self.create(now)?,
-            34..=43 => self.update(known)?,
+            18..=31 => self.create(now)?,
+            32..=34 => self.federation()?,
+            35..=43 => self.update(known)?,
             44..=52 => self.delete(known)?,
             53..=62 => self.token(now)?,
             63..=74 => self.admit(known)?,
@@ -145,7 +160,8 @@ impl Workload {
     fn read(&mut self, known: &Reference) -> Result<Read> {
         Ok(match self.dice.within(0..=99) {
             0..=49 => Read::Entry(self.entry_id(known)?.to_string()),
-            50..=74 => Read::Agent(self.agent_id()?.to_string()),
+            50..=69 => Read::Agent(self.agent_id()?.to_string()),
+            70..=74 => Read::Relationship(self.domain()?.to_string()),
             75..=82 => Read::CountEntries,
             83..=88 => Read::CountAgents,
             89..=95 => Read::Entries,
@@ -259,6 +275,8 @@ impl Workload {
             | Change::AgentDeleted { .. }
             | Change::BundleWritten { .. }
             | Change::BundleDeleted { .. }
+            | Change::RelationshipWritten { .. }
+            | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
             | Change::ClusterWritten(_) => None,
         }
@@ -317,6 +335,49 @@ impl Workload {
         Ok(Command::PromoteSerial(PromoteSerial { agent_id, seen }))
     }
 
+    fn domain(&self) -> Result<TrustDomain> {
+        let name = format!("d{}.test", self.dice.within(1..=DOMAINS));
+        TrustDomain::parse(&name).context("trust domain")
+    }
+
+    /// A command about one relationship or two. Each write has a URL of its own, and now and then a
+    /// bundle whose sequence number is that of the URL.
+    fn federation(&mut self) -> Result<Command> {
+        let mode = match self.dice.within(0..=9) {
+            0..=3 => RelationshipMode::Create,
+            4..=6 => RelationshipMode::Update(RelationshipFields {
+                endpoint_url: true,
+                profile: self.dice.chance(0.5),
+            }),
+            _ => {
+                let count = self.dice.within(1..=2);
+                let names = (0..count).map(|_| self.domain()).collect::<Result<_>>()?;
+                return Ok(Command::DeleteRelationships(names));
+            }
+        };
+        let count = self.dice.within(1..=2);
+        let items = (0..count).map(|_| self.relationship()).collect::<Result<_>>()?;
+        Ok(Command::WriteRelationships(WriteRelationships { mode, items }))
+    }
+
+    fn relationship(&mut self) -> Result<RelationshipWrite> {
+        let number = self.number();
+        let trust_domain = self.domain()?;
+        let profile = if self.dice.chance(0.5) {
+            EndpointProfile::HttpsWeb
+        } else {
+            EndpointProfile::HttpsSpiffe { endpoint_id: self.id(&format!("/w/{number}"))? }
+        };
+        let bundle = self
+            .dice
+            .chance(0.3)
+            .then(|| Bundle { sequence_number: number, ..Bundle::empty(trust_domain.clone()) });
+        let url = format!("https://{trust_domain}/{number}");
+        let endpoint_url = EndpointUrl::parse(&url).context("endpoint URL")?;
+        let relationship = FederationRelationship { trust_domain, endpoint_url, profile };
+        Ok(RelationshipWrite { relationship, bundle })
+    }
+
     fn prune(&mut self) -> Command {
         // Rarely: if the answer is lost, nobody can tell the effect from a bug, and the history is not
         // checked.
@@ -338,6 +399,8 @@ impl Workload {
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
                 | Change::BundleDeleted { .. }
+                | Change::RelationshipWritten { .. }
+                | Change::RelationshipDeleted { .. }
                 | Change::ClusterWritten(_),
             )
             | None => None,

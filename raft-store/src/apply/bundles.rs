@@ -110,7 +110,14 @@ pub(super) fn find(
     Ok(Some((RowNumber(row.row), bundle_from_pb(bundle)?)))
 }
 
-fn write_one(
+/// The trust domain that the registry serves.
+pub(super) fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, TableError> {
+    let cluster = step.cluster.as_ref().ok_or_else(|| CodecError::missing("cluster row"))?;
+    Ok(cluster.trust_domain.clone())
+}
+
+/// Writes a foreign bundle, or nothing at all.
+pub(super) fn write_one(
     step: &mut Step<'_, '_>,
     mode: BundleWrite,
     bundle: Bundle,
@@ -202,11 +209,6 @@ fn delete_one(
     step.counters.bundles = step.counters.bundles.saturating_sub(1);
     step.changes.push(Change::BundleDeleted { row, trust_domain: trust_domain.clone() });
     Ok(Ok(()))
-}
-
-fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, TableError> {
-    let cluster = step.cluster.as_ref().ok_or_else(|| CodecError::missing("cluster row"))?;
-    Ok(cluster.trust_domain.clone())
 }
 
 fn too_large(bundle: &Bundle) -> Option<Rejection> {

@@ -8,7 +8,8 @@ use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
 use crate::apply::{
-    adoption, agents, authorities, bundles, cluster, entries, prune, requests, state_hash, tokens,
+    adoption, agents, authorities, bundles, cluster, entries, prune, relationships, requests,
+    state_hash, tokens,
 };
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
@@ -126,6 +127,8 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::WriteBundles(write) => bundles::write_foreign(step, write),
         Command::DeleteBundles(delete) => bundles::delete_foreign(step, &delete),
         Command::AppendBundle(append) => bundles::append_own(step, append),
+        Command::WriteRelationships(write) => relationships::write(step, write),
+        Command::DeleteRelationships(names) => relationships::delete(step, &names),
         Command::AdoptAgent(adopt) => adoption::adopt(step, adopt),
         Command::DecideAgents(decision) => adoption::decide(step, decision),
         Command::RaiseFeatureLevel { to } => Ok(Ok(cluster::raise_level(step, to))),

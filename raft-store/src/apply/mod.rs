@@ -17,6 +17,9 @@ mod entries;
 mod naive;
 mod prune;
 mod reading;
+#[cfg(test)]
+mod relationship_tests;
+mod relationships;
 mod requests;
 mod state_hash;
 mod step;

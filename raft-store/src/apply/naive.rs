@@ -7,19 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use aws_lc_rs::digest;
 use proptest::prelude::*;
 use steeple_spiffe_core::agent::Serials;
+use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::EntryUpdate;
+use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::testing::{
-    Registry, START_MS, entry, entry_id, envelope, init, selectors, serial, spiffe, update,
+    Registry, START_MS, entry, entry_id, envelope, init, selectors, serial, spiffe, td, update,
 };
 use crate::apply::{self, Tables, Transaction, snapshot_changes};
 use crate::change::Change;
 use crate::command::{
-    AdmitAgent, Command, CreateJoinToken, PromoteSerial, PruneExpired, SetPendingSerial,
+    AdmitAgent, Command, CreateJoinToken, PromoteSerial, PruneExpired, RelationshipFields,
+    RelationshipMode, RelationshipWrite, SetPendingSerial, WriteRelationships,
 };
 use crate::mem::MemoryTables;
-use crate::outcome::{EntryOutcome, Outcome, Rejection};
+use crate::outcome::{EntryOutcome, Outcome, Rejection, RelationshipOutcome};
 use crate::pb;
 use crate::snapshot::{self, SnapshotSink};
 
@@ -35,6 +38,9 @@ enum Move {
     Promote { agent: u8 },
     Ban { agent: u8 },
     Evict { agent: u8 },
+    Federate { domain: u8, path: u8, web: bool, bundle: Option<u8> },
+    Refederate { domain: u8, path: u8, web: bool, bundle: Option<u8>, fields: (bool, bool) },
+    Unfederate { domain: u8 },
     Prune,
     Wait { seconds: u8 },
 }
@@ -59,6 +65,17 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         (0..3_u8).prop_map(|agent| Move::Promote { agent }),
         (0..3_u8).prop_map(|agent| Move::Ban { agent }),
         (0..3_u8).prop_map(|agent| Move::Evict { agent }),
+        (0..3_u8, 0..3_u8, any::<bool>(), proptest::option::of(0..3_u8))
+            .prop_map(|(domain, path, web, bundle)| Move::Federate { domain, path, web, bundle }),
+        (0..3_u8, 0..3_u8, any::<bool>(), proptest::option::of(0..3_u8), any::<(bool, bool)>())
+            .prop_map(|(domain, path, web, bundle, fields)| Move::Refederate {
+                domain,
+                path,
+                web,
+                bundle,
+                fields
+            }),
+        (0..3_u8).prop_map(|domain| Move::Unfederate { domain }),
         Just(Move::Prune),
         (0..40_u8).prop_map(|seconds| Move::Wait { seconds }),
     ];
@@ -74,6 +91,10 @@ struct Model {
     /// value → expiry
     tokens: BTreeMap<u8, i64>,
     agents: BTreeMap<u8, Serials>,
+    /// domain → path, whether it is a web endpoint
+    relationships: BTreeMap<u8, (u8, bool)>,
+    /// domain → sequence number
+    bundles: BTreeMap<u8, u8>,
 }
 
 const TOKEN_LIFE_S: i64 = 30;
@@ -106,6 +127,13 @@ impl Model {
             Move::Promote { agent } => self.promote(agent),
             Move::Ban { agent } => self.ban(agent),
             Move::Evict { agent } => self.evict(agent),
+            Move::Federate { domain, path, web, bundle } => {
+                self.federate(domain, path, web, bundle)
+            }
+            Move::Refederate { domain, path, web, bundle, fields } => {
+                self.refederate(domain, (path, web), bundle, fields)
+            }
+            Move::Unfederate { domain } => self.unfederate(domain),
             Move::Prune => self.prune(),
         })
     }
@@ -251,6 +279,42 @@ impl Model {
         (Command::DeleteAgent(spiffe(&agent_path(agent))), says)
     }
 
+    fn federate(&mut self, domain: u8, path: u8, web: bool, bundle: Option<u8>) -> Said {
+        let says = if let Entry::Vacant(place) = self.relationships.entry(domain) {
+            place.insert((path, web));
+            bundle.map(|number| self.bundles.insert(domain, number));
+            "written"
+        } else {
+            "relationship exists"
+        };
+        (write_relationship(RelationshipMode::Create, domain, (path, web), bundle), says)
+    }
+
+    fn refederate(
+        &mut self,
+        domain: u8,
+        (path, web): (u8, bool),
+        bundle: Option<u8>,
+        (endpoint_url, profile): (bool, bool),
+    ) -> Said {
+        let says = match self.relationships.get_mut(&domain) {
+            None => "no relationship",
+            Some(old) => {
+                *old = (if endpoint_url { path } else { old.0 }, if profile { web } else { old.1 });
+                bundle.map(|number| self.bundles.insert(domain, number));
+                "written"
+            }
+        };
+        let fields = RelationshipFields { endpoint_url, profile };
+        (write_relationship(RelationshipMode::Update(fields), domain, (path, web), bundle), says)
+    }
+
+    fn unfederate(&mut self, domain: u8) -> Said {
+        let known = self.relationships.remove(&domain).is_some();
+        let says = if known { "deleted" } else { "no relationship" };
+        (Command::DeleteRelationships(vec![td(&domain_name(domain))]), says)
+    }
+
     fn prune(&mut self) -> Said {
         self.tokens.retain(|_, expiry| *expiry >= self.now_s);
         let prune =
@@ -259,11 +323,47 @@ impl Model {
     }
 }
 
+fn domain_name(domain: u8) -> String {
+    format!("d{domain}.org")
+}
+
+fn relationship(domain: u8, (path, web): (u8, bool)) -> FederationRelationship {
+    let name = domain_name(domain);
+    FederationRelationship {
+        trust_domain: td(&name),
+        endpoint_url: EndpointUrl::parse(&format!("https://{name}/{path}")).unwrap(),
+        profile: if web {
+            EndpointProfile::HttpsWeb
+        } else {
+            EndpointProfile::HttpsSpiffe { endpoint_id: spiffe("/spire/server") }
+        },
+    }
+}
+
+fn write_relationship(
+    mode: RelationshipMode,
+    domain: u8,
+    content: (u8, bool),
+    bundle: Option<u8>,
+) -> Command {
+    let bundle = bundle.map(|number| Bundle {
+        sequence_number: number.into(),
+        ..Bundle::empty(td(&domain_name(domain)))
+    });
+    let items = vec![RelationshipWrite { relationship: relationship(domain, content), bundle }];
+    Command::WriteRelationships(WriteRelationships { mode, items })
+}
+
 /// An outcome in the model's words.
 fn words(outcome: &Result<Outcome, Rejection>) -> String {
     match outcome {
         Ok(Outcome::Done) => "done".to_owned(),
         Ok(Outcome::Pruned(_)) => "pruned".to_owned(),
+        Ok(Outcome::Relationships(items)) => match &items[0] {
+            RelationshipOutcome::Written(_) => "written".to_owned(),
+            RelationshipOutcome::Deleted => "deleted".to_owned(),
+            RelationshipOutcome::Rejected(reason) => rejected(reason),
+        },
         Ok(Outcome::Bundles(items)) => panic!("no command about bundles: {items:?}"),
         Ok(Outcome::Entries(items)) => match &items[0] {
             EntryOutcome::Created(_) => "created".to_owned(),
@@ -285,6 +385,8 @@ fn rejected(rejection: &Rejection) -> String {
         (Rejection::AgentNotFound, "no agent"),
         (Rejection::AgentBanned, "banned"),
         (Rejection::SerialsChanged, "serials"),
+        (Rejection::RelationshipExists, "relationship exists"),
+        (Rejection::RelationshipNotFound, "no relationship"),
     ];
     if matches!(rejection, Rejection::EntryIdTaken(_)) {
         return "taken".to_owned();
@@ -308,6 +410,8 @@ proptest! {
         }
         let mut entries = BTreeMap::new();
         let mut agents = BTreeMap::new();
+        let mut relationships = Vec::new();
+        let mut bundles = BTreeMap::new();
         let mut rows = BTreeSet::new();
         for change in snapshot_changes(&registry.tables).unwrap() {
             match change {
@@ -319,10 +423,18 @@ proptest! {
                     prop_assert!(rows.insert(row));
                     agents.insert(agent.id.path().to_owned(), agent.serials.clone());
                 }
+                Change::RelationshipWritten { row, relationship } => {
+                    prop_assert!(rows.insert(row));
+                    relationships.push((*relationship).clone());
+                }
+                Change::BundleWritten { row, bundle } => {
+                    prop_assert!(rows.insert(row));
+                    bundles.insert(bundle.trust_domain.to_string(), bundle.sequence_number);
+                }
                 Change::EntryDeleted { .. }
                 | Change::AgentDeleted { .. }
-                | Change::BundleWritten { .. }
                 | Change::BundleDeleted { .. }
+                | Change::RelationshipDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::ClusterWritten(_) => {}
             }
@@ -333,6 +445,12 @@ proptest! {
             model.agents.iter().map(|(agent, s)| (agent_path(*agent), s.clone())).collect();
         prop_assert_eq!(entries, expected_entries);
         prop_assert_eq!(agents, expected_agents);
+        let expected_relationships: Vec<_> =
+            model.relationships.iter().map(|(id, found)| relationship(*id, *found)).collect();
+        prop_assert_eq!(relationships, expected_relationships);
+        let expected_bundles: BTreeMap<_, _> =
+            model.bundles.iter().map(|(id, number)| (domain_name(*id), (*number).into())).collect();
+        prop_assert_eq!(bundles, expected_bundles);
     }
 
     #[test]

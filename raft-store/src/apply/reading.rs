@@ -11,6 +11,7 @@ use crate::apply::txn::{Rows, TableError};
 use crate::change::{Change, ClusterState, Journal};
 use crate::codec::{
     CodecError, agent_from_pb, bundle_from_pb, cluster_from_pb, entry_from_pb, journal_from_pb,
+    relationship_from_pb,
 };
 use crate::ids::RowNumber;
 use crate::pb;
@@ -45,7 +46,8 @@ pub(crate) fn read_journal(rows: &dyn Rows) -> Result<Journal, TableError> {
     }
 }
 
-/// Every row as a change: cluster, bundles, journal, agents, entries; each kind in key order.
+/// Every row as a change: cluster, bundles, relationships, journal, agents, entries; each kind in
+/// key order.
 pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableError> {
     let mut changes = Vec::new();
     if let Some(cluster) = read_cluster(rows)? {
@@ -57,6 +59,16 @@ pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableErro
         changes.push(Change::BundleWritten {
             row: RowNumber(row.row),
             bundle: Arc::new(bundle_from_pb(bundle)?),
+        });
+        Ok(())
+    })?;
+    each(rows, Table::Relationships, &mut |value| {
+        let row: pb::store::RelationshipRow = decode(value)?;
+        let relationship =
+            row.relationship.ok_or_else(|| CodecError::missing("relationship of a row"))?;
+        changes.push(Change::RelationshipWritten {
+            row: RowNumber(row.row),
+            relationship: Arc::new(relationship_from_pb(relationship)?),
         });
         Ok(())
     })?;

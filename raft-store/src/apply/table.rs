@@ -20,6 +20,7 @@
 //! | 16 | entries by federation | trust domain · 0 · entry id | empty |
 //! | 17 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
 //! | 18 | adopted agents | SPIFFE id; adopted or deleted in a restored epoch | empty |
+//! | 19 | relationships | trust domain | RelationshipRow |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
 
@@ -44,6 +45,7 @@ pub(crate) enum Table {
     EntriesByFederation,
     StateHash,
     AdoptedAgents,
+    Relationships,
 }
 
 impl Table {
@@ -66,6 +68,7 @@ impl Table {
         Self::EntriesByFederation,
         Self::StateHash,
         Self::AdoptedAgents,
+        Self::Relationships,
     ];
 
     /// Its number, on disk and in snapshots. Never reused.
@@ -89,6 +92,7 @@ impl Table {
             Self::EntriesByFederation => 16,
             Self::StateHash => 17,
             Self::AdoptedAgents => 18,
+            Self::Relationships => 19,
         }
     }
 
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).chain([16, 17, 18]).collect();
+        let expected: Vec<u32> = (1..=14).chain([16, 17, 18, 19]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }

@@ -12,6 +12,7 @@ use prost::bytes::Bytes;
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind, AuthorityStatus};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority};
+use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::random::SystemRandom;
 use steeple_spiffe_core::time::{Clock, SystemClock, Timestamp};
 use tokio::time::Instant;
@@ -24,7 +25,9 @@ use crate::backup::{
 };
 use crate::change::{Change, ClusterState, UnknownAgents};
 use crate::cluster_key::ClusterKeys;
-use crate::command::{AdmitAgent, Command};
+use crate::command::{
+    AdmitAgent, Command, RelationshipMode, RelationshipWrite, WriteRelationships,
+};
 use crate::config::Config;
 use crate::error::OpenError;
 use crate::ids::{ClusterId, RequestId, Revision};
@@ -121,6 +124,14 @@ async fn filled(path: &Path) -> TestStore {
     }
     accepted(&store, Command::AdmitAgent(admit("/spire/agent/a", 1, None))).await;
     accepted(&store, Command::CreateJoinToken(token("unspent", 86_400))).await;
+    let relationship = FederationRelationship {
+        trust_domain: TrustDomain::parse("other.org").unwrap(),
+        endpoint_url: EndpointUrl::parse("https://other.org").unwrap(),
+        profile: EndpointProfile::HttpsWeb,
+    };
+    let items = vec![RelationshipWrite { relationship, bundle: None }];
+    let write = WriteRelationships { mode: RelationshipMode::Create, items };
+    accepted(&store, Command::WriteRelationships(write)).await;
     for (journal, kind, id) in [(0, AuthorityKind::X509, "x"), (2, AuthorityKind::Jwt, "j")] {
         let authority = authority(kind, id);
         accepted(&store, Command::PrepareAuthority { expected_journal: journal, authority }).await;
@@ -198,6 +209,8 @@ async fn a_restored_registry_has_all_that_was_saved_in_a_new_epoch() {
     let restored = open(&other).await;
     let (after, now) = content(&restored);
     assert_eq!(after, raised(before));
+    let has = |one: &Change| matches!(one, Change::RelationshipWritten { .. });
+    assert!(after.iter().any(has), "{after:?}");
     assert_eq!(now.cluster_id, cluster.cluster_id);
     let began = now.restored.unwrap();
     assert_eq!((began.lost_from, began.unknown_agents), (facts.time, UnknownAgents::Undecided));

@@ -11,6 +11,9 @@ use crate::codec::bundles::{
 use crate::codec::model::{
     cluster_id_from_pb, entry_id_from_pb, unknown_agents_from_pb, unknown_agents_to_pb,
 };
+use crate::codec::relationships::{
+    delete_relationships_from_pb, write_relationships_from_pb, write_relationships_to_pb,
+};
 use crate::codec::{
     CodecError, authority_from_pb, authority_to_pb, entry_from_pb, entry_to_pb, kind_from_pb,
     kind_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb, serials_from_pb, serials_to_pb,
@@ -26,13 +29,7 @@ use crate::pb::store::command::Kind;
 
 pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
     let kind = match command {
-        Command::InitCluster(init) => Kind::InitCluster(pb::store::InitCluster {
-            cluster_id: init.cluster_id.0.to_be_bytes().to_vec(),
-            name: init.name.clone(),
-            trust_domain: init.trust_domain.as_str().to_owned(),
-            // The first build knew no field for it and started at 1.
-            feature_level: if init.feature_level == 1 { 0 } else { init.feature_level },
-        }),
+        Command::InitCluster(init) => Kind::InitCluster(init_to_pb(init)),
         Command::CreateEntries(entries) => Kind::CreateEntries(pb::store::CreateEntries {
             entries: entries.iter().map(entry_to_pb).collect(),
         }),
@@ -86,6 +83,14 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::WriteBundles(write) => Kind::WriteBundles(write_bundles_to_pb(write)),
         Command::DeleteBundles(delete) => Kind::DeleteBundles(delete_bundles_to_pb(delete)),
         Command::AppendBundle(append) => Kind::AppendBundle(append_to_pb(append)),
+        Command::WriteRelationships(write) => {
+            Kind::WriteRelationships(write_relationships_to_pb(write))
+        }
+        Command::DeleteRelationships(names) => {
+            Kind::DeleteRelationships(pb::store::DeleteRelationships {
+                trust_domains: names.iter().map(ToString::to_string).collect(),
+            })
+        }
         Command::AdoptAgent(adopt) => Kind::AdoptAgent(adopt_to_pb(adopt)),
         Command::DecideAgents(decision) => Kind::DecideAgents(pb::store::DecideAgents {
             unknown_agents: unknown_agents_to_pb(*decision).into(),
@@ -99,13 +104,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
 pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, CodecError> {
     let kind = command.kind.ok_or_else(|| CodecError::new("command", "unknown to this version"))?;
     Ok(match kind {
-        Kind::InitCluster(init) => Command::InitCluster(InitCluster {
-            cluster_id: cluster_id_from_pb(&init.cluster_id)?,
-            name: init.name,
-            trust_domain: TrustDomain::parse(&init.trust_domain)
-                .map_err(|error| CodecError::new("trust domain", error))?,
-            feature_level: known_level(init.feature_level.max(1))?,
-        }),
+        Kind::InitCluster(init) => Command::InitCluster(init_from_pb(init)?),
         Kind::CreateEntries(create) => Command::CreateEntries(
             create.entries.into_iter().map(entry_from_pb).collect::<Result<_, _>>()?,
         ),
@@ -157,11 +156,37 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
         Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
         Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
         Kind::AppendBundle(append) => Command::AppendBundle(append_from_pb(append)),
+        Kind::WriteRelationships(write) => {
+            Command::WriteRelationships(write_relationships_from_pb(write)?)
+        }
+        Kind::DeleteRelationships(delete) => {
+            Command::DeleteRelationships(delete_relationships_from_pb(&delete)?)
+        }
         Kind::AdoptAgent(adopt) => Command::AdoptAgent(adopt_from_pb(adopt)?),
         Kind::DecideAgents(decide) => {
             Command::DecideAgents(unknown_agents_from_pb(decide.unknown_agents)?)
         }
         Kind::RaiseFeatureLevel(raise) => Command::RaiseFeatureLevel { to: known_level(raise.to)? },
+    })
+}
+
+fn init_to_pb(init: &InitCluster) -> pb::store::InitCluster {
+    pb::store::InitCluster {
+        cluster_id: init.cluster_id.0.to_be_bytes().to_vec(),
+        name: init.name.clone(),
+        trust_domain: init.trust_domain.as_str().to_owned(),
+        // The first build knew no field for it and started at 1.
+        feature_level: if init.feature_level == 1 { 0 } else { init.feature_level },
+    }
+}
+
+fn init_from_pb(init: pb::store::InitCluster) -> Result<InitCluster, CodecError> {
+    Ok(InitCluster {
+        cluster_id: cluster_id_from_pb(&init.cluster_id)?,
+        name: init.name,
+        trust_domain: TrustDomain::parse(&init.trust_domain)
+            .map_err(|error| CodecError::new("trust domain", error))?,
+        feature_level: known_level(init.feature_level.max(1))?,
     })
 }
 

@@ -12,20 +12,27 @@ use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::AdditionalAttributes;
+use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::testing::{
     admit, authority, entry, entry_id, init, selectors, serial, serials, spiffe, token, update,
 };
 use crate::change::UnknownAgents;
-use crate::codec::{applied_from_pb, applied_to_pb, command_from_pb, command_to_pb};
+use crate::codec::{
+    applied_from_pb, applied_to_pb, command_from_pb, command_to_pb, relationship_from_pb,
+    relationship_to_pb,
+};
 use crate::command::{
     AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
-    InitCluster, PromoteSerial, PruneExpired, SetPendingSerial, WriteBundles,
+    InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
+    RelationshipWrite, SetPendingSerial, WriteBundles, WriteRelationships,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
-use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
+use crate::outcome::{
+    Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome,
+};
 use crate::pb;
 
 fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
@@ -68,6 +75,7 @@ fn commands() -> Vec<(&'static str, Command)> {
     vec![
         ("init_cluster", init_at(1)),
         ("init_cluster_at_level_2", init_at(2)),
+        ("init_cluster_at_level_3", init_at(3)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -157,6 +165,41 @@ fn bundle_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
+fn relationships() -> [FederationRelationship; 2] {
+    let web = FederationRelationship {
+        trust_domain: TrustDomain::parse("other.org").unwrap(),
+        endpoint_url: EndpointUrl::parse("https://other.org:8443/bundle").unwrap(),
+        profile: EndpointProfile::HttpsWeb,
+    };
+    let spiffe = FederationRelationship {
+        trust_domain: TrustDomain::parse("third.org").unwrap(),
+        profile: EndpointProfile::HttpsSpiffe { endpoint_id: spiffe("/spire/server") },
+        ..web.clone()
+    };
+    [web, spiffe]
+}
+
+fn relationship_commands() -> Vec<(&'static str, Command)> {
+    let [web, spiffe] = relationships();
+    let bundle = Some(Bundle::empty(web.trust_domain.clone()));
+    let items = vec![
+        RelationshipWrite { relationship: web, bundle },
+        RelationshipWrite { relationship: spiffe, bundle: None },
+    ];
+    let names = items.iter().map(|item| item.relationship.trust_domain.clone()).collect();
+    let write =
+        |mode| Command::WriteRelationships(WriteRelationships { mode, items: items.clone() });
+    let update = |endpoint_url, profile| {
+        write(RelationshipMode::Update(RelationshipFields { endpoint_url, profile }))
+    };
+    vec![
+        ("create_relationships", write(RelationshipMode::Create)),
+        ("update_relationships_url", update(true, false)),
+        ("update_relationships_profile", update(false, true)),
+        ("delete_relationships", Command::DeleteRelationships(names)),
+    ]
+}
+
 fn duties() -> Vec<(&'static str, Command)> {
     vec![
         (
@@ -203,7 +246,8 @@ fn check(name: &str, bytes: &[u8]) {
 
 #[test]
 fn commands_keep_their_bytes_and_decode_to_themselves() {
-    for (name, command) in commands().into_iter().chain(bundle_commands()).chain(duties()) {
+    let more = bundle_commands().into_iter().chain(relationship_commands()).chain(duties());
+    for (name, command) in commands().into_iter().chain(more) {
         let bytes = command_to_pb(&command).encode_to_vec();
         check(name, &bytes);
         let decoded = pb::store::Command::decode(bytes.as_slice()).unwrap();
@@ -286,6 +330,47 @@ fn outcomes_of_bundle_commands_keep_their_bytes_and_decode_to_themselves() {
     let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
     assert_eq!(applied_from_pb(decoded).unwrap(), applied);
     check("bundle_outcomes", &bytes);
+}
+
+#[test]
+fn outcomes_of_relationship_commands_keep_their_bytes_and_decode_to_themselves() {
+    let rejections = [
+        Rejection::OwnRelationship,
+        Rejection::RelationshipExists,
+        Rejection::RelationshipNotFound,
+    ];
+    let written = |one| RelationshipOutcome::Written(std::sync::Arc::new(one));
+    let items = relationships().map(written).into_iter().chain([RelationshipOutcome::Deleted]);
+    let items = items.chain(rejections.map(RelationshipOutcome::Rejected)).collect();
+    let applied = Applied {
+        revision: Revision::new(1, 9),
+        time: Timestamp::from_unix_ms(1_800_000_000_000),
+        outcome: Ok(Outcome::Relationships(items)),
+    };
+    let bytes = applied_to_pb(&applied).encode_to_vec();
+    let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
+    assert_eq!(applied_from_pb(decoded).unwrap(), applied);
+    check("relationship_outcomes", &bytes);
+}
+
+#[test]
+fn a_relationship_that_does_not_decode_whole_is_an_error() {
+    let [web, _] = relationships().map(|one| relationship_to_pb(&one));
+    let broken = [
+        pb::store::FederationRelationship { profile: None, ..web.clone() },
+        pb::store::FederationRelationship { endpoint_url: "http://x".to_owned(), ..web.clone() },
+        pb::store::FederationRelationship { trust_domain: String::new(), ..web.clone() },
+    ];
+    for one in broken {
+        assert!(relationship_from_pb(one.clone()).is_err(), "{one:?}");
+    }
+    let unspecified = pb::store::WriteRelationships { mode: 0, update: None, items: Vec::new() };
+    let fieldless = pb::store::WriteRelationships { mode: 2, ..unspecified.clone() };
+    for write in [unspecified, fieldless] {
+        let kind = pb::store::command::Kind::WriteRelationships(write);
+        let command = pb::store::Command { kind: Some(kind) };
+        assert!(command_from_pb(command.clone()).is_err(), "{command:?}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod command;
 mod golden;
 mod model;
 mod outcome;
+mod relationships;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ pub(crate) use model::{
     serials_to_pb, spiffe_id_from_pb, update_from_pb, update_to_pb,
 };
 pub(crate) use outcome::{applied_from_pb, applied_to_pb, decision_from_pb, decision_to_pb};
+pub(crate) use relationships::{relationship_from_pb, relationship_to_pb};
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,15 +6,21 @@ use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::codec::model::entry_id_from_pb;
-use crate::codec::{CodecError, bundle_from_pb, bundle_to_pb, entry_from_pb, entry_to_pb};
+use crate::codec::{
+    CodecError, bundle_from_pb, bundle_to_pb, entry_from_pb, entry_to_pb, relationship_from_pb,
+    relationship_to_pb,
+};
 use crate::ids::Revision;
-use crate::outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection};
+use crate::outcome::{
+    Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome,
+};
 use crate::pb;
 use crate::pb::store::Done;
 use crate::pb::store::bundle_outcome::Kind as BundleKind;
 use crate::pb::store::decision::Kind as DecisionKind;
 use crate::pb::store::entry_outcome::Kind as ItemKind;
 use crate::pb::store::rejection::Kind as RejectionKind;
+use crate::pb::store::relationship_outcome::Kind as RelationshipKind;
 
 pub(crate) fn applied_to_pb(applied: &Applied) -> pb::store::Applied {
     pb::store::Applied {
@@ -42,6 +48,11 @@ pub(crate) fn decision_to_pb(outcome: &Result<Outcome, Rejection>) -> pb::store:
         Ok(Outcome::Bundles(items)) => DecisionKind::Bundles(pb::store::BundleOutcomes {
             items: items.iter().map(bundle_item_to_pb).collect(),
         }),
+        Ok(Outcome::Relationships(items)) => {
+            DecisionKind::Relationships(pb::store::RelationshipOutcomes {
+                items: items.iter().map(relationship_item_to_pb).collect(),
+            })
+        }
         Ok(Outcome::Pruned(rows)) => DecisionKind::Pruned(*rows),
         Err(rejection) => DecisionKind::Rejected(rejection_to_pb(rejection)),
     };
@@ -59,6 +70,9 @@ pub(crate) fn decision_from_pb(
         )),
         DecisionKind::Bundles(items) => Ok(Outcome::Bundles(
             items.items.into_iter().map(bundle_item_from_pb).collect::<Result<_, _>>()?,
+        )),
+        DecisionKind::Relationships(items) => Ok(Outcome::Relationships(
+            items.items.into_iter().map(relationship_item_from_pb).collect::<Result<_, _>>()?,
         )),
         DecisionKind::Pruned(rows) => Ok(Outcome::Pruned(rows)),
         DecisionKind::Rejected(rejection) => Err(rejection_from_pb(rejection)?),
@@ -105,6 +119,34 @@ fn bundle_item_from_pb(item: pb::store::BundleOutcome) -> Result<BundleOutcome, 
     })
 }
 
+fn relationship_item_to_pb(item: &RelationshipOutcome) -> pb::store::RelationshipOutcome {
+    let kind = match item {
+        RelationshipOutcome::Written(relationship) => {
+            RelationshipKind::Written(relationship_to_pb(relationship))
+        }
+        RelationshipOutcome::Deleted => RelationshipKind::Deleted(Done {}),
+        RelationshipOutcome::Rejected(rejection) => {
+            RelationshipKind::Rejected(rejection_to_pb(rejection))
+        }
+    };
+    pb::store::RelationshipOutcome { kind: Some(kind) }
+}
+
+fn relationship_item_from_pb(
+    item: pb::store::RelationshipOutcome,
+) -> Result<RelationshipOutcome, CodecError> {
+    let kind = item.kind.ok_or_else(|| CodecError::missing("relationship outcome"))?;
+    Ok(match kind {
+        RelationshipKind::Written(relationship) => {
+            RelationshipOutcome::Written(Arc::new(relationship_from_pb(relationship)?))
+        }
+        RelationshipKind::Deleted(Done {}) => RelationshipOutcome::Deleted,
+        RelationshipKind::Rejected(rejection) => {
+            RelationshipOutcome::Rejected(rejection_from_pb(rejection)?)
+        }
+    })
+}
+
 fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
     let kind = match rejection {
         Rejection::AlreadyInitialised => RejectionKind::AlreadyInitialised(Done {}),
@@ -142,6 +184,9 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
         Rejection::BundleNotFound => RejectionKind::BundleNotFound(Done {}),
         Rejection::BundleInUse(entries) => RejectionKind::BundleInUse(*entries),
         Rejection::NothingToAdopt => RejectionKind::NothingToAdopt(Done {}),
+        Rejection::OwnRelationship => RejectionKind::OwnRelationship(Done {}),
+        Rejection::RelationshipExists => RejectionKind::RelationshipExists(Done {}),
+        Rejection::RelationshipNotFound => RejectionKind::RelationshipNotFound(Done {}),
     };
     pb::store::Rejection { kind: Some(kind) }
 }
@@ -180,5 +225,8 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         RejectionKind::BundleNotFound(Done {}) => Rejection::BundleNotFound,
         RejectionKind::BundleInUse(entries) => Rejection::BundleInUse(entries),
         RejectionKind::NothingToAdopt(Done {}) => Rejection::NothingToAdopt,
+        RejectionKind::OwnRelationship(Done {}) => Rejection::OwnRelationship,
+        RejectionKind::RelationshipExists(Done {}) => Rejection::RelationshipExists,
+        RejectionKind::RelationshipNotFound(Done {}) => Rejection::RelationshipNotFound,
     })
 }

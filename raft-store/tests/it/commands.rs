@@ -49,6 +49,8 @@ pub(crate) fn entries(store: &TestStore) -> BTreeSet<String> {
         | Change::AgentDeleted { .. }
         | Change::BundleWritten { .. }
         | Change::BundleDeleted { .. }
+        | Change::RelationshipWritten { .. }
+        | Change::RelationshipDeleted { .. }
         | Change::JournalWritten(_)
         | Change::ClusterWritten(_) => None,
     });

@@ -126,7 +126,9 @@ async fn a_newcomer_below_the_level_is_told_so_and_a_folder_above_it_is_not_open
     });
     let text = text.await;
     assert!(
-        text.contains("the cluster is at feature level 2, the newcomer supports up to 1"),
+        text.contains(&format!(
+            "the cluster is at feature level {FEATURE_LEVEL_MAX}, the newcomer supports up to 1"
+        )),
         "{text}"
     );
 
@@ -136,5 +138,8 @@ async fn a_newcomer_below_the_level_is_told_so_and_a_folder_above_it_is_not_open
     formed(&store.handle).await;
     store.stop().await.unwrap();
     let older = Store::open(supporting(&alone, 1), seams(Storage::Memory(disk))).await.unwrap_err();
-    assert!(matches!(older, OpenError::NewerLevel { level: 2, known: 1 }), "{older}");
+    assert!(
+        matches!(older, OpenError::NewerLevel { level: FEATURE_LEVEL_MAX, known: 1 }),
+        "{older}"
+    );
 }

@@ -26,6 +26,8 @@ impl View {
                 | Change::AgentDeleted { .. }
                 | Change::BundleWritten { .. }
                 | Change::BundleDeleted { .. }
+                | Change::RelationshipWritten { .. }
+                | Change::RelationshipDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::ClusterWritten(_) => {}
             }

@@ -125,7 +125,9 @@ pub(super) async fn append(
             Some(BundleOutcome::Rejected(rejection)) => Err(Failure::rejected(failed, &rejection)),
             Some(BundleOutcome::Deleted) | None => Err(no_outcome(failed)),
         },
-        Ok(Outcome::Done | Outcome::Entries(_) | Outcome::Pruned(_)) => Err(no_outcome(failed)),
+        Ok(
+            Outcome::Done | Outcome::Entries(_) | Outcome::Relationships(_) | Outcome::Pruned(_),
+        ) => Err(no_outcome(failed)),
         Err(rejection) => Err(Failure::rejected(failed, &rejection)),
     }
 }
@@ -154,7 +156,9 @@ fn settle(outcome: Result<Outcome, Rejection>, len: usize, failed: &str) -> Vec<
         Ok(Outcome::Bundles(items)) => {
             items.into_iter().map(|item| settled(item, failed)).collect()
         }
-        Ok(Outcome::Done | Outcome::Entries(_) | Outcome::Pruned(_)) => Vec::new(),
+        Ok(
+            Outcome::Done | Outcome::Entries(_) | Outcome::Relationships(_) | Outcome::Pruned(_),
+        ) => Vec::new(),
         Err(rejection) => vec![Failure::rejected(failed, &rejection).into(); len],
     }
 }

@@ -293,7 +293,9 @@ fn outcomes(outcome: Result<Outcome, Rejection>, len: usize, doing: &str) -> Vec
         Ok(Outcome::Entries(outcomes)) => {
             outcomes.into_iter().map(|outcome| settled(outcome, doing)).collect()
         }
-        Ok(Outcome::Done | Outcome::Bundles(_) | Outcome::Pruned(_)) => Vec::new(),
+        Ok(
+            Outcome::Done | Outcome::Bundles(_) | Outcome::Relationships(_) | Outcome::Pruned(_),
+        ) => Vec::new(),
         Err(rejection) => {
             vec![Item::failed(Failure::rejected(doing, &rejection).into_item()); len]
         }

@@ -75,6 +75,8 @@ impl Model {
             | Change::BundleDeleted { .. } => self.content_revision = revision,
             Change::AgentWritten { .. }
             | Change::AgentDeleted { .. }
+            | Change::RelationshipWritten { .. }
+            | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
             | Change::ClusterWritten(_) => {}
         }
@@ -91,6 +93,8 @@ impl Model {
                 self.bundle_rows.remove(&trust_domain);
                 self.bundles.remove(&row);
             }
+            // No service reads relationships yet.
+            Change::RelationshipWritten { .. } | Change::RelationshipDeleted { .. } => {}
             Change::JournalWritten(journal) => self.journal = journal,
             Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
         }

@@ -66,24 +66,24 @@ fn broken(name: &str, token: &Token<'_>, time_ms: Option<i64>, line: u64) -> Opt
 /// Checks that nothing is granted to an agent by a call that began after its ban was acknowledged, as
 /// long as no deletion of it has begun.
 pub fn bans(history: &History) -> CheckReport {
-    let mut lines: Vec<(u64, &Call)> = Vec::new();
-    for call in &history.calls {
-        lines.push((call.invoked, call));
-        lines.extend(call.completed.map(|line| (line, call)));
-    }
-    lines.sort_by_key(|(line, _)| *line);
+    let begun = first_attempts(history);
+    let first = |call: &Call| {
+        let id = call.request_id.as_deref();
+        id.and_then(|id| begun.get(id).copied()).unwrap_or(call.invoked)
+    };
     let mut banned: HashMap<&str, &Call> = HashMap::new();
     let mut before: HashMap<u64, &Call> = HashMap::new();
     let mut deleting: HashMap<&str, u64> = HashMap::new();
     let mut examined = 0;
-    for (line, call) in lines {
+    for (line, call) in by_line(history) {
         let is_start = line == call.invoked;
         match call.op.as_ref() {
             Operation::BanAgent { agent_id } => {
                 let is_done = !is_start && call.reply() == Some(&Reply::Done);
-                // A deletion in flight or unknown may follow the ban.
+                // A deletion in flight or unknown may follow the ban, which a repeated request may have
+                // made at its first attempt.
                 let can_go =
-                    deleting.get(agent_id.as_str()).is_some_and(|until| *until > call.invoked);
+                    deleting.get(agent_id.as_str()).is_some_and(|until| *until > first(call));
                 if is_done && !can_go {
                     banned.insert(agent_id, call);
                 }
@@ -98,7 +98,9 @@ pub fn bans(history: &History) -> CheckReport {
             | Operation::PromoteSerial { .. } => {
                 let Some(agent) = granted_to(&call.op) else { continue };
                 if is_start {
-                    before.extend(banned.get(agent).map(|ban| (call.invoked, *ban)));
+                    // A repeated request is told what its first attempt was granted.
+                    let ban = banned.get(agent).filter(|_| first(call) == call.invoked);
+                    before.extend(ban.map(|ban| (call.invoked, *ban)));
                     continue;
                 }
                 examined += 1;
@@ -126,10 +128,36 @@ pub fn bans(history: &History) -> CheckReport {
             | Operation::SetAgentVersion { .. }
             | Operation::GetAgent { .. }
             | Operation::CountAgents
+            | Operation::CreateRelationships(_)
+            | Operation::UpdateRelationships(_)
+            | Operation::DeleteRelationships(_)
+            | Operation::GetRelationship { .. }
             | Operation::PruneExpired(_) => {}
         }
     }
     CheckReport::new("bans", examined, Ok(()))
+}
+
+/// Beginnings and ends of calls in their order.
+fn by_line(history: &History) -> Vec<(u64, &Call)> {
+    let mut lines: Vec<(u64, &Call)> = Vec::new();
+    for call in &history.calls {
+        lines.push((call.invoked, call));
+        lines.extend(call.completed.map(|line| (line, call)));
+    }
+    lines.sort_by_key(|(line, _)| *line);
+    lines
+}
+
+/// The line at which each request id was first sent.
+fn first_attempts(history: &History) -> HashMap<&str, u64> {
+    let mut begun = HashMap::new();
+    for call in &history.calls {
+        if let Some(id) = &call.request_id {
+            begun.entry(id.as_str()).or_insert(call.invoked);
+        }
+    }
+    begun
 }
 
 fn granted_to(op: &Operation) -> Option<&str> {

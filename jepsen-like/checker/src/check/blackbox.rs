@@ -1,7 +1,8 @@
-//! The black-box pass: every entry, token and agent is linearizable by itself, whatever revisions say.
+//! The black-box pass: every entry, token, agent and relationship is linearizable by itself, whatever revisions say.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::federation::{RelationshipObject, on_relationships};
 use super::linear::{Interval, Linearity, Object, linearizable};
 use super::registers::{AgentObject, EntryObject, TokenObject, on_agent, on_entries, on_token};
 use super::requests::requests;
@@ -18,12 +19,17 @@ const EVIDENCE_MAX: usize = 6;
 pub fn blackbox(history: &History, steps_max: u64) -> CheckReport {
     let rows = Unstable::of(history);
     let (mut entries, mut tokens, mut agents) = (Actions::new(), Actions::new(), Actions::new());
+    let mut relationships = Actions::new();
     for (op, reply, line, invoked, ended) in operations(history) {
         on_entries(op, reply, |id, action| {
             if !rows.entries.contains(id) {
                 let interval = Interval { invoked, ended, action };
                 entries.entry(id.to_owned()).or_insert_with(Vec::new).push((line, interval));
             }
+        });
+        on_relationships(op, reply, |name, action| {
+            let interval = Interval { invoked, ended, action };
+            relationships.entry(name.to_owned()).or_insert_with(Vec::new).push((line, interval));
         });
         if let Some((token, action)) = on_token(op, reply)
             && !rows.tokens.contains(token)
@@ -42,7 +48,8 @@ pub fn blackbox(history: &History, steps_max: u64) -> CheckReport {
     let found = tally
         .all("entry", &EntryObject, &None, entries)
         .or_else(|| tally.all("token", &TokenObject, &false, tokens))
-        .or_else(|| tally.all("agent", &AgentObject, &None, agents));
+        .or_else(|| tally.all("agent", &AgentObject, &None, agents))
+        .or_else(|| tally.all("relationship", &RelationshipObject, &None, relationships));
     let verdict = match (found, tally.undecided.as_slice()) {
         (Some(violation), _) => Verdict::Violation(violation),
         (None, []) => Verdict::Pass,
@@ -190,6 +197,10 @@ impl Unstable {
                 | Operation::SetAgentVersion { .. }
                 | Operation::GetAgent { .. }
                 | Operation::CountAgents
+                | Operation::CreateRelationships(_)
+                | Operation::UpdateRelationships(_)
+                | Operation::DeleteRelationships(_)
+                | Operation::GetRelationship { .. }
                 | Operation::PruneExpired(_) => {}
             }
         }

@@ -121,7 +121,10 @@ fn effective(history: &History) -> Result<BTreeMap<u64, u64>, Violation> {
 fn has_changed(op: &Operation, reply: &Reply) -> bool {
     match reply {
         Reply::Items(items) => items.iter().any(|item| match item {
-            ItemReply::Created(_) | ItemReply::Updated(_) | ItemReply::Deleted => true,
+            ItemReply::Created(_)
+            | ItemReply::Updated(_)
+            | ItemReply::Federated(_)
+            | ItemReply::Deleted => true,
             ItemReply::Similar(_) | ItemReply::Rejected(_) => false,
         }),
         // Tokens have no changes; their aliases may be similar to what exists.
@@ -132,6 +135,7 @@ fn has_changed(op: &Operation, reply: &Reply) -> bool {
         | Reply::Entry(_)
         | Reply::Page(_)
         | Reply::Agent(_)
+        | Reply::Relationship(_)
         | Reply::Count(_) => false,
     }
 }

@@ -17,6 +17,8 @@ pub(super) enum Key {
     Token(String),
     /// An agent.
     Agent(String),
+    /// A federation relationship.
+    Relationship(String),
     /// A request id.
     Request(String),
     /// Whatever has expired.
@@ -76,6 +78,18 @@ pub(super) fn of_operation(op: &Operation, request: Option<&str>) -> Keys {
         Operation::PruneExpired(_) => {
             keys.insert(Key::Expired);
         }
+        Operation::CreateRelationships(all) => {
+            keys.extend(all.iter().map(|one| Key::Relationship(one.trust_domain.clone())));
+        }
+        Operation::UpdateRelationships(updates) => {
+            keys.extend(updates.iter().map(|one| Key::Relationship(one.trust_domain.clone())));
+        }
+        Operation::DeleteRelationships(names) => {
+            keys.extend(names.iter().cloned().map(Key::Relationship));
+        }
+        Operation::GetRelationship { trust_domain } => {
+            keys.insert(Key::Relationship(trust_domain.clone()));
+        }
         Operation::ListEntries { .. } | Operation::CountEntries | Operation::CountAgents => {}
     }
     keys
@@ -90,11 +104,18 @@ pub(super) fn of_reply(reply: &Reply, keys: &mut Keys) {
         Reply::Agent(Some(agent)) => {
             keys.insert(Key::Agent(agent.id.clone()));
         }
+        Reply::Relationship(Some(found)) => {
+            keys.insert(Key::Relationship(found.trust_domain.clone()));
+        }
         Reply::Rejected(rejection) => of_rejection(rejection, keys),
         Reply::Pruned(_) => {
             keys.insert(Key::Expired);
         }
-        Reply::Done | Reply::Entry(None) | Reply::Agent(None) | Reply::Count(_) => {}
+        Reply::Done
+        | Reply::Entry(None)
+        | Reply::Agent(None)
+        | Reply::Relationship(None)
+        | Reply::Count(_) => {}
     }
 }
 
@@ -113,6 +134,12 @@ pub(super) fn of_changes(changes: &[Change]) -> Keys {
             Change::AgentDeleted { id } => {
                 keys.insert(Key::Agent(id.clone()));
             }
+            Change::RelationshipWritten(written) => {
+                keys.insert(Key::Relationship(written.trust_domain.clone()));
+            }
+            Change::RelationshipDeleted { trust_domain } => {
+                keys.insert(Key::Relationship(trust_domain.clone()));
+            }
             Change::BundleWritten { .. } | Change::Other { .. } => {}
         }
     }
@@ -125,6 +152,9 @@ fn of_item(item: &ItemReply, keys: &mut Keys) {
             add_entry(keys, entry);
         }
         ItemReply::Rejected(rejection) => of_rejection(rejection, keys),
+        ItemReply::Federated(written) => {
+            keys.insert(Key::Relationship(written.trust_domain.clone()));
+        }
         ItemReply::Deleted => {}
     }
 }
@@ -147,6 +177,8 @@ fn of_rejection(rejection: &Rejection, keys: &mut Keys) {
         | Rejection::AgentNotFound
         | Rejection::AgentBanned
         | Rejection::SerialsChanged
+        | Rejection::RelationshipExists
+        | Rejection::RelationshipNotFound
         | Rejection::RequestIdReused => {}
     }
 }
@@ -167,6 +199,9 @@ pub(super) fn is_on_one_row(op: &Operation) -> bool {
         Operation::CreateEntries(entries) => entries.len() < 2,
         Operation::UpdateEntries(updates) => updates.len() < 2,
         Operation::DeleteEntries(ids) => ids.len() < 2,
+        Operation::CreateRelationships(all) => all.len() < 2,
+        Operation::UpdateRelationships(updates) => updates.len() < 2,
+        Operation::DeleteRelationships(names) => names.len() < 2,
         Operation::CreateToken(token) => token.alias.is_none(),
         Operation::AdmitAgent(admission) => admission.token.is_none(),
         Operation::DeleteAgent { .. } | Operation::PruneExpired(_) => false,
@@ -179,6 +214,7 @@ pub(super) fn is_on_one_row(op: &Operation) -> bool {
         | Operation::ListEntries { .. }
         | Operation::CountEntries
         | Operation::GetAgent { .. }
-        | Operation::CountAgents => true,
+        | Operation::CountAgents
+        | Operation::GetRelationship { .. } => true,
     }
 }

@@ -158,6 +158,10 @@ impl<'a> Sweep<'a> {
             | Operation::SetAgentVersion { .. }
             | Operation::GetAgent { .. }
             | Operation::CountAgents
+            | Operation::CreateRelationships(_)
+            | Operation::UpdateRelationships(_)
+            | Operation::DeleteRelationships(_)
+            | Operation::GetRelationship { .. }
             | Operation::PruneExpired(_) => {}
         }
     }
@@ -231,6 +235,10 @@ impl<'a> Sweep<'a> {
             | Operation::SetAgentVersion { .. }
             | Operation::GetAgent { .. }
             | Operation::CountAgents
+            | Operation::CreateRelationships(_)
+            | Operation::UpdateRelationships(_)
+            | Operation::DeleteRelationships(_)
+            | Operation::GetRelationship { .. }
             | Operation::PruneExpired(_) => {}
         }
     }

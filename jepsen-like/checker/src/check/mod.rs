@@ -2,13 +2,14 @@
 //! in common is grouping attempts into requests.
 //!
 //! By revision: [`witness`] (with `timeline`, `replay`, `keys`). Trusting no revision: [`blackbox`]
-//! on [`linear`], [`lists`]. By kind of promise: [`sessions`], [`requests`], [`agents`], [`feed`],
-//! [`observers`]. Whether the run was worth anything: [`coverage`].
+//! on [`linear`] (with `registers`, `federation`), [`lists`]. By kind of promise: [`sessions`],
+//! [`requests`], [`agents`], [`feed`], [`observers`]. Whether the run was worth anything: [`coverage`].
 
 pub mod agents;
 pub mod all;
 pub mod blackbox;
 pub mod coverage;
+mod federation;
 pub mod feed;
 mod keys;
 pub mod linear;

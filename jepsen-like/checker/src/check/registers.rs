@@ -125,7 +125,8 @@ fn on_item(id: &str, item: &ItemReply, say: &mut impl FnMut(&str, EntryAction)) 
         ItemReply::Rejected(
             Rejection::EntryIdTaken { id: other } | Rejection::EntryWouldBeSimilar { id: other },
         ) => say(other, EntryAction::There),
-        ItemReply::Rejected(_) => {}
+        // Of a relationship, or a refusal for reasons elsewhere.
+        ItemReply::Rejected(_) | ItemReply::Federated(_) => {}
     }
 }
 
@@ -299,6 +300,10 @@ pub(super) fn on_agent<'o>(
         | Operation::CountEntries
         | Operation::CreateToken(_)
         | Operation::CountAgents
+        | Operation::CreateRelationships(_)
+        | Operation::UpdateRelationships(_)
+        | Operation::DeleteRelationships(_)
+        | Operation::GetRelationship { .. }
         | Operation::PruneExpired(_) => return None,
     };
     let action = match reply {

@@ -281,6 +281,8 @@ impl<'a> Player<'a> {
                             Change::EntryWritten(_)
                             | Change::AgentWritten(_)
                             | Change::AgentDeleted { .. }
+                            | Change::RelationshipWritten(_)
+                            | Change::RelationshipDeleted { .. }
                             | Change::BundleWritten { .. }
                             | Change::Other { .. } => false,
                         },
@@ -323,6 +325,7 @@ impl<'a> Player<'a> {
                 Key::Identity(_)
                 | Key::Parent(_)
                 | Key::Agent(_)
+                | Key::Relationship(_)
                 | Key::Request(_)
                 | Key::Expired
                 | Key::Cluster => {}
@@ -445,7 +448,9 @@ impl<'a> Player<'a> {
             let What::Write(place) = step.what else { return None };
             let request = self.timeline.requests.get(place)?;
             let keys = keys::of_operation(&request.op, None);
-            let is_row = |key: &&Key| matches!(key, Key::Entry(_) | Key::Token(_) | Key::Agent(_));
+            let is_row = |key: &&Key| {
+                matches!(key, Key::Entry(_) | Key::Token(_) | Key::Agent(_) | Key::Relationship(_))
+            };
             let meets = keys.iter().filter(is_row).any(|key| touched.contains(key));
             meets.then(|| {
                 (step.line, format!("revision {}: {:?}", step.revision, request.op.kind()))
@@ -514,6 +519,10 @@ fn row_changes(op: &Operation, count: &Operation) -> (u64, u64) {
         | Operation::BanAgent { .. }
         | Operation::SetAgentVersion { .. }
         | Operation::GetAgent { .. }
-        | Operation::CountAgents => (0, 0),
+        | Operation::CountAgents
+        | Operation::CreateRelationships(_)
+        | Operation::UpdateRelationships(_)
+        | Operation::DeleteRelationships(_)
+        | Operation::GetRelationship { .. } => (0, 0),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::operation::{Agent, Entry, Operation, Reply};
+use super::operation::{Agent, Entry, Operation, Relationship, Reply};
 
 /// Version of the format that this crate reads and writes.
 pub const VERSION: u32 = 1;
@@ -233,6 +233,13 @@ pub enum Change {
     AgentDeleted {
         /// Which.
         id: String,
+    },
+    /// A federation relationship was created or updated.
+    RelationshipWritten(std::sync::Arc<Relationship>),
+    /// A federation relationship was ended.
+    RelationshipDeleted {
+        /// With whom.
+        trust_domain: String,
     },
     /// A bundle changed.
     BundleWritten {

@@ -16,7 +16,7 @@ pub use event::{
 };
 pub use operation::{
     Admission, Agent, Entry, EntryUpdate, Filter, ItemReply, Operation, OperationKind, Page, Prune,
-    Rejection, Reply, Seen, Token,
+    Rejection, Relationship, RelationshipUpdate, Reply, Seen, Token,
 };
 pub use read::{HistoryError, ReadLimits, Reader};
 pub use write::Writer;

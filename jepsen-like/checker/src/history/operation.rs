@@ -160,6 +160,32 @@ pub struct Admission {
     pub public_key: String,
 }
 
+/// A federation relationship.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Relationship {
+    /// With whom.
+    pub trust_domain: String,
+    /// Where bundles are fetched.
+    pub endpoint_url: String,
+    /// How the endpoint is authenticated; compared, never understood.
+    pub profile: String,
+}
+
+/// A masked update: what is `None` stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RelationshipUpdate {
+    /// With whom.
+    pub trust_domain: String,
+    /// New URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_url: Option<String>,
+    /// New profile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+}
+
 /// What a prune removes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -278,6 +304,17 @@ pub enum Operation {
     },
     /// Counts all agents.
     CountAgents,
+    /// Creates federation relationships; one item a reply.
+    CreateRelationships(Vec<Relationship>),
+    /// Updates federation relationships; one item a reply.
+    UpdateRelationships(Vec<RelationshipUpdate>),
+    /// Ends federation relationships; one item a reply.
+    DeleteRelationships(Vec<String>),
+    /// Reads a federation relationship.
+    GetRelationship {
+        /// With whom.
+        trust_domain: String,
+    },
     /// Removes what has expired.
     PruneExpired(Prune),
 }
@@ -303,6 +340,10 @@ pub enum OperationKind {
     SetAgentVersion,
     GetAgent,
     CountAgents,
+    CreateRelationships,
+    UpdateRelationships,
+    DeleteRelationships,
+    GetRelationship,
     PruneExpired,
 }
 
@@ -326,6 +367,10 @@ impl Operation {
             Self::SetAgentVersion { .. } => OperationKind::SetAgentVersion,
             Self::GetAgent { .. } => OperationKind::GetAgent,
             Self::CountAgents => OperationKind::CountAgents,
+            Self::CreateRelationships(_) => OperationKind::CreateRelationships,
+            Self::UpdateRelationships(_) => OperationKind::UpdateRelationships,
+            Self::DeleteRelationships(_) => OperationKind::DeleteRelationships,
+            Self::GetRelationship { .. } => OperationKind::GetRelationship,
             Self::PruneExpired(_) => OperationKind::PruneExpired,
         }
     }
@@ -339,6 +384,7 @@ impl Operation {
                 | Self::CountEntries
                 | Self::GetAgent { .. }
                 | Self::CountAgents
+                | Self::GetRelationship { .. }
         )
     }
 }
@@ -361,6 +407,8 @@ pub enum Reply {
     Page(Page),
     /// An agent, or none.
     Agent(Option<Arc<Agent>>),
+    /// A federation relationship, or none.
+    Relationship(Option<Arc<Relationship>>),
     /// A count.
     Count(u64),
 }
@@ -385,6 +433,8 @@ pub enum ItemReply {
     Similar(Arc<Entry>),
     /// Updated, as stored.
     Updated(Arc<Entry>),
+    /// A federation relationship was created or updated, as stored.
+    Federated(Arc<Relationship>),
     /// Deleted.
     Deleted,
     /// Refused.
@@ -420,7 +470,7 @@ pub enum Rejection {
     StoreSvidSelectorTypes,
     /// As many rows as there may be.
     LimitReached {
-        /// Of what: `entries`, `agents`, `join tokens`.
+        /// Of what: `entries`, `agents`, `join tokens`, `federation relationships`.
         what: String,
     },
     /// The token exists.
@@ -435,6 +485,10 @@ pub enum Rejection {
     AgentBanned,
     /// The serials are not those that were seen.
     SerialsChanged,
+    /// There is a relationship already.
+    RelationshipExists,
+    /// There is no such relationship.
+    RelationshipNotFound,
     /// The request id was used for another body.
     RequestIdReused,
 }

@@ -6,7 +6,9 @@
 mod agents;
 pub mod compare;
 mod entries;
+mod federation;
 pub mod registry;
 
 pub(crate) use entries::updated as updated_entry;
+pub(crate) use federation::updated as updated_relationship;
 pub use registry::{Applied, Limits, Now, Registry};

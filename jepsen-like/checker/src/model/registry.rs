@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use crate::history::{Agent, Change, Entry, Filter, Header, Operation, Page, Rejection, Reply};
+use crate::history::{
+    Agent, Change, Entry, Filter, Header, Operation, Page, Rejection, Relationship, Reply,
+};
 
 /// Most rows of each kind.
 #[derive(Clone, Copy, Debug)]
@@ -15,12 +17,14 @@ pub struct Limits {
     pub agents: usize,
     /// Join tokens.
     pub tokens: usize,
+    /// Federation relationships.
+    pub relationships: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         // The documented bounds of a cluster.
-        Self { entries: 1_000_000, agents: 100_000, tokens: 100_000 }
+        Self { entries: 1_000_000, agents: 100_000, tokens: 100_000, relationships: 10_000 }
     }
 }
 
@@ -71,6 +75,7 @@ enum Undo {
     Entry(String, Option<Arc<Entry>>),
     Token(String, Option<i64>),
     Agent(String, Option<Arc<Agent>>),
+    Relationship(String, Option<Arc<Relationship>>),
     Request(String),
     Initialised,
 }
@@ -83,6 +88,7 @@ pub struct Registry {
     pub(super) entries: BTreeMap<String, Arc<Entry>>,
     pub(super) agents: BTreeMap<String, Arc<Agent>>,
     pub(super) tokens: BTreeMap<String, i64>,
+    pub(super) relationships: BTreeMap<String, Arc<Relationship>>,
     pub(super) entries_by_expiry: BTreeSet<(i64, String)>,
     pub(super) tokens_by_expiry: BTreeSet<(i64, String)>,
     pub(super) changes: Vec<Change>,
@@ -158,6 +164,9 @@ impl Registry {
                 Some(Reply::Agent(self.agents.get(agent_id).cloned()))
             }
             Operation::CountAgents => Some(Reply::Count(self.agents.len() as u64)),
+            Operation::GetRelationship { trust_domain } => {
+                Some(Reply::Relationship(self.relationships.get(trust_domain).cloned()))
+            }
             Operation::InitCluster { .. }
             | Operation::CreateEntries(_)
             | Operation::UpdateEntries(_)
@@ -169,6 +178,9 @@ impl Registry {
             | Operation::BanAgent { .. }
             | Operation::DeleteAgent { .. }
             | Operation::SetAgentVersion { .. }
+            | Operation::CreateRelationships(_)
+            | Operation::UpdateRelationships(_)
+            | Operation::DeleteRelationships(_)
             | Operation::PruneExpired(_) => None,
         }
     }
@@ -226,6 +238,9 @@ impl Registry {
                 Undo::Agent(id, old) => {
                     self.replace_agent(&id, old);
                 }
+                Undo::Relationship(trust_domain, old) => {
+                    self.replace_relationship(&trust_domain, old);
+                }
                 Undo::Request(id) => {
                     self.requests.remove(&id);
                 }
@@ -276,6 +291,16 @@ impl Registry {
             Operation::BanAgent { agent_id } => self.ban(agent_id),
             Operation::DeleteAgent { agent_id } => self.delete_agent(agent_id),
             Operation::SetAgentVersion { agent_id, version } => self.set_version(agent_id, version),
+            Operation::CreateRelationships(all) => {
+                Ok(Reply::Items(all.iter().map(|one| self.create_relationship(one)).collect()))
+            }
+            Operation::UpdateRelationships(updates) => {
+                let items = updates.iter().map(|update| self.update_relationship(update));
+                Ok(Reply::Items(items.collect()))
+            }
+            Operation::DeleteRelationships(names) => {
+                Ok(Reply::Items(names.iter().map(|name| self.delete_relationship(name)).collect()))
+            }
             Operation::PruneExpired(prune) => Ok(Reply::Pruned(self.prune(prune, now))),
             // Reads decide nothing; the one init is above.
             Operation::InitCluster { .. }
@@ -283,7 +308,8 @@ impl Registry {
             | Operation::ListEntries { .. }
             | Operation::CountEntries
             | Operation::GetAgent { .. }
-            | Operation::CountAgents => Ok(Reply::Done),
+            | Operation::CountAgents
+            | Operation::GetRelationship { .. } => Ok(Reply::Done),
         }
     }
 
@@ -325,6 +351,16 @@ impl Registry {
         self.journal.push(Undo::Agent(id.to_owned(), old));
     }
 
+    /// Writes or removes a federation relationship.
+    pub(super) fn set_relationship(&mut self, name: &str, new: Option<Arc<Relationship>>) {
+        self.changes.push(match &new {
+            Some(written) => Change::RelationshipWritten(Arc::clone(written)),
+            None => Change::RelationshipDeleted { trust_domain: name.to_owned() },
+        });
+        let old = self.replace_relationship(name, new);
+        self.journal.push(Undo::Relationship(name.to_owned(), old));
+    }
+
     fn replace_entry(&mut self, id: &str, new: Option<Arc<Entry>>) -> Option<Arc<Entry>> {
         let old = self.entries.remove(id);
         if let Some(old) = &old {
@@ -355,6 +391,17 @@ impl Registry {
             self.tokens_by_expiry.insert((expires, token.to_owned()));
         }
         old
+    }
+
+    fn replace_relationship(
+        &mut self,
+        name: &str,
+        new: Option<Arc<Relationship>>,
+    ) -> Option<Arc<Relationship>> {
+        match new {
+            Some(written) => self.relationships.insert(name.to_owned(), written),
+            None => self.relationships.remove(name),
+        }
     }
 
     fn replace_agent(&mut self, id: &str, new: Option<Arc<Agent>>) -> Option<Arc<Agent>> {

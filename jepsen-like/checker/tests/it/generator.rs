@@ -303,7 +303,7 @@ impl World {
     }
 
     fn operation(&mut self) -> Operation {
-        let kinds = if self.shape.everything { 22 } else { 12 };
+        let kinds = if self.shape.everything { 24 } else { 12 };
         match self.rng.below(kinds) {
             0..3 => {
                 let count = if self.rng.percent(10) { 2 } else { 1 };
@@ -354,7 +354,29 @@ impl World {
                     alias,
                 })
             }
+            16 | 17 => self.of_federation(),
             _ => self.of_agent(),
+        }
+    }
+
+    fn of_federation(&mut self) -> Operation {
+        self.serial += 1;
+        let trust_domain = format!("d{}", self.key());
+        let (endpoint_url, profile) =
+            (format!("u{}", self.serial), format!("p{}", self.serial % 3));
+        match self.rng.below(8) {
+            0..3 => Operation::CreateRelationships(vec![Relationship {
+                trust_domain,
+                endpoint_url,
+                profile,
+            }]),
+            3 | 4 => Operation::UpdateRelationships(vec![RelationshipUpdate {
+                trust_domain,
+                endpoint_url: Some(endpoint_url),
+                profile: self.rng.percent(50).then_some(profile),
+            }]),
+            5 => Operation::DeleteRelationships(vec![trust_domain]),
+            _ => Operation::GetRelationship { trust_domain },
         }
     }
 

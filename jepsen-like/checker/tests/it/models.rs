@@ -99,7 +99,63 @@ fn every_decision_is_that_of_the_rules() {
             Prune { agents_expired_for_s: Some(1), include_non_reattestable: false, limit: 9 };
         (time, Operation::PruneExpired(how))
     };
+    let federation = |url: &str, profile: &str| Relationship {
+        trust_domain: "d".into(),
+        endpoint_url: url.into(),
+        profile: profile.into(),
+    };
+    let federate = |url| (0, Operation::CreateRelationships(vec![federation(url, "web")]));
+    let refederate = |url: Option<&str>, profile: Option<&str>| {
+        let update = RelationshipUpdate {
+            trust_domain: "d".into(),
+            endpoint_url: url.map(Into::into),
+            profile: profile.map(Into::into),
+        };
+        (0, Operation::UpdateRelationships(vec![update]))
+    };
+    let unfederate = || (0, Operation::DeleteRelationships(vec!["d".into()]));
+    let federated_with = || (0, Operation::GetRelationship { trust_domain: "d".into() });
+    let with = |url: &str, profile: &str| ItemReply::Federated(Arc::new(federation(url, profile)));
+    let no_relationship = || refused(Rejection::RelationshipNotFound);
     let rows: Vec<Row> = vec![
+        ("federate", vec![federate("1")], one(with("1", "web"))),
+        (
+            "federate twice",
+            vec![federate("1"), federate("2")],
+            refused(Rejection::RelationshipExists),
+        ),
+        (
+            "the second changes nothing",
+            vec![federate("1"), federate("2"), federated_with()],
+            Reply::Relationship(Some(Arc::new(federation("1", "web")))),
+        ),
+        (
+            "federate differently",
+            vec![federate("1"), refederate(Some("2"), None), refederate(None, Some("spiffe"))],
+            one(with("2", "spiffe")),
+        ),
+        ("federate nobody differently", vec![refederate(Some("2"), None)], no_relationship()),
+        ("federate no more", vec![federate("1"), unfederate()], one(ItemReply::Deleted)),
+        ("federate no more with nobody", vec![unfederate()], no_relationship()),
+        (
+            "federated no more",
+            vec![federate("1"), unfederate(), federated_with()],
+            Reply::Relationship(None),
+        ),
+        (
+            "too many relationships",
+            vec![
+                federate("1"),
+                (
+                    0,
+                    Operation::CreateRelationships(vec![Relationship {
+                        trust_domain: "other".into(),
+                        ..federation("1", "web")
+                    }]),
+                ),
+            ],
+            refused(limit("federation relationships")),
+        ),
         ("create", vec![create(entry("e", "w"))], one(ItemReply::Created(stored(entry("e", "w"))))),
         (
             "similar",
@@ -377,7 +433,7 @@ fn every_decision_is_that_of_the_rules() {
         ("agent unknown", vec![show()], Reply::Agent(None)),
     ];
     for (name, ops, expected) in rows {
-        let limits = Limits { entries: 2, agents: 2, tokens: 2 };
+        let limits = Limits { entries: 2, agents: 2, tokens: 2, relationships: 1 };
         assert_eq!(last(limits, ops), expected, "{name}");
     }
 }

@@ -48,6 +48,10 @@ const MUTATIONS: &[(&str, Mutation, &str)] = &[
     ("list shows an entry twice", double_list, "lists"),
     ("list shows a phantom", phantom_list, "lists"),
     ("count is wrong", wrong_count, "witness"),
+    ("relationship is another", other_relationship, "witness"),
+    ("relationship is another, black box", other_relationship, "blackbox"),
+    ("created relationship is lost", lost_relationship, "witness"),
+    ("created relationship is lost, black box", lost_relationship, "blackbox"),
     ("cluster time goes back", time_back, "witness"),
 ];
 
@@ -235,6 +239,52 @@ fn lost_create(lines: &mut Vec<Line>, rng: &mut Rng) -> Option<()> {
         .collect();
     let (read, _) = rng.pick(&sure)?;
     set(lines, read.complete, |_, reply, _| *reply = Reply::Entry(None));
+    Some(())
+}
+
+fn relationships(all: &[Found]) -> Vec<(&Found, &Arc<Relationship>)> {
+    let shown = |found| match Found::reply(found) {
+        Some(Reply::Relationship(Some(relationship))) => Some((found, relationship)),
+        _ => None,
+    };
+    all.iter().filter_map(shown).collect()
+}
+
+fn other_relationship(lines: &mut Vec<Line>, rng: &mut Rng) -> Option<()> {
+    let all = calls(lines);
+    let reads = relationships(&all);
+    let (read, shown) = rng.pick(&reads)?;
+    let other = Relationship { endpoint_url: "lie".into(), ..shown.as_ref().clone() };
+    set(lines, read.complete, |_, reply, _| {
+        *reply = Reply::Relationship(Some(Arc::new(other)));
+    });
+    Some(())
+}
+
+/// What a read shows was written before it, and nothing may be at work meanwhile.
+fn lost_relationship(lines: &mut Vec<Line>, rng: &mut Rng) -> Option<()> {
+    let all = calls(lines);
+    let sure: Vec<_> = relationships(&all)
+        .into_iter()
+        .filter(|(read, shown)| {
+            let name = format!("\"{}\"", shown.trust_domain);
+            let about = |f: &&Found| {
+                f.op.is_write() && serde_json::to_string(&f.op).unwrap().contains(&name)
+            };
+            let unknown = |f: &Found| matches!(f.outcome, Outcome::Unknown { .. });
+            let made = all.iter().any(|f| {
+                f.complete < read.invoke
+                    && matches!(f.item(), Some(ItemReply::Federated(e)) if e == *shown)
+            });
+            let busy = all
+                .iter()
+                .filter(about)
+                .any(|f| f.invoke < read.complete && (unknown(f) || f.complete > read.invoke));
+            made && !busy
+        })
+        .collect();
+    let (read, _) = rng.pick(&sure)?;
+    set(lines, read.complete, |_, reply, _| *reply = Reply::Relationship(None));
     Some(())
 }
 
@@ -462,6 +512,10 @@ fn unknown_is_ok(lines: &mut Vec<Line>, rng: &mut Rng) -> Option<()> {
         }
         Operation::UpdateEntries(u) => Reply::Items(u.iter().map(|_| ItemReply::Deleted).collect()),
         Operation::DeleteEntries(i) => Reply::Items(i.iter().map(|_| ItemReply::Deleted).collect()),
+        // Each is about one.
+        Operation::CreateRelationships(_)
+        | Operation::UpdateRelationships(_)
+        | Operation::DeleteRelationships(_) => Reply::Items(vec![ItemReply::Deleted]),
         _ => Reply::Done,
     };
     let revision = top(lines) + 1;
