@@ -222,7 +222,7 @@ async fn follow_once(
             }
             Ok(None) => return None,
             Err(status) => {
-                debug!(error = %status, "Update stream ended");
+                debug!(code = ?status.code(), error = status.message(), "Update stream ended");
                 return Some(status.code());
             }
         }

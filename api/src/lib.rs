@@ -4,12 +4,14 @@
 //! Owns the `.proto` files (written from the inventory in `spec/spire-api.md`, same packages, names
 //! and numbers as SPIRE's; `tests/it` compares them with the published ones), the generated code
 //! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]), statuses ([`status`]) and the
-//! layout of snapshot files ([`snapshot_file`]).
+//! layout of snapshot files ([`snapshot_file`]), and a filter for clients whose authority h2 refuses
+//! ([`c_core`]).
 //! Knows no store, no service, no transport: whether a federated bundle exists or a caller may call
 //! is decided elsewhere.
 
 #![forbid(unsafe_code)]
 
+pub mod c_core;
 pub mod convert;
 pub mod pb;
 pub mod snapshot_file;

@@ -60,6 +60,11 @@ mod packages {
                         include!(concat!(env!("OUT_DIR"), "/spire.api.server.svid.v1.rs"));
                     }
                 }
+                pub mod trustdomain {
+                    pub mod v1 {
+                        include!(concat!(env!("OUT_DIR"), "/spire.api.server.trustdomain.v1.rs"));
+                    }
+                }
             }
         }
     }

@@ -13,6 +13,7 @@ use futures::future::{BoxFuture, Shared};
 use openraft::ReadPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::contact::Contact;
 use crate::core::Core;
 use crate::error::Unavailable;
 use crate::forward::ForwardError;
@@ -130,7 +131,11 @@ impl Core {
         let Some(leader) = leadership.leader else { return Err(self.no_leader().text) };
         let deadline = Instant::now() + ATTEMPT_TIMEOUT;
         let index = self.forwarder.read_index(leader, deadline).await;
-        index.map_err(|error| format!("leader {leader} confirms no read: {error}"))
+        index.map_err(|error| match self.contact() {
+            Contact::InContact => format!("leader {leader} confirms no read: {error}"),
+            // The leader that was is of no interest any more.
+            Contact::Lost { text, .. } => text,
+        })
     }
 
     /// Confirms with a quorum that this member leads. Also serves other members, for whom the peer

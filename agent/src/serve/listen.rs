@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::Stream;
+use steeple_api::c_core::AuthorityFilter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use super::authority::AuthorityFilter;
 use crate::attest::workload::Peer;
 use crate::limits::WORKLOAD_CONNECTIONS_MAX;
 

@@ -2,12 +2,9 @@
 //!
 //! `listen` owns the socket and pins each caller, `workload_api` the SPIFFE Workload API, `answer` the
 //! form of its messages, `tokens` JWT-SVIDs, `health` both ways to ask whether the agent works.
-//! `authority`, by `hpack`, lets in clients that h2 alone would refuse.
 
 mod answer;
-mod authority;
 mod health;
-mod hpack;
 mod listen;
 mod tokens;
 mod workload_api;

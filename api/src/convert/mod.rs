@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod entry;
 mod entry_mask;
 mod error;
+pub mod federation;
 pub mod id;
 pub mod selector;
 pub mod svid;

@@ -28,6 +28,7 @@ const PUBLISHED: [Published; 3] = [
             "spire/api/server/bundle/v1/bundle.proto",
             "spire/api/server/entry/v1/entry.proto",
             "spire/api/server/svid/v1/svid.proto",
+            "spire/api/server/trustdomain/v1/trustdomain.proto",
             "spire/api/types/federationrelationship.proto",
             "spire/api/types/logger.proto",
         ],

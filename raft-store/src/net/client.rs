@@ -27,7 +27,7 @@ use crate::codec::CodecError;
 use crate::ids::MemberId;
 use crate::mutants::{self, Mutant};
 use crate::net::channels::{Lane, MESSAGE_BYTES_MAX};
-use crate::net::dial::chain;
+use crate::net::dial::said;
 use crate::net::network::{PeerClient, PeerNetwork, is_transport_failure};
 use crate::net::reversion::Answer;
 use crate::net::{pb, wire};
@@ -415,7 +415,7 @@ fn muted() -> RPCError<TypeConfig> {
 
 /// A peer that was not reached is left alone for a while; one that answered strangely is not.
 fn failed(status: &Status) -> RPCError<TypeConfig> {
-    let text = chain(status);
+    let text = said(status);
     if is_transport_failure(status) || is_refusal(status) {
         return Unreachable::from_string(text).into();
     }

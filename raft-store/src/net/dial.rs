@@ -3,6 +3,7 @@
 //! Owns one attempt with its deadline and the error texts an operator sees. Retries, connection reuse
 //! and RPC are `channels`'.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::Status;
 
 use crate::ids::{ClusterId, MemberId};
 use crate::net::name::PeerName;
@@ -150,7 +152,7 @@ fn explain(address: &str, error: &io::Error) -> DialError {
 
 /// Whether a chain of errors says that one side does not accept the other's CA. A server's refusal
 /// comes after the client's handshake is done (TLS 1.3), so RPC errors are asked too.
-pub(crate) fn is_key_refusal(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(crate) fn is_key_refusal(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(current) = next {
         let inside = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
@@ -170,17 +172,29 @@ pub(crate) fn is_key_refusal(error: &(dyn std::error::Error + 'static)) -> bool 
 }
 
 /// An error with its causes, for people: `connect: connection refused`.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    with_causes(error.to_string(), error)
+}
+
+/// A status with its causes, for people. As a text of its own it has the words of a program in it.
+pub(crate) fn said(status: &Status) -> String {
+    let text = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    with_causes(text.to_owned(), status)
+}
+
+fn with_causes(mut text: String, error: &(dyn Error + 'static)) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
+        next = cause.source();
         let cause_text = cause.to_string();
-        // Some errors print their cause themselves.
-        if !text.ends_with(&cause_text) {
+        // Some errors print their cause themselves, and one says that there is a cause.
+        if !text.contains(&cause_text) && cause_text != "transport error" {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
-        next = cause.source();
     }
     text
 }

@@ -26,7 +26,7 @@ use crate::ids::{ClusterId, MemberId};
 use crate::net::addresses::AddressBook;
 use crate::net::channels::{Channels, Lane, MESSAGE_BYTES_MAX, over};
 use crate::net::client::NetworkFactory;
-use crate::net::dial::{DialError, Dialler, Expected, chain, is_key_refusal};
+use crate::net::dial::{DialError, Dialler, Expected, chain, is_key_refusal, said};
 use crate::net::name::PeerName;
 use crate::net::pb;
 use crate::net::proposals;
@@ -463,7 +463,7 @@ impl Forwarder for PeerNetwork {
                 Ok(Some(Wire::NotLeader(not_leader))) => Err(proposals::not_leader(not_leader)),
                 Ok(Some(Wire::Unconfirmed(text))) => Err(ForwardError::NotSent(text)),
                 Ok(None) => Err(ForwardError::NotSent("the leader's answer is empty".to_owned())),
-                Err(status) => Err(ForwardError::NotSent(chain(&status))),
+                Err(status) => Err(ForwardError::NotSent(said(&status))),
             }
         })
     }
@@ -492,7 +492,7 @@ impl Forwarder for PeerNetwork {
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     Err(RaiseError::Refused(status.message().to_owned()))
                 }
-                Err(status) => Err(unavailable(chain(&status))),
+                Err(status) => Err(unavailable(said(&status))),
             }
         })
     }

@@ -15,7 +15,7 @@ use crate::core::Core;
 use crate::forward::ForwardError;
 use crate::ids::MemberId;
 use crate::limits::ATTEMPT_TIMEOUT;
-use crate::net::dial::chain;
+use crate::net::dial::said;
 use crate::net::pb;
 use crate::net::pb::raft::v1::forward_proposal_reply::Result as Forwarded;
 use crate::net::pb::raft::v1::read_index_reply::Result as Read;
@@ -53,10 +53,7 @@ pub(crate) fn read_reply(
 
 /// What the lack of an answer means.
 pub(crate) fn lost(status: &Status) -> ForwardError {
-    let text = match (std::error::Error::source(status), status.message()) {
-        (None, message) if !message.is_empty() => message.to_owned(),
-        (Some(_), _) | (None, _) => chain(status),
-    };
+    let text = said(status);
     // Refused before it was read.
     let refused = matches!(
         status.code(),

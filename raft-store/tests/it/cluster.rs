@@ -231,6 +231,16 @@ pub(crate) async fn propose(handle: &StoreHandle, text: &str) -> Result<(), Prop
     Ok(())
 }
 
+/// Waits until a leader knows that a member has all of its log.
+pub(crate) async fn confirmed(leader: &StoreHandle, member: MemberId) {
+    eventually("a whole log", || {
+        let members = leader.status().members;
+        let lag = members.iter().find(|one| one.id == member).and_then(|one| one.lag);
+        (lag == Some(0)).then_some(())
+    })
+    .await;
+}
+
 pub(crate) async fn caught_up(handle: &StoreHandle, with: &StoreHandle) {
     let goal = with.revision();
     eventually("catching up", || (handle.revision() >= goal).then_some(())).await;
@@ -317,7 +327,7 @@ async fn a_member_that_comes_back_with_an_old_disk_ends_and_not_the_leader() {
     let copy = old.disk.crash();
     propose(&old.handle, "after the copy").await.unwrap();
     let leading = cluster.leader().await;
-    caught_up(&old.handle, &cluster.members[leading].handle).await;
+    confirmed(&cluster.members[leading].handle, old.id()).await;
     let term = cluster.members[leading].handle.status().term;
     let (config, _) = old.kill(&cluster.network).await;
     let back = Member::start(&cluster.network, config.clone(), copy.clone()).await;

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{
-    Cluster, Member, SOON, caught_up, eventually, formed, member_config, propose,
+    Cluster, Member, SOON, caught_up, confirmed, eventually, formed, member_config, propose,
 };
 
 /// The number of the member whose disk is real.
@@ -220,6 +220,13 @@ async fn a_damaged_folder_is_never_served_or_voted_with_and_its_member_is_rebuil
     let third = OnDisk::start(&cluster.network, &raft).await.unwrap();
     write_round(&cluster.members[0].handle, "second").await;
     caught_up(&third.handle, &cluster.members[0].handle).await;
+    // Of the last writes each was synced before the next: behind them are the rows of one alone.
+    for n in 0..5 {
+        propose(&cluster.members[0].handle, &format!("last {n}")).await.unwrap();
+        caught_up(&third.handle, &cluster.members[0].handle).await;
+    }
+    let leader = cluster.leader().await;
+    confirmed(&cluster.members[leader].handle, third.handle.status().member_id).await;
     eventually("a kept snapshot", || raft.join("snapshot").exists().then_some(())).await;
     third.stop(&cluster.network).await;
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use steeple_api::c_core::AuthorityFilter;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -109,7 +110,7 @@ impl AdminListener {
                 Ok((stream, _unnamed)) => {
                     let peer = Arc::new(Peer::Local { credentials: credentials(&stream) });
                     connections.spawn(connection::serve(
-                        stream,
+                        AuthorityFilter::new(stream),
                         peer,
                         application.clone(),
                         signals.clone(),

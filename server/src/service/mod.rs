@@ -17,6 +17,7 @@ mod observed;
 mod paging;
 mod svid;
 mod sync;
+mod trust_domain;
 mod updates;
 mod upgrading;
 
@@ -27,4 +28,5 @@ pub use context::{Context, Settings};
 pub use entry::EntryService;
 pub use health::HealthService;
 pub use svid::SvidService;
+pub use trust_domain::TrustDomainService;
 pub use updates::UpdatesService;

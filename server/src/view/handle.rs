@@ -12,7 +12,8 @@ use steeple_raft_store::{Revision, RowNumber, StoreHandle, Subscription};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::tls::BundleSource;
 use steeple_spiffe_core::{
-    AgentRecord, EntryId, RegistrationEntry, SpiffeId, Timestamp, TrustDomain,
+    AgentRecord, EntryId, FederationRelationship, RegistrationEntry, SpiffeId, Timestamp,
+    TrustDomain,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -158,6 +159,20 @@ impl Views {
             .take(limit.unwrap_or(usize::MAX))
             .map(|(row, bundle)| (*row, Arc::clone(bundle)))
             .collect()
+    }
+
+    /// The federation relationship with a trust domain.
+    pub fn relationship(&self, trust_domain: &TrustDomain) -> Option<Arc<FederationRelationship>> {
+        self.read().relationships.get(trust_domain).cloned()
+    }
+
+    /// Federation relationships after a row, in list order, at most `limit` (`None`: all).
+    pub fn relationships_page(
+        &self,
+        after: Option<RowNumber>,
+        limit: Option<usize>,
+    ) -> Vec<(RowNumber, Arc<FederationRelationship>)> {
+        self.read().relationships.page(after, limit)
     }
 
     /// How many bundles are stored, the own one included.

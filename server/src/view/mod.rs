@@ -11,6 +11,7 @@ mod entries;
 mod filter;
 mod handle;
 mod model;
+mod relationships;
 
 pub use filter::{AgentFilter, EntryFilter};
 pub use handle::{ViewTask, Views};

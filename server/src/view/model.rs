@@ -13,6 +13,7 @@ use steeple_spiffe_core::{SpiffeId, Timestamp, TrustDomain};
 
 use super::agents::AgentIndex;
 use super::entries::EntryIndex;
+use super::relationships::RelationshipIndex;
 
 /// Everything a replica knows at one revision.
 #[derive(Debug, Default)]
@@ -23,6 +24,7 @@ pub(super) struct Model {
     pub(super) agents: AgentIndex,
     pub(super) bundles: BTreeMap<RowNumber, Arc<Bundle>>,
     bundle_rows: HashMap<TrustDomain, RowNumber>,
+    pub(super) relationships: RelationshipIndex,
     pub(super) journal: Arc<Journal>,
     pub(super) cluster: Option<Arc<ClusterState>>,
     /// The newest revision at which an entry or a bundle may have changed.
@@ -93,8 +95,12 @@ impl Model {
                 self.bundle_rows.remove(&trust_domain);
                 self.bundles.remove(&row);
             }
-            // No service reads relationships yet.
-            Change::RelationshipWritten { .. } | Change::RelationshipDeleted { .. } => {}
+            Change::RelationshipWritten { row, relationship } => {
+                self.relationships.write(row, relationship);
+            }
+            Change::RelationshipDeleted { row, trust_domain } => {
+                self.relationships.remove(row, &trust_domain);
+            }
             Change::JournalWritten(journal) => self.journal = journal,
             Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
         }

@@ -20,6 +20,7 @@ use crate::gate::Reads;
 use crate::gate::staleness::Limits;
 use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService, SvidService,
+    TrustDomainService,
 };
 use crate::view::Views;
 
@@ -169,12 +170,14 @@ pub(super) fn routes(context: &Context, cluster_name: &str, check: CheckParts) -
     use pb::server::bundle::v1::bundle_server::BundleServer;
     use pb::server::entry::v1::entry_server::EntryServer;
     use pb::server::svid::v1::svid_server::SvidServer;
+    use pb::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 
     let cluster = ClusterService::new(context.clone(), cluster_name.to_owned(), check);
     let api = Routes::new(AgentServer::new(AgentService::new(context.clone())))
         .add_service(BundleServer::new(BundleService::new(context.clone())))
         .add_service(EntryServer::new(EntryService::new(context.clone())))
         .add_service(SvidServer::new(SvidService::new(context.clone())))
+        .add_service(TrustDomainServer::new(TrustDomainService::new(context.clone())))
         .add_service(ClusterServer::new(cluster))
         .add_service(UpdatesServer::new(crate::service::UpdatesService::new(context.clone())));
     let socket = api

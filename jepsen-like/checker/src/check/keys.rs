@@ -62,7 +62,11 @@ pub(super) fn of_operation(op: &Operation, request: Option<&str>) -> Keys {
         }
         Operation::AdmitAgent(admission) => {
             keys.insert(Key::Agent(admission.agent_id.clone()));
-            keys.extend(admission.token.clone().map(Key::Token));
+            if let Some(token) = &admission.token {
+                keys.insert(Key::Token(token.clone()));
+                // One that has expired is removed when it is shown.
+                keys.insert(Key::Expired);
+            }
         }
         Operation::DeleteAgent { agent_id } => {
             keys.insert(Key::Agent(agent_id.clone()));

@@ -53,6 +53,31 @@ fn same_seed_makes_same_history() {
     assert_ne!(valid(3, Shape::default()), valid(4, Shape::default()));
 }
 
+#[test]
+fn an_admission_of_unknown_outcome_may_have_removed_a_token_that_had_expired() {
+    let lines = [
+        r#"{"header":{"version":1,"name":"by hand","seed":0,"uninitialised":false,"bundles":[],"background_prune":false,"feed_is_dense":false}}"#,
+        r#"{"invoke":{"client":1,"call":1,"request_id":"r1","op":{"create_token":{"token":"t","expires_at_ms":2000}}}}"#,
+        r#"{"complete":{"call":1,"outcome":{"ok":{"revision":1,"time_ms":1000,"reply":"done"}}}}"#,
+        r#"{"invoke":{"client":1,"call":2,"request_id":"r2","op":{"admit_agent":{"token":"t","agent_id":"a","attestation_type":"join_token","serial":"1","not_after_ms":90000,"selectors":[],"can_reattest":false,"seen":"absent","public_key":"k"}}}}"#,
+        r#"{"complete":{"call":2,"outcome":{"unknown":{"text":"no answer in time"}}}}"#,
+        r#"{"invoke":{"client":1,"call":3,"op":{"prune_expired":{"agents_expired_for_s":null,"include_non_reattestable":false,"limit":100}}}}"#,
+        r#"{"complete":{"call":3,"outcome":{"ok":{"revision":3,"time_ms":3000,"reply":{"pruned":0}}}}}"#,
+    ];
+    let text: Vec<String> = (lines.iter().enumerate())
+        .map(|(at, event)| format!("{{\"at_ns\":{at},\"wall_ms\":0,\"event\":{event}}}"))
+        .collect();
+    let witness = |text: &str| {
+        let mut reader = history::Reader::new(text.as_bytes(), ReadLimits::default());
+        let lines = std::iter::from_fn(|| reader.next_line().unwrap().map(|(_, line)| line));
+        let history = History::from_lines(lines.collect::<Vec<_>>()).unwrap();
+        check::witness::witness(&history, model::Limits::default()).verdict
+    };
+    assert_eq!(witness(&text.join("\n")), Verdict::Pass);
+    let without: Vec<String> = [&text[..3], &text[5..]].concat();
+    assert_eq!(witness(&without.join("\n")).word(), "VIOLATION", "nothing else removes it");
+}
+
 /// Says how fast it went with `--no-capture`; nothing depends on that.
 #[test]
 fn long_histories_are_checked_whole() {

@@ -52,7 +52,7 @@ enum Malformed {
 }
 
 /// A connection whose reader never sees an authority that h2 refuses. Writes go straight through.
-pub(super) struct AuthorityFilter<S> {
+pub struct AuthorityFilter<S> {
     stream: S,
     frames: Frames,
     failed: Option<Malformed>,
@@ -60,7 +60,7 @@ pub(super) struct AuthorityFilter<S> {
 
 impl<S> AuthorityFilter<S> {
     /// Filters what is read from this stream, from its first octet on.
-    pub(super) fn new(stream: S) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, frames: Frames::new(), failed: None }
     }
 }
