@@ -129,11 +129,7 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
     static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found = STARTED_WITH.get_or_init(|| {
-        let name = std::env::var(crate::testing::MUTANT).ok()?;
-        let found = FOUND_BY_TESTS.iter().find(|(known, ..)| *known == name);
-        Some(found.unwrap_or_else(|| panic!("no mutant {name}")).1)
-    });
+    let found = STARTED_WITH.get_or_init(|| crate::testing::started_with(FOUND_BY_TESTS));
     *found == Some(mutant)
 }
 

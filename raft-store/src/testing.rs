@@ -52,7 +52,18 @@ pub fn mutants() -> impl Iterator<Item = &'static str> {
 }
 
 /// The environment variable that switches a deliberate bug on in a process of unit tests.
-pub const MUTANT: &str = "STEEPLE_MUTANT";
+const MUTANT: &str = "STEEPLE_MUTANT";
+
+/// The deliberate bug, of those that a crate's unit tests know, that this process was started with.
+///
+/// # Panics
+///
+/// If it is none of them.
+pub fn started_with<M: Copy>(known: &[(&str, M, &str)]) -> Option<M> {
+    let wanted = std::env::var(MUTANT).ok()?;
+    let found = known.iter().find(|(name, ..)| *name == wanted);
+    Some(found.expect("STEEPLE_MUTANT names a deliberate bug of this crate").1)
+}
 
 /// Runs a unit test of the running test program in a process of its own, with a deliberate bug.
 ///

@@ -4,6 +4,7 @@
 //! in `.ci/expected-skips` is a failure: nothing is skipped silently.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -26,12 +27,19 @@ impl Tally {
 }
 
 fn counts_file() -> PathBuf {
-    target().join("steeple-counts")
+    of_this_checkout("steeple-counts")
+}
+
+/// A file beside what is compiled, which several checkouts may share, that is this one's alone.
+fn of_this_checkout(name: &str) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    root().hash(&mut hasher);
+    target().join(format!("{name}-{:016x}", hasher.finish()))
 }
 
 /// Where tests write a line `lane<TAB>reason` when they must skip (`STEEPLE_SKIPS`).
 pub(crate) fn skips_file() -> PathBuf {
-    target().join("steeple-skips")
+    of_this_checkout("steeple-skips")
 }
 
 /// Forgets earlier runs.

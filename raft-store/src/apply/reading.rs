@@ -11,7 +11,7 @@ use crate::apply::txn::{Rows, TableError};
 use crate::change::{Change, ClusterState, Journal};
 use crate::codec::{
     CodecError, agent_from_pb, bundle_from_pb, cluster_from_pb, entry_from_pb, journal_from_pb,
-    relationship_from_pb,
+    relationship_row_from_pb,
 };
 use crate::ids::RowNumber;
 use crate::pb;
@@ -63,13 +63,8 @@ pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableErro
         Ok(())
     })?;
     each(rows, Table::Relationships, &mut |value| {
-        let row: pb::store::RelationshipRow = decode(value)?;
-        let relationship =
-            row.relationship.ok_or_else(|| CodecError::missing("relationship of a row"))?;
-        changes.push(Change::RelationshipWritten {
-            row: RowNumber(row.row),
-            relationship: Arc::new(relationship_from_pb(relationship)?),
-        });
+        let (row, relationship) = relationship_row_from_pb(decode(value)?)?;
+        changes.push(Change::RelationshipWritten { row, relationship: Arc::new(relationship) });
         Ok(())
     })?;
     if let Some(journal) = read_message::<pb::store::Journal>(rows, Table::Journal, SINGLE)? {

@@ -15,7 +15,7 @@ use crate::apply::step::Step;
 use crate::apply::table::Table;
 use crate::apply::txn::TableError;
 use crate::change::Change;
-use crate::codec::{CodecError, relationship_from_pb, relationship_to_pb};
+use crate::codec::{relationship_row_from_pb, relationship_to_pb};
 use crate::command::{
     BundleWrite, RelationshipFields, RelationshipMode, RelationshipWrite, WriteRelationships,
 };
@@ -110,12 +110,8 @@ fn find(
     trust_domain: &TrustDomain,
 ) -> Result<Option<(RowNumber, FederationRelationship)>, TableError> {
     let key = trust_domain.as_str().as_bytes();
-    let Some(row) = step.read::<pb::store::RelationshipRow>(Table::Relationships, key)? else {
-        return Ok(None);
-    };
-    let relationship =
-        row.relationship.ok_or_else(|| CodecError::missing("relationship of a row"))?;
-    Ok(Some((RowNumber(row.row), relationship_from_pb(relationship)?)))
+    let row = step.read(Table::Relationships, key)?;
+    Ok(row.map(relationship_row_from_pb).transpose()?)
 }
 
 fn store(

@@ -1,6 +1,5 @@
 //! Commands.
 
-use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
 use steeple_spiffe_core::time::Timestamp;
 
@@ -9,7 +8,8 @@ use crate::codec::bundles::{
     write_bundles_from_pb, write_bundles_to_pb,
 };
 use crate::codec::model::{
-    cluster_id_from_pb, entry_id_from_pb, unknown_agents_from_pb, unknown_agents_to_pb,
+    cluster_id_from_pb, entry_id_from_pb, trust_domain_from_pb, unknown_agents_from_pb,
+    unknown_agents_to_pb,
 };
 use crate::codec::relationships::{
     delete_relationships_from_pb, write_relationships_from_pb, write_relationships_to_pb,
@@ -184,8 +184,7 @@ fn init_from_pb(init: pb::store::InitCluster) -> Result<InitCluster, CodecError>
     Ok(InitCluster {
         cluster_id: cluster_id_from_pb(&init.cluster_id)?,
         name: init.name,
-        trust_domain: TrustDomain::parse(&init.trust_domain)
-            .map_err(|error| CodecError::new("trust domain", error))?,
+        trust_domain: trust_domain_from_pb(&init.trust_domain)?,
         feature_level: known_level(init.feature_level.max(1))?,
     })
 }

@@ -21,7 +21,9 @@ pub(crate) use model::{
     serials_to_pb, spiffe_id_from_pb, update_from_pb, update_to_pb,
 };
 pub(crate) use outcome::{applied_from_pb, applied_to_pb, decision_from_pb, decision_to_pb};
-pub(crate) use relationships::{relationship_from_pb, relationship_to_pb};
+pub(crate) use relationships::{
+    relationship_from_pb, relationship_row_from_pb, relationship_to_pb,
+};
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]

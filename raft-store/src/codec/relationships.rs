@@ -6,6 +6,7 @@ use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRe
 use crate::codec::model::trust_domain_from_pb;
 use crate::codec::{CodecError, bundle_from_pb, bundle_to_pb, spiffe_id_from_pb};
 use crate::command::{RelationshipFields, RelationshipMode, RelationshipWrite, WriteRelationships};
+use crate::ids::RowNumber;
 use crate::pb;
 use crate::pb::store::endpoint_profile::Kind as ProfileKind;
 use crate::pb::store::write_relationships::Mode;
@@ -44,6 +45,14 @@ pub(crate) fn relationship_from_pb(
             .map_err(|error| CodecError::new("endpoint URL", error))?,
         profile,
     })
+}
+
+pub(crate) fn relationship_row_from_pb(
+    row: pb::store::RelationshipRow,
+) -> Result<(RowNumber, FederationRelationship), CodecError> {
+    let relationship =
+        row.relationship.ok_or_else(|| CodecError::missing("relationship of a row"))?;
+    Ok((RowNumber(row.row), relationship_from_pb(relationship)?))
 }
 
 pub(super) fn write_relationships_to_pb(

@@ -70,19 +70,22 @@ impl TrustDomainService {
         convert::to_pb(relationship, bundle.as_deref(), mask)
     }
 
-    /// Writes relationships; one item per relationship, in order.
+    /// Writes relationships; one item per relationship, in order, each with the bundle that was
+    /// written with it.
     async fn write(
         &self,
         call: &Call,
         messages: &[pb::types::FederationRelationship],
         mode: RelationshipMode,
         with_bundles: bool,
-    ) -> Result<Vec<Item>, Failure> {
+    ) -> Result<Vec<(Item, Option<Bundle>)>, Failure> {
         let mut batch = Batch::new(messages.len());
-        for (number, message) in messages.iter().enumerate() {
+        let mut bundles = vec![None; messages.len()];
+        for ((number, message), given) in messages.iter().enumerate().zip(&mut bundles) {
             match check(message, self.context.trust_domain(), mode) {
                 Ok((relationship, bundle)) => {
                     let bundle = bundle.filter(|_| with_bundles);
+                    given.clone_from(&bundle);
                     let item = RelationshipWrite { relationship, bundle };
                     batch.push(number, message.encoded_len(), item);
                 }
@@ -93,7 +96,7 @@ impl TrustDomainService {
         let refused = |rejection: &Rejection| refused_write(mode, rejection);
         let outcome = |outcome, len| settle(outcome, len, &refused);
         batch.run(&self.context, call, command, outcome).await?;
-        Ok(batch.into_items().collect())
+        Ok(batch.into_items().zip(bundles).collect())
     }
 }
 
@@ -142,13 +145,13 @@ impl rpc::trust_domain_server::TrustDomain for TrustDomainService {
         let items =
             self.write(&call, &federation_relationships, RelationshipMode::Create, true).await?;
         let mask = output_mask.as_ref();
-        let results = items.into_iter().zip(federation_relationships).map(|(item, given)| {
+        let results = items.into_iter().map(|(item, bundle)| {
             rpc::batch_create_federation_relationship_response::Result {
                 status: Some(item.status),
                 // The answer to a creation shows the bundle that came with it and no other.
-                federation_relationship: item.relationship.map(|relationship| {
-                    convert::to_pb(&relationship, given_bundle(&given).as_ref(), mask)
-                }),
+                federation_relationship: item
+                    .relationship
+                    .map(|relationship| convert::to_pb(&relationship, bundle.as_ref(), mask)),
             }
         });
         let results = results.collect();
@@ -162,16 +165,16 @@ impl rpc::trust_domain_server::TrustDomain for TrustDomainService {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let (mode, with_bundles) = update(request.input_mask.as_ref());
-        let given = request.federation_relationships;
-        let items = self.write(&call, &given, mode, with_bundles).await?;
+        let items =
+            self.write(&call, &request.federation_relationships, mode, with_bundles).await?;
         let mask = request.output_mask.as_ref();
-        let results = items.into_iter().zip(given).map(|(item, given)| {
+        let results = items.into_iter().map(|(item, bundle)| {
             rpc::batch_update_federation_relationship_response::Result {
                 status: Some(item.status),
                 federation_relationship: item.relationship.map(|relationship| {
                     // The views may not have seen the bundle yet that was written just now.
-                    match given_bundle(&given).filter(|_| with_bundles) {
-                        Some(bundle) => convert::to_pb(&relationship, Some(&bundle), mask),
+                    match &bundle {
+                        Some(bundle) => convert::to_pb(&relationship, Some(bundle), mask),
                         None => self.message(&relationship, mask),
                     }
                 }),
@@ -265,11 +268,6 @@ fn check(
         return Err(refused_write(mode, &Rejection::OwnRelationship));
     }
     Ok((relationship, bundle))
-}
-
-/// The bundle of an item that has been checked.
-fn given_bundle(message: &pb::types::FederationRelationship) -> Option<Bundle> {
-    convert::from_pb(message).ok()?.1
 }
 
 /// What the registry refuses to write, in SPIRE's words: some are its database's.

@@ -3,13 +3,13 @@
 //! Whether an agent may call is the gate's decision; this only says what is stored.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use steeple_raft_store::{Revision, RowNumber};
 use steeple_spiffe_core::{AgentRecord, SpiffeId};
 
 use super::filter::AgentFilter;
+use super::rows;
 
 /// All agents, and the ways they are looked up.
 #[derive(Debug, Default)]
@@ -59,13 +59,7 @@ impl AgentIndex {
         limit: usize,
         filter: &AgentFilter,
     ) -> Vec<(RowNumber, Arc<AgentRecord>)> {
-        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        self.rows
-            .range(range)
-            .filter(|(_, agent)| filter.matches(agent))
-            .take(limit)
-            .map(|(row, agent)| (*row, Arc::clone(agent)))
-            .collect()
+        rows::page(&self.rows, after, Some(limit), |agent| filter.matches(agent))
     }
 
     /// How many agents pass the filter.

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use steeple_raft_store::RowNumber;
 use steeple_spiffe_core::{EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId};
 
 use super::filter::EntryFilter;
+use super::rows;
 
 /// Rows that share a key, in list order.
 type Rows = BTreeSet<RowNumber>;
@@ -119,7 +119,7 @@ impl EntryIndex {
         after: Option<RowNumber>,
         filter: &'a EntryFilter,
     ) -> Box<dyn Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + 'a> {
-        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let range = rows::behind(after);
         let indexed = match (&filter.spiffe_id, &filter.parent_id) {
             (Some(id), _) => Some(self.by_spiffe_id.get(id)),
             (None, Some(id)) => Some(self.by_parent.get(id)),

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::authorized;
 use super::filter::{AgentFilter, EntryFilter};
 use super::model::Model;
+use super::rows;
 
 /// Pause before asking a store again that refused a subscription (it is opening or fenced).
 const SUBSCRIBE_RETRY: Duration = Duration::from_millis(100);
@@ -152,13 +153,7 @@ impl Views {
         after: Option<RowNumber>,
         limit: Option<usize>,
     ) -> Vec<(RowNumber, Arc<Bundle>)> {
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.read()
-            .bundles
-            .range((from, std::ops::Bound::Unbounded))
-            .take(limit.unwrap_or(usize::MAX))
-            .map(|(row, bundle)| (*row, Arc::clone(bundle)))
-            .collect()
+        rows::page(&self.read().bundles, after, limit, |_| true)
     }
 
     /// The federation relationship with a trust domain.

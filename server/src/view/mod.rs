@@ -12,6 +12,7 @@ mod filter;
 mod handle;
 mod model;
 mod relationships;
+mod rows;
 
 pub use filter::{AgentFilter, EntryFilter};
 pub use handle::{ViewTask, Views};

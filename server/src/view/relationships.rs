@@ -1,11 +1,12 @@
 //! Federation relationships in list order and by trust domain.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use steeple_raft_store::RowNumber;
 use steeple_spiffe_core::{FederationRelationship, TrustDomain};
+
+use super::rows;
 
 /// All relationships.
 #[derive(Debug, Default)]
@@ -38,12 +39,7 @@ impl RelationshipIndex {
         after: Option<RowNumber>,
         limit: Option<usize>,
     ) -> Vec<(RowNumber, Arc<FederationRelationship>)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.by_row
-            .range((from, Bound::Unbounded))
-            .take(limit.unwrap_or(usize::MAX))
-            .map(|(row, relationship)| (*row, Arc::clone(relationship)))
-            .collect()
+        rows::page(&self.by_row, after, limit, |_| true)
     }
 }
 
