@@ -15,7 +15,7 @@ use steeple_api::pb;
 
 use crate::client;
 use crate::ports;
-use crate::process::{Process, binary, wait_for};
+use crate::process::{Process, binary, log_tail, wait_for};
 
 /// What a cluster should look like.
 #[derive(Clone, Debug)]
@@ -190,18 +190,28 @@ impl Cluster {
 
     /// Waits until every running member answers its ready check.
     pub async fn wait_ready(&mut self, within: Duration) -> Result<()> {
-        for member in &mut self.members {
-            let Some(process) = member.process.as_mut() else { continue };
-            let port = member.health_port;
-            let waited = wait_for("a member to be ready", within, async || {
-                if !process.is_running() {
-                    bail!("server-{} ended:\n{}", member.index, process.log_tail(30));
-                }
+        for index in 0..self.members.len() {
+            let member = self.member(index)?;
+            let (port, log) = (member.health_port, member.log());
+            if member.process.is_none() {
+                continue;
+            }
+            let what = format!("server-{index} to be ready");
+            let waited = wait_for(&what, within, async || {
+                self.ended()?;
                 client::http_ok(port, "/ready").await
             });
-            if let Err(error) = waited.await {
-                let process = member.process.as_ref().context("the member does not run")?;
-                bail!("{error:#}\n{}", process.log_tail(30));
+            waited.await.with_context(|| log_tail(&log, 30))?;
+        }
+        Ok(())
+    }
+
+    /// An error with the last words of a member that has ended by itself: the others may wait for it.
+    fn ended(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            let Some(process) = member.process.as_mut() else { continue };
+            if !process.is_running() {
+                bail!("server-{} ended:\n{}", member.index, process.log_tail(30));
             }
         }
         Ok(())

@@ -92,10 +92,7 @@ impl Process {
 
     /// The last lines of the log, for error texts.
     pub fn log_tail(&self, lines: usize) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        let all: Vec<&str> = text.lines().collect();
-        let start = all.len().saturating_sub(lines);
-        all.get(start..).unwrap_or_default().join("\n")
+        log_tail(&self.log, lines)
     }
 }
 
@@ -107,6 +104,14 @@ impl Drop for Process {
             drop(self.child.wait());
         }
     }
+}
+
+/// The last lines of a log, for error texts; nothing where it cannot be read.
+pub fn log_tail(log: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    let start = all.len().saturating_sub(lines);
+    all.get(start..).unwrap_or_default().join("\n")
 }
 
 /// Waits for a condition. The probe says why it does not hold yet; that text ends up in the error.

@@ -685,11 +685,8 @@ async fn a_taken_port_ends_the_store_with_the_fix() {
 #[cfg(feature = "rocks")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_members_form_over_tcp_on_disks() {
-    let free_port = || {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
-    let binds = [free_port(), free_port(), free_port()];
+    let ports: [u16; 3] = steeple_testkit::ports::lease().unwrap();
+    let binds = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let folders = [(); 3].map(|()| tempfile::tempdir().unwrap());
     let peers: Vec<String> = binds.iter().map(ToString::to_string).collect();
     let mut handles = Vec::new();

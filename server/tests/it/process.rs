@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use steeple_testkit::ports;
 use tempfile::TempDir;
 
 /// Everything that is waited for is there by then, also on a busy machine.
@@ -163,6 +164,6 @@ pub(crate) fn get(port: u16, path: &str) -> Option<(u16, String)> {
 }
 
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    let [port] = ports::lease().expect("a port");
+    port
 }
