@@ -3,6 +3,7 @@
 //! Owns the environment of every child build, so that demo, test, interop and CI share what was
 //! compiled. Nothing relies on the caches being warm.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -31,6 +32,33 @@ pub(crate) fn cache() -> PathBuf {
 pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cache().join("target"), PathBuf::from)
 }
+
+/// Takes the shared target folder for a checkout: where another one used it last, what was compiled of
+/// our own crates is forgotten. Cargo names a crate by its place in the workspace, not in the file
+/// system, and would take the other's product for ours wherever our files are older than it.
+pub(crate) fn take_target(target: &Path, root: &Path) -> Result<()> {
+    let owner = target.join("steeple-checkout");
+    let own = root.to_string_lossy();
+    if fs::read_to_string(&owner).is_ok_and(|last| last == own) {
+        return Ok(());
+    }
+    fs::create_dir_all(target).context("create the target folder")?;
+    for profile in fs::read_dir(target).context("read the target folder")? {
+        let Ok(crates) = fs::read_dir(profile?.path().join(".fingerprint")) else { continue };
+        for fingerprint in crates {
+            let fingerprint = fingerprint?;
+            let name = fingerprint.file_name();
+            if OWN_CRATES.iter().any(|own| name.to_string_lossy().starts_with(own)) {
+                fs::remove_dir_all(fingerprint.path())
+                    .context("forget another checkout's build")?;
+            }
+        }
+    }
+    fs::write(&owner, own.as_bytes()).context("say whose the target folder is")
+}
+
+/// How the names of the workspace's crates begin.
+const OWN_CRATES: [&str; 2] = ["steeple-", "xtask-"];
 
 /// Where the binaries of [`PROFILE`] are.
 pub(crate) fn binaries() -> PathBuf {
@@ -120,4 +148,25 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
         .chain(std::env::split_paths(&path))
         .map(|dir| dir.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_checkout_compiled_of_our_crates_is_forgotten_once() {
+        let target = std::env::temp_dir().join(format!("steeple-target-{}", std::process::id()));
+        let prints = target.join("ci").join(".fingerprint");
+        let crates = ["steeple-api-0a1b", "xtask-2c3d", "tokio-4e5f"].map(|name| prints.join(name));
+        let kept_by = |root: &str| {
+            crates.iter().for_each(|print| fs::create_dir_all(print).unwrap());
+            take_target(&target, Path::new(root)).unwrap();
+            crates.each_ref().map(|print| print.exists())
+        };
+        assert_eq!(kept_by("/one"), [false, false, true], "nobody knows whose it was");
+        assert_eq!(kept_by("/one"), [true, true, true]);
+        assert_eq!(kept_by("/two"), [false, false, true]);
+        fs::remove_dir_all(&target).unwrap();
+    }
 }

@@ -44,26 +44,27 @@ fn main() -> ExitCode {
         Some((command, rest)) => (command.as_str(), rest),
         None => ("help", [].as_slice()),
     };
-    let result = match command {
-        "setup" => setup::run(),
-        "demo" => lanes::demo(rest),
-        "cluster" => lanes::cluster(rest),
-        "test" => ci::test(),
-        "interop" => interop::run(rest),
-        "tidy" => tidy::run(),
-        "ci" => ci::ci(),
-        "lint" => ci::lint_alone(),
-        "sim" => lanes::sim(rest),
-        "bench" => lanes::bench(rest),
-        "help" | "-h" | "--help" => {
-            println!("{USAGE}");
-            Ok(ExitCode::SUCCESS)
-        }
-        other => {
-            eprintln!("xtask: no command {other:?}\n\n{USAGE}");
-            Ok(ExitCode::from(2))
-        }
-    };
+    let result =
+        build::take_target(&build::target(), &build::root()).and_then(|()| match command {
+            "setup" => setup::run(),
+            "demo" => lanes::demo(rest),
+            "cluster" => lanes::cluster(rest),
+            "test" => ci::test(),
+            "interop" => interop::run(rest),
+            "tidy" => tidy::run(),
+            "ci" => ci::ci(),
+            "lint" => ci::lint_alone(),
+            "sim" => lanes::sim(rest),
+            "bench" => lanes::bench(rest),
+            "help" | "-h" | "--help" => {
+                println!("{USAGE}");
+                Ok(ExitCode::SUCCESS)
+            }
+            other => {
+                eprintln!("xtask: no command {other:?}\n\n{USAGE}");
+                Ok(ExitCode::from(2))
+            }
+        });
     result.unwrap_or_else(|error| {
         eprintln!("xtask {command}: {error:#}");
         ExitCode::FAILURE
