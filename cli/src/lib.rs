@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod batch;
 mod bundle;
 mod cluster;
 mod command;
@@ -16,8 +17,10 @@ mod conn;
 mod dispatch;
 mod entry;
 mod error;
+mod federation;
 mod files;
 mod flags;
+mod go_json;
 mod healthcheck;
 mod ids;
 mod io;

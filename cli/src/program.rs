@@ -4,7 +4,7 @@
 //! their groups' folders.
 
 use crate::command::Command;
-use crate::{agent, bundle, cluster, entry, healthcheck, mint, token, workload};
+use crate::{agent, bundle, cluster, entry, federation, healthcheck, mint, token, workload};
 
 /// A binary as its user sees it.
 #[derive(Debug)]
@@ -84,6 +84,7 @@ pub(crate) static SERVER: Program = Program {
         ("bundle", "Trust bundles"),
         ("cluster", "The replicas and their leader"),
         ("entry", "Registration entries"),
+        ("federation", "Relationships with other trust domains"),
         ("jwt", "JWT-SVIDs"),
         ("token", "Join tokens"),
         ("x509", "X509-SVIDs"),
@@ -175,6 +176,20 @@ pub(crate) static SERVER: Program = Program {
         ours("experimental bundle list", "", || Box::new(bundle::List::old())),
         ours("experimental bundle set", "", || Box::new(bundle::Set::old())),
         ours("experimental bundle show", "", || Box::new(bundle::Show::old())),
+        ours(
+            "federation create",
+            "Creates federation relationships with other trust domains",
+            boxed::<federation::Create>,
+        ),
+        ours("federation delete", "Ends a federation relationship", boxed::<federation::Delete>),
+        ours("federation list", "Lists federation relationships", boxed::<federation::List>),
+        ours(
+            "federation refresh",
+            "Has the bundle of a federated trust domain fetched now",
+            boxed::<federation::Refresh>,
+        ),
+        ours("federation show", "Shows a federation relationship", boxed::<federation::Show>),
+        ours("federation update", "Updates federation relationships", boxed::<federation::Update>),
         ours("healthcheck", "Determines server health status", boxed::<healthcheck::Server>),
         ours("jwt mint", "Mints a JWT-SVID", boxed::<mint::Jwt>),
         mounted("run", "Runs the server", Action::Run),

@@ -1,12 +1,12 @@
 //! `bundle list`: bundles of other trust domains, never the own one.
 //!
-//! Owns the headers between bundles; each bundle's text is `print`'s.
+//! Owns the headers between bundles; each bundle's text is `format`'s.
 
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1::bundle_client::BundleClient;
 use steeple_api::pb::server::bundle::v1::{GetFederatedBundleRequest, ListFederatedBundlesRequest};
 
-use super::print::{BundleFormat, write_bundle};
+use super::format::{BundleFormat, write_bundle};
 use crate::command::{Command, Running};
 use crate::conn::{REPLY_BYTES_MAX, ServerSocket};
 use crate::error::Error;

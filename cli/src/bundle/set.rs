@@ -1,16 +1,13 @@
 //! `bundle set`: creates or replaces the bundle of another trust domain.
 //!
-//! Owns the reading of both formats from a file or standard input. The server checks the content;
-//! here only what cannot be sent is refused.
+//! Owns where the bundle comes from, a file or standard input; the formats are `format`'s.
 
-use steeple_api::convert;
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1::BatchSetFederatedBundleRequest;
 use steeple_api::pb::server::bundle::v1::bundle_client::BundleClient;
-use steeple_spiffe_core::bundle::document;
-use steeple_spiffe_core::{TrustDomain, pem};
+use steeple_spiffe_core::TrustDomain;
 
-use super::print::BundleFormat;
+use super::format::BundleFormat;
 use crate::command::{Command, Running};
 use crate::conn::{ServerSocket, write_request};
 use crate::error::Error;
@@ -57,25 +54,7 @@ impl Set {
             read_text(path, io).map_err(|error| error.during("unable to load bundle data"))?;
         let trust_domain = TrustDomain::parse_name_or_id(&self.id)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        match format {
-            BundleFormat::Pem => {
-                let ders = pem::decode_certificates(&text).map_err(|error| {
-                    Error::invalid(format!("unable to parse bundle data: {error}"))
-                })?;
-                let authority = |asn1| pb::types::X509Certificate { asn1, tainted: false };
-                Ok(pb::types::Bundle {
-                    trust_domain: trust_domain.as_str().to_owned(),
-                    x509_authorities: ders.into_iter().map(authority).collect(),
-                    ..Default::default()
-                })
-            }
-            BundleFormat::Spiffe => {
-                let bundle = document::from_json(trust_domain, &text).map_err(|error| {
-                    Error::invalid(format!("unable to parse to spiffe bundle: {error}"))
-                })?;
-                Ok(convert::bundle::to_pb(&bundle))
-            }
-        }
+        format.read(&text, trust_domain)
     }
 }
 

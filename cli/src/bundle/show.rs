@@ -1,11 +1,11 @@
 //! `bundle show`: the own bundle.
 //!
-//! Owns one call; the text is `print`'s.
+//! Owns one call; the text is `format`'s.
 
 use steeple_api::pb::server::bundle::v1::GetBundleRequest;
 use steeple_api::pb::server::bundle::v1::bundle_client::BundleClient;
 
-use super::print::{BundleFormat, write_bundle};
+use super::format::{BundleFormat, write_bundle};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
 use crate::flags::FlagSet;

@@ -9,7 +9,8 @@ use steeple_api::pb::server::entry::v1::{BatchCreateEntryRequest, BatchCreateEnt
 
 use super::attributes::Attributes;
 use super::data;
-use super::results::{succeeded, write_results};
+use super::results::write_results;
+use crate::batch::succeeded;
 use crate::command::{Command, Running};
 use crate::conn::{REPLY_BYTES_MAX, ServerSocket, write_request};
 use crate::error::Error;

@@ -1,18 +1,17 @@
 //! The JSON files of `entry create -data` and `entry update -data`.
 //!
-//! Owns the reading of what Go's `encoding/json` reads there: keys in any case, unknown keys
-//! ignored, wrong types refused. Two old habits are honoured: the key `ttl` (a warning names its
-//! heir), and `node`, which stands for a missing parent.
+//! Owns the keys of an entry; how an object is read is `go_json`'s. Two old habits are honoured: the
+//! key `ttl` (a warning names its heir), and `node`, which stands for a missing parent.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use steeple_api::pb;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::error::Error;
 use crate::files::read_text;
+use crate::go_json::{self, Object, wrong};
 use crate::ids::sent;
 use crate::io::Io;
-use crate::output::go_quote;
 
 /// The explanation of the flag.
 pub(crate) const USAGE: &str = "Path to a file of JSON with the entries; other flags that describe an entry are ignored then. If set to '-', read the JSON from stdin";
@@ -29,7 +28,7 @@ pub(crate) fn read_entries(path: &str, io: &mut Io<'_>) -> Result<Vec<pb::types:
 
 /// The entries, and whether one has the old key `ttl`.
 fn parse_entries(text: &str) -> Result<(Vec<pb::types::Entry>, bool), Error> {
-    let tree: Value = serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
+    let tree = go_json::parse(text)?;
     let object = Object::of(&tree, "the file")?;
     let entries = match object.get("entries") {
         Some(Value::Array(entries)) => entries.as_slice(),
@@ -119,77 +118,6 @@ fn additional(
         disable_x509_svid_prefetch: attributes.bool("disable_x509_svid_prefetch")?,
         jwt_svid_include_jti: attributes.bool("jwt_svid_include_jti")?,
     }))
-}
-
-/// A JSON object read as Go reads one into a struct: a missing or null member is the zero value.
-struct Object<'a>(&'a Map<String, Value>);
-
-impl<'a> Object<'a> {
-    fn of(value: &'a Value, what: &str) -> Result<Self, Error> {
-        value.as_object().map(Self).ok_or_else(|| wrong(&format!("{what} must be an object")))
-    }
-
-    /// The member of this name, in any case; null counts as missing.
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        let exact = self.0.get(name);
-        let value = exact.or_else(|| {
-            self.0.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-        });
-        value.filter(|value| !value.is_null())
-    }
-
-    fn text(&self, name: &str) -> Result<String, Error> {
-        self.read(name, "a text", |value| value.as_str().map(str::to_owned))
-    }
-
-    fn bool(&self, name: &str) -> Result<bool, Error> {
-        self.read(name, "true or false", Value::as_bool)
-    }
-
-    fn int64(&self, name: &str) -> Result<i64, Error> {
-        self.read(name, "a whole number", Value::as_i64)
-    }
-
-    fn int32(&self, name: &str) -> Result<i32, Error> {
-        self.read(name, "a whole number of 32 bits", |value| {
-            value.as_i64().and_then(|number| i32::try_from(number).ok())
-        })
-    }
-
-    fn list(&self, name: &str) -> Result<&'a [Value], Error> {
-        match self.get(name) {
-            None => Ok(&[]),
-            Some(Value::Array(items)) => Ok(items),
-            Some(_) => Err(self.mismatch(name, "a list")),
-        }
-    }
-
-    fn texts(&self, name: &str) -> Result<Vec<String>, Error> {
-        let texts: Option<Vec<String>> =
-            self.list(name)?.iter().map(|value| value.as_str().map(str::to_owned)).collect();
-        texts.ok_or_else(|| self.mismatch(name, "a list of texts"))
-    }
-
-    fn read<T: Default>(
-        &self,
-        name: &str,
-        expected: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<T, Error> {
-        match self.get(name) {
-            None => Ok(T::default()),
-            Some(value) => read(value).ok_or_else(|| self.mismatch(name, expected)),
-        }
-    }
-
-    fn mismatch(&self, name: &str, expected: &str) -> Error {
-        let found = self.get(name).map(Value::to_string).unwrap_or_default();
-        wrong(&format!("{} must be {expected}, not {found}", go_quote(name)))
-    }
-}
-
-fn wrong(what: &str) -> Error {
-    Error::invalid(format!("failed to parse JSON: {what}"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde_json::Value;
 use steeple_api::pb::server::entry::v1::entry_client::EntryClient;
 use steeple_api::pb::server::entry::v1::{BatchDeleteEntryRequest, BatchDeleteEntryResponse};
 
-use super::results::{succeeded, told};
+use crate::batch::{succeeded, told};
 use crate::command::{Command, Running};
 use crate::conn::{REPLY_BYTES_MAX, ServerSocket, write_request};
 use crate::error::Error;

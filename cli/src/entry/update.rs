@@ -10,7 +10,8 @@ use tonic::transport::Channel;
 
 use super::attributes::Attributes;
 use super::data;
-use super::results::{succeeded, write_results};
+use super::results::write_results;
+use crate::batch::succeeded;
 use crate::command::{Command, Running};
 use crate::conn::{REPLY_BYTES_MAX, ServerSocket, write_request};
 use crate::error::Error;

@@ -107,6 +107,9 @@ async fn serve(service: Service, listener: UnixListener) {
         .add_service(pb::server::bundle::v1::bundle_server::BundleServer::new(service.clone()))
         .add_service(pb::server::entry::v1::entry_server::EntryServer::new(service.clone()))
         .add_service(pb::server::svid::v1::svid_server::SvidServer::new(service.clone()))
+        .add_service(pb::server::trustdomain::v1::trust_domain_server::TrustDomainServer::new(
+            service.clone(),
+        ))
         .add_service(pb::cluster::v1::cluster_server::ClusterServer::new(service.clone()))
         .add_service(pb::cluster::v1::rebuild_server::RebuildServer::new(service.clone()))
         .add_service(pb::health::health_server::HealthServer::new(service.clone()))
@@ -262,6 +265,27 @@ mod bundle {
             => BatchSetFederatedBundleResponse,
         batch_delete_federated_bundle: BatchDeleteFederatedBundleRequest
             => BatchDeleteFederatedBundleResponse,
+    }
+}
+
+mod trust_domain {
+    use steeple_api::pb::server::trustdomain::v1::*;
+
+    use super::*;
+
+    service! {
+        trust_domain_server::TrustDomain;
+        list_federation_relationships: ListFederationRelationshipsRequest
+            => ListFederationRelationshipsResponse,
+        get_federation_relationship: GetFederationRelationshipRequest
+            => pb::types::FederationRelationship,
+        batch_create_federation_relationship: BatchCreateFederationRelationshipRequest
+            => BatchCreateFederationRelationshipResponse,
+        batch_update_federation_relationship: BatchUpdateFederationRelationshipRequest
+            => BatchUpdateFederationRelationshipResponse,
+        batch_delete_federation_relationship: BatchDeleteFederationRelationshipRequest
+            => BatchDeleteFederationRelationshipResponse,
+        refresh_bundle: RefreshBundleRequest => (),
     }
 }
 

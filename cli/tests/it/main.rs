@@ -11,6 +11,7 @@ mod cluster;
 mod driver;
 mod entry;
 mod fake;
+mod federation;
 mod framework;
 mod mint;
 mod seeds;

@@ -19,6 +19,7 @@ const AGENT: &str = "/spire.api.server.agent.v1.Agent";
 const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle";
 const ENTRY: &str = "/spire.api.server.entry.v1.Entry";
 const SVID: &str = "/spire.api.server.svid.v1.SVID";
+const TRUST_DOMAIN: &str = "/spire.api.server.trustdomain.v1.TrustDomain";
 const HEALTH: &str = "/grpc.health.v1.Health";
 
 /// Service, method, request in bytes, expected code and text.
@@ -526,7 +527,7 @@ fn attest_rows() -> Vec<Row> {
 }
 
 /// Methods with those who may call them: socket, agent, anyone.
-const CALLERS: [(&str, &[&str], [bool; 3]); 8] = [
+const CALLERS: [(&str, &[&str], [bool; 3]); 9] = [
     (
         AGENT,
         &["CountAgents", "ListAgents", "GetAgent", "DeleteAgent", "BanAgent", "CreateJoinToken"],
@@ -561,6 +562,18 @@ const CALLERS: [(&str, &[&str], [bool; 3]); 8] = [
         [true, false, false],
     ),
     (ENTRY, &["GetAuthorizedEntries", "SyncAuthorizedEntries"], [false, true, false]),
+    (
+        TRUST_DOMAIN,
+        &[
+            "ListFederationRelationships",
+            "GetFederationRelationship",
+            "BatchCreateFederationRelationship",
+            "BatchUpdateFederationRelationship",
+            "BatchDeleteFederationRelationship",
+            "RefreshBundle",
+        ],
+        [true, false, false],
+    ),
     (SVID, &["MintX509SVID", "MintJWTSVID", "MintWITSVID"], [true, false, false]),
 ];
 
@@ -702,6 +715,7 @@ async fn bad_items(socket: &Channel, agent: &Channel) -> Vec<String> {
     }
 
     bad_bundles(socket, &mut wrong).await;
+    bad_relationships(socket, &mut wrong).await;
 
     let good = csr(&[], &[]);
     let table = [
@@ -772,17 +786,137 @@ async fn bad_bundles(socket: &Channel, wrong: &mut Vec<String>) {
     }
 }
 
+/// Calls of relationships with other trust domains that fail as a whole.
+fn relationship_rows() -> Vec<Row> {
+    use pb::server::trustdomain::v1::*;
+
+    let get = |name: &str| GetFederationRelationshipRequest {
+        trust_domain: name.to_owned(),
+        output_mask: None,
+    };
+    let refresh = |name: &str| RefreshBundleRequest { trust_domain: name.to_owned() };
+    let bad = Code::InvalidArgument;
+    let (show, unparsed) = ("GetFederationRelationship", "failed to parse trust domain: …");
+    let none = "federation relationship does not exist";
+    vec![
+        row(TRUST_DOMAIN, show, &get(""), bad, unparsed),
+        row(TRUST_DOMAIN, show, &get("UPPER"), bad, unparsed),
+        row(TRUST_DOMAIN, show, &get("other.org"), Code::NotFound, none),
+        row(TRUST_DOMAIN, "RefreshBundle", &refresh("UPPER"), bad, unparsed),
+        row(
+            TRUST_DOMAIN,
+            "RefreshBundle",
+            &refresh("other.org"),
+            Code::NotFound,
+            "no relationship with trust domain \"other.org\"",
+        ),
+    ]
+}
+
+/// Items of the calls that write relationships with other trust domains.
+async fn bad_relationships(socket: &Channel, wrong: &mut Vec<String>) {
+    use pb::server::trustdomain::v1::*;
+    use pb::types::federation_relationship::BundleEndpointProfile;
+
+    let bad = Code::InvalidArgument;
+    let web = |name: &str, url: &str| pb::types::FederationRelationship {
+        trust_domain: name.to_owned(),
+        bundle_endpoint_url: url.to_owned(),
+        bundle_endpoint_profile: Some(BundleEndpointProfile::HttpsWeb(
+            pb::types::HttpsWebProfile {},
+        )),
+        trust_domain_bundle: None,
+    };
+    let url = "https://other.org";
+    let bundle = pb::types::Bundle {
+        trust_domain: "other.org".to_owned(),
+        x509_authorities: vec![pb::types::X509Certificate { asn1: vec![1], tainted: false }],
+        ..Default::default()
+    };
+    let table = [
+        (web("UPPER", url), "failed to convert federation relationship: …"),
+        (
+            web("other.org", "http://other.org"),
+            "failed to convert federation relationship: bundle endpoint URL must use the https \
+             scheme",
+        ),
+        (
+            pb::types::FederationRelationship {
+                bundle_endpoint_profile: None,
+                ..web("other.org", url)
+            },
+            "failed to convert federation relationship: …",
+        ),
+        (
+            pb::types::FederationRelationship {
+                trust_domain_bundle: Some(bundle),
+                ..web("other.org", url)
+            },
+            "failed to convert federation relationship: …",
+        ),
+        (
+            web("example.org", url),
+            "unable to create federation relationship for server trust domain",
+        ),
+    ];
+    let federation_relationships = table.iter().map(|(item, _)| item.clone()).collect();
+    let create =
+        BatchCreateFederationRelationshipRequest { federation_relationships, output_mask: None };
+    let path = format!("{TRUST_DOMAIN}/BatchCreateFederationRelationship");
+    let reply: BatchCreateFederationRelationshipResponse =
+        call(socket, &path, create.encode_to_vec()).await.unwrap();
+    assert_eq!(reply.results.len(), table.len());
+    for (result, (asked, text)) in reply.results.iter().zip(table) {
+        let what = format!("create relationship {}", asked.trust_domain);
+        item(wrong, &what, result.status.as_ref(), (bad, text));
+    }
+
+    let update = BatchUpdateFederationRelationshipRequest {
+        federation_relationships: vec![web("other.org", url)],
+        ..Default::default()
+    };
+    let path = format!("{TRUST_DOMAIN}/BatchUpdateFederationRelationship");
+    let reply: BatchUpdateFederationRelationshipResponse =
+        call(socket, &path, update.encode_to_vec()).await.unwrap();
+    let text = "failed to update federation relationship: unable to fetch federation \
+                relationship: record not found";
+    item(wrong, "update relationship", reply.results[0].status.as_ref(), (Code::Internal, text));
+
+    let trust_domains = ["", "UPPER", "other.org"].map(str::to_owned).to_vec();
+    let delete = BatchDeleteFederationRelationshipRequest { trust_domains };
+    let path = format!("{TRUST_DOMAIN}/BatchDeleteFederationRelationship");
+    let reply: BatchDeleteFederationRelationshipResponse =
+        call(socket, &path, delete.encode_to_vec()).await.unwrap();
+    let expected = [
+        (bad, "missing trust domain"),
+        (bad, "failed to parse trust domain: …"),
+        (Code::NotFound, "federation relationship not found"),
+    ];
+    for (result, want) in reply.results.iter().zip(expected) {
+        item(wrong, "delete relationship", result.status.as_ref(), want);
+    }
+}
+
 /// Everything that calls could have changed.
-async fn state(
-    socket: &Channel,
-) -> (Vec<pb::types::Agent>, Vec<pb::types::Entry>, pb::types::Bundle) {
+async fn state(socket: &Channel) -> State {
     let agents: pb::server::agent::v1::ListAgentsResponse =
         call(socket, &format!("{AGENT}/ListAgents"), Vec::new()).await.unwrap();
     let entries: pb::server::entry::v1::ListEntriesResponse =
         call(socket, &format!("{ENTRY}/ListEntries"), Vec::new()).await.unwrap();
     let bundle = call(socket, &format!("{BUNDLE}/GetBundle"), Vec::new()).await.unwrap();
-    (agents.agents, entries.entries, bundle)
+    let path = format!("{TRUST_DOMAIN}/ListFederationRelationships");
+    let relationships: pb::server::trustdomain::v1::ListFederationRelationshipsResponse =
+        call(socket, &path, Vec::new()).await.unwrap();
+    (agents.agents, entries.entries, bundle, relationships.federation_relationships)
 }
+
+/// Agents, entries, the own bundle, relationships.
+type State = (
+    Vec<pb::types::Agent>,
+    Vec<pb::types::Entry>,
+    pb::types::Bundle,
+    Vec<pb::types::FederationRelationship>,
+);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_calls_of_every_caller_get_spires_codes_and_texts_and_change_nothing() {
@@ -813,7 +947,15 @@ async fn bad_calls_of_every_caller_get_spires_codes_and_texts_and_change_nothing
 
     let before = state(&socket).await;
     let mut wrong = Vec::new();
-    let rows = [agent_rows(), entry_rows(), bundle_rows(), mint_rows(), health_rows(), denied(0)];
+    let rows = [
+        agent_rows(),
+        entry_rows(),
+        bundle_rows(),
+        relationship_rows(),
+        mint_rows(),
+        health_rows(),
+        denied(0),
+    ];
     wrong.extend(check(&socket, "socket", rows.concat()).await);
     let rows = [own_agent_rows(), workload_rows(), denied(1), unknown_on_tcp()];
     wrong.extend(check(&agent, "agent", rows.concat()).await);

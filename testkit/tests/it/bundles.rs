@@ -9,7 +9,7 @@ use steeple_testkit::{Agent, Cluster, ClusterSpec};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Runs a command that must succeed, and returns what it printed.
-fn done(cluster: &Cluster, member: usize, args: &[&str]) -> String {
+pub(crate) fn done(cluster: &Cluster, member: usize, args: &[&str]) -> String {
     let output = cluster.member(member).unwrap().cli(args).unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{args:?}: {text}");
@@ -17,7 +17,7 @@ fn done(cluster: &Cluster, member: usize, args: &[&str]) -> String {
 }
 
 /// Runs a command that must fail, and returns what it printed.
-fn refused(cluster: &Cluster, member: usize, args: &[&str]) -> String {
+pub(crate) fn refused(cluster: &Cluster, member: usize, args: &[&str]) -> String {
     let output = cluster.member(member).unwrap().cli(args).unwrap();
     assert_eq!(output.status.code(), Some(1), "{args:?}");
     String::from_utf8(output.stderr).unwrap()

@@ -16,6 +16,7 @@ mod growing;
 mod membership;
 mod power_cut;
 mod registry;
+mod relationships;
 mod self_checks;
 mod stopping;
 mod tokens;

@@ -1,14 +1,14 @@
 //! Bundles as text: PEM or SPIFFE's JSON document.
 //!
-//! Owns the `-format` flag's values and both renderings; the document itself is written by
-//! `steeple-spiffe-core`.
+//! Owns the values of the flags that name a format, reading and writing in both; the document itself
+//! is `steeple-spiffe-core`'s. The server checks what is sent: here only what cannot be sent is refused.
 
 use std::io::Write;
 
 use steeple_api::convert;
 use steeple_api::pb;
 use steeple_spiffe_core::bundle::document::{self, DocumentOptions};
-use steeple_spiffe_core::pem;
+use steeple_spiffe_core::{TrustDomain, pem};
 
 use crate::error::Error;
 use crate::output::go_quote;
@@ -29,6 +29,33 @@ impl BundleFormat {
             "" | "pem" => Ok(Self::Pem),
             "spiffe" => Ok(Self::Spiffe),
             _ => Err(Error::invalid(format!("invalid format: {}", go_quote(text)))),
+        }
+    }
+
+    /// Reads the bundle of a trust domain.
+    pub(crate) fn read(
+        self,
+        text: &str,
+        trust_domain: TrustDomain,
+    ) -> Result<pb::types::Bundle, Error> {
+        match self {
+            Self::Pem => {
+                let ders = pem::decode_certificates(text).map_err(|error| {
+                    Error::invalid(format!("unable to parse bundle data: {error}"))
+                })?;
+                let authority = |asn1| pb::types::X509Certificate { asn1, tainted: false };
+                Ok(pb::types::Bundle {
+                    trust_domain: trust_domain.as_str().to_owned(),
+                    x509_authorities: ders.into_iter().map(authority).collect(),
+                    ..Default::default()
+                })
+            }
+            Self::Spiffe => {
+                let bundle = document::from_json(trust_domain, text).map_err(|error| {
+                    Error::invalid(format!("unable to parse to spiffe bundle: {error}"))
+                })?;
+                Ok(convert::bundle::to_pb(&bundle))
+            }
         }
     }
 }
