@@ -30,7 +30,10 @@ pub enum OpenError {
         known: u32,
     },
     /// The cluster is at a feature level that this version does not know.
-    #[error("the cluster is at feature level {level}, this version supports up to {known}")]
+    #[error(
+        "the cluster is at feature level {level}, this version supports up to {known}: start the \
+         version that the other members run"
+    )]
     NewerLevel {
         /// The cluster's level.
         level: u32,

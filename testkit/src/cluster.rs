@@ -30,6 +30,9 @@ pub struct ClusterSpec {
     pub cluster_lines: String,
     /// Blocks added to `plugins`.
     pub plugin_lines: String,
+    /// Members that stand for an older release, which knows no higher feature level. Needs binaries
+    /// with assertions, as the tests' are.
+    pub feature_level_max: Option<u32>,
 }
 
 impl Default for ClusterSpec {
@@ -40,6 +43,7 @@ impl Default for ClusterSpec {
             server_lines: String::new(),
             cluster_lines: String::new(),
             plugin_lines: String::new(),
+            feature_level_max: None,
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct Member {
     pub peer_port: u16,
     /// The port of the health listener.
     pub health_port: u16,
+    /// As in [`ClusterSpec`].
+    feature_level_max: Option<u32>,
     process: Option<Process>,
 }
 
@@ -88,6 +94,7 @@ impl Cluster {
         let [one_port] = ports::lease()?;
         for index in 0..spec.members {
             let mut member = Member::prepare(folder, index)?;
+            member.feature_level_max = spec.feature_level_max;
             if spec.one_port {
                 member.api_port = one_port;
                 let last = u8::try_from(index + 1).context("a loopback address")?;
@@ -163,6 +170,9 @@ impl Cluster {
         let member = self.member_mut(index)?;
         let mut command = Command::new(binary("spire-server")?);
         command.arg("run").arg("-config").arg(member.config()).args(flags);
+        if let Some(level) = member.feature_level_max {
+            command.env("STEEPLE_FEATURE_LEVEL_MAX", level.to_string());
+        }
         let process = Process::spawn(&format!("server-{index}"), &mut command, &member.log())?;
         member.process = Some(process);
         Ok(())
@@ -180,6 +190,12 @@ impl Cluster {
         let member = self.member_mut(index)?;
         let mut process = member.process.take().context("the member does not run")?;
         process.terminate(Duration::from_secs(60)).await?;
+        Ok(())
+    }
+
+    /// Which release a member stands for when it is started next; `None`: this build's.
+    pub fn set_feature_level_max(&mut self, index: usize, level: Option<u32>) -> Result<()> {
+        self.member_mut(index)?.feature_level_max = level;
         Ok(())
     }
 
@@ -245,6 +261,7 @@ impl Member {
             api_port,
             peer_port,
             health_port,
+            feature_level_max: None,
             process: None,
         })
     }

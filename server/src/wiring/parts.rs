@@ -129,8 +129,28 @@ pub(crate) async fn store_config(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         settings_hash: settings_hash(config),
         leave_on_terminate: cluster.leave_on_terminate,
-        tuning: Tuning::default(),
+        tuning: tuning()?,
     })
+}
+
+fn tuning() -> anyhow::Result<Tuning> {
+    let tuning = Tuning::default();
+    match older_release()? {
+        Some(feature_level_max) => Ok(Tuning { feature_level_max, ..tuning }),
+        None => Ok(tuning),
+    }
+}
+
+/// The feature level of an older release that this process is to stand for, so that upgrades can be
+/// tested with one build. Builds with assertions alone look at it: none that is shipped does.
+fn older_release() -> anyhow::Result<Option<u32>> {
+    const VARIABLE: &str = "STEEPLE_FEATURE_LEVEL_MAX";
+    match std::env::var(VARIABLE) {
+        Ok(text) if cfg!(debug_assertions) => {
+            text.parse().map(Some).with_context(|| format!("{VARIABLE} is not a number"))
+        }
+        Ok(_) | Err(_) => Ok(None),
+    }
 }
 
 async fn resolve(host: &str, port: u16) -> anyhow::Result<SocketAddr> {

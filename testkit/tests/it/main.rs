@@ -20,4 +20,5 @@ mod relationships;
 mod self_checks;
 mod stopping;
 mod tokens;
+mod upgrades;
 mod x509pop;
