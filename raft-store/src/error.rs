@@ -30,10 +30,7 @@ pub enum OpenError {
         known: u32,
     },
     /// The cluster is at a feature level that this version does not know.
-    #[error(
-        "the cluster is at feature level {level}, this version supports up to {known}: start the \
-         version that the other members run"
-    )]
+    #[error("the cluster is at feature level {level}, this version supports up to {known}")]
     NewerLevel {
         /// The cluster's level.
         level: u32,
@@ -99,7 +96,10 @@ pub enum RunError {
     #[error("consensus stopped: {0}")]
     Consensus(String),
     /// This member was removed from its cluster.
-    #[error("member {member} was removed from cluster {cluster}")]
+    #[error(
+        "member {member} was removed from cluster {cluster}; to let it join as a new one, move \
+         DATA_DIR/raft away and start it again"
+    )]
     Removed {
         /// This member.
         member: MemberId,

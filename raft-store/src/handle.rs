@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::backup::{SaveError, SnapshotFacts, SnapshotOut};
@@ -14,7 +14,7 @@ use crate::core::Core;
 use crate::error::{ProposeError, StoreError, Unavailable};
 use crate::feed::Subscription;
 use crate::ids::{MemberId, RequestId, Revision};
-use crate::membership::{Asked, MemberChange, MemberChangeError, Requested};
+use crate::membership::{Asked, MemberChange, MemberChangeError};
 use crate::observe::ClusterClock;
 use crate::outcome::Applied;
 use crate::status::{Leadership, MemberStatus};
@@ -111,7 +111,7 @@ impl StoreHandle {
     ///
     /// [`MemberChangeError`].
     pub async fn change_members(&self, change: MemberChange) -> Result<(), MemberChangeError> {
-        self.ask(Asked::Change(change)).await
+        self.core.ask(Asked::Change(change)).await
     }
 
     /// As [`Self::transfer_leadership`], asked for by an operator of any member.
@@ -122,7 +122,7 @@ impl StoreHandle {
     pub async fn hand_over(&self, to: Option<MemberId>) -> Result<Duration, MemberChangeError> {
         let started = Instant::now();
         let before = self.leadership().borrow().leader;
-        self.ask(Asked::HandOver(to)).await?;
+        self.core.ask(Asked::HandOver(to)).await?;
         let took = started.elapsed();
         // The leader knows; this member hears it with the next heartbeat, and is asked who leads next.
         let heard = async {
@@ -132,17 +132,6 @@ impl StoreHandle {
         };
         tokio::time::timeout(HEARD_WITHIN, heard).await.ok();
         Ok(took)
-    }
-
-    async fn ask(&self, asked: Asked) -> Result<(), MemberChangeError> {
-        let stopping = || {
-            let text = "this member is stopping".to_owned();
-            Unavailable { text, retry_after: self.core.config.election_timeout_max() }
-        };
-        let (answer, answered) = oneshot::channel();
-        let request = Requested { asked, answer };
-        self.core.changes.send(request).await.map_err(|_stopped| stopping())?;
-        answered.await.map_err(|_dropped| stopping())?
     }
 
     /// Stands in no election from now on and takes over from no leader: the process is about to end.

@@ -33,6 +33,7 @@ mod fence;
 mod forward;
 mod guarded;
 mod handle;
+mod leaving;
 mod level;
 mod local;
 mod mem;

@@ -5,6 +5,7 @@
 
 use tokio::sync::oneshot;
 
+use crate::core::Core;
 use crate::error::Unavailable;
 use crate::ids::MemberId;
 
@@ -66,4 +67,19 @@ pub(crate) enum Asked {
 pub(crate) struct Requested {
     pub(crate) asked: Asked,
     pub(crate) answer: oneshot::Sender<Result<(), MemberChangeError>>,
+}
+
+impl Core {
+    /// Has the member's own task carry a request out, here or through the leader. Returns once it is
+    /// committed.
+    pub(crate) async fn ask(&self, asked: Asked) -> Result<(), MemberChangeError> {
+        let stopping = || {
+            let text = "this member is stopping".to_owned();
+            Unavailable { text, retry_after: self.config.election_timeout_max() }
+        };
+        let (answer, answered) = oneshot::channel();
+        let request = Requested { asked, answer };
+        self.changes.send(request).await.map_err(|_stopped| stopping())?;
+        answered.await.map_err(|_dropped| stopping())?
+    }
 }

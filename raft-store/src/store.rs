@@ -3,6 +3,8 @@
 //! Owns the order of things. Forming, joining and the peer listener are `cluster/`'s; a member without
 //! a peer listener forms its cluster of one here (`one_member`).
 
+#[cfg(feature = "rocks")]
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::forward::{Forwarder, NoPeers};
 use crate::guarded;
 use crate::handle::StoreHandle;
 use crate::ids::MemberId;
+use crate::leaving;
 use crate::local::Identity;
 use crate::membership::Requested;
 use crate::net::{PeerNetwork, PeerNetworkParts};
@@ -146,7 +149,9 @@ impl Store {
             },
             () = shutdown.cancelled() => {
                 core.stand_down();
-                hand_over(&core).await;
+                if !core.config.leave_on_terminate || !leaving::leave(&core).await {
+                    hand_over(&core).await;
+                }
                 Ok(())
             }
         };
@@ -221,13 +226,26 @@ fn open_engine(config: &Config, storage: &Storage) -> Result<Engine, OpenError> 
     match storage {
         Storage::Memory(disk) => Ok(disk.engine()),
         #[cfg(feature = "rocks")]
-        Storage::Rocks => crate::rocks::open(&config.data_dir),
+        Storage::Rocks => open_folder(&config.data_dir),
         #[cfg(not(feature = "rocks"))]
         Storage::Rocks => {
             tracing::debug!(folder = %config.data_dir.display(), "built without RocksDB");
             Err(OpenError::NoDiskStorage)
         }
     }
+}
+
+/// Opens the folder; that of a member which has left its cluster is moved aside first.
+#[cfg(feature = "rocks")]
+fn open_folder(folder: &Path) -> Result<Engine, OpenError> {
+    let engine = crate::rocks::open(folder)?;
+    let failed = |source| OpenError::Io { folder: folder.to_owned(), source };
+    let Some(left) = leaving::left(&engine.local).map_err(failed)? else { return Ok(engine) };
+    drop(engine);
+    let ending = format!("left-{}", left.unix_s());
+    let aside = crate::rocks::set_aside(folder, &ending).map_err(failed)?;
+    tracing::info!(kept = %aside.display(), "Starting as a new member: the last one here has left");
+    crate::rocks::open(folder)
 }
 
 fn corrupt(config: &Config, error: &TableError) -> OpenError {

@@ -41,7 +41,7 @@ impl Site {
     }
 
     fn beside(place: &Path, lock: Option<File>) -> Result<Self, RebuildError> {
-        let site = sibling(place, "rebuilding");
+        let site = rocks::sibling(place, "rebuilding");
         match fs::remove_dir_all(&site) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(RebuildError::Folder { folder: site, source: error });
@@ -65,7 +65,7 @@ impl Site {
         let replaced = if self.place.exists() {
             // Named first, then exchanged: whatever has this name is never removed, and from the
             // exchange on it is the old registry.
-            let aside = sibling(&self.place, &format!("replaced-{}", now.unix_s()));
+            let aside = rocks::sibling(&self.place, &format!("replaced-{}", now.unix_s()));
             fs::rename(&self.site, &aside).map_err(failed)?;
             self.site.clone_from(&aside);
             exchange(&self.site, &self.place).map_err(failed)?;
@@ -100,11 +100,4 @@ fn exchange(one: &Path, other: &Path) -> io::Result<()> {
         ))),
         Err(errno) => Err(errno.into()),
     }
-}
-
-fn sibling(place: &Path, suffix: &str) -> PathBuf {
-    let mut name = place.file_name().unwrap_or_default().to_owned();
-    name.push(".");
-    name.push(suffix);
-    place.with_file_name(name)
 }

@@ -120,6 +120,22 @@ fn write_marker(folder: &Path, member: Option<MemberId>) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// The folder beside another whose name is the other's with an ending.
+pub(crate) fn sibling(place: &Path, ending: &str) -> PathBuf {
+    let mut name = place.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(ending);
+    place.with_file_name(name)
+}
+
+/// Moves a folder that is closed aside, and returns where it is.
+pub(crate) fn set_aside(place: &Path, ending: &str) -> io::Result<PathBuf> {
+    let aside = sibling(place, ending);
+    fs::rename(place, &aside)?;
+    sync_folder(place.parent().unwrap_or(Path::new(".")))?;
+    Ok(aside)
+}
+
 /// Makes renames in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()

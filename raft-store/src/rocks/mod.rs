@@ -25,4 +25,4 @@ mod tables;
 mod tests;
 
 pub(crate) use db::open;
-pub(crate) use format::{lock_existing, sync_folder};
+pub(crate) use format::{lock_existing, set_aside, sibling, sync_folder};

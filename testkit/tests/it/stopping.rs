@@ -102,3 +102,51 @@ async fn members_that_are_all_asked_to_stop_at_once_do_not_wait_for_each_other()
     // A hand-over that no one takes would be waited for 5 s.
     assert!(asked.elapsed() < Duration::from_millis(4500), "{:?}", asked.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_to_leave_leaves_and_comes_back_as_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ClusterSpec {
+        cluster_lines: "  leave_on_terminate = true\n".to_owned(),
+        ..ClusterSpec::default()
+    };
+    let mut cluster = Cluster::start(folder.path(), &spec).await.unwrap();
+    let id_of = async |cluster: &Cluster, index: usize| {
+        cluster.member(index).unwrap().status().await.unwrap().this_member.unwrap().id
+    };
+    let leader = cluster.leader(SOON).await.unwrap();
+    let other = (leader + 1) % 3;
+    let gone = id_of(&cluster, leader).await;
+    let log = stop(&mut cluster, leader, "a leader that leaves").await;
+    assert!(log.contains("Left the cluster"), "{log}");
+    let members = cluster.member(other).unwrap().cli_json(&["cluster", "members"]).unwrap();
+    let left = members["members"].as_array().unwrap();
+    assert_eq!(left.len(), 2, "{members}");
+    assert!(!members.to_string().contains(&gone), "{members}");
+
+    cluster.start_member(leader).unwrap();
+    let waited = wait_for("three voters again", Duration::from_secs(60), async || {
+        let members = cluster.member(other)?.cli_json(&["cluster", "members"])?;
+        let rows = members["members"].as_array().cloned().unwrap_or_default();
+        let voters = rows.iter().filter(|row| row["role"] == "VOTER").count();
+        anyhow::ensure!(voters == 3, "{members}");
+        Ok(())
+    });
+    waited.await.unwrap();
+    assert_ne!(id_of(&cluster, leader).await, gone);
+    let kept = fs::read_dir(cluster.member(leader).unwrap().data()).unwrap();
+    let kept: Vec<String> =
+        kept.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert!(kept.iter().any(|name| name.starts_with("raft.left-")), "{kept:?}");
+
+    // Two of three may leave; the last voter may not, and says so.
+    for index in [leader, other] {
+        let log = stop(&mut cluster, index, "a member that leaves").await;
+        assert!(log.contains("Left the cluster"), "{log}");
+    }
+    let last = (leader + 2) % 3;
+    let log = stop(&mut cluster, last, "the last voter").await;
+    assert!(log.contains("Stays a member: "), "{log}");
+    cluster.start_member(last).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
+}
