@@ -5,7 +5,7 @@
 //! crash there is the old content or the new, never half of either.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -34,6 +34,14 @@ pub enum DiskError {
         /// Why.
         source: io::Error,
     },
+    /// Another agent has the folder.
+    #[error(
+        "data_dir {path} is in use by another agent; stop it, or give this one another data_dir"
+    )]
+    InUse {
+        /// Which folder.
+        path: String,
+    },
     /// The content is not what it should be.
     #[error("parse {path}: {text}")]
     Malformed {
@@ -43,6 +51,9 @@ pub enum DiskError {
         text: String,
     },
 }
+
+/// The file that is locked while an agent has the folder.
+const LOCK: &str = "agent.lock";
 
 /// The content of `agent-data.json`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -70,17 +81,25 @@ struct AgentDataJson {
     rest: serde_json::Map<String, serde_json::Value>,
 }
 
-/// `agent-data.json` in the data folder.
+/// `agent-data.json` in the data folder, which is this agent's alone as long as this lives.
 #[derive(Debug)]
 pub struct AgentFile {
     path: PathBuf,
+    _lock: File,
 }
 
 impl AgentFile {
-    /// In a data folder, which is created if missing.
+    /// In a data folder, which is created if missing. Two agents on one folder would overwrite each
+    /// other's certificate and keys: the second is refused.
     pub fn open(data_dir: &Path) -> Result<Self, DiskError> {
         create_folder(data_dir)?;
-        Ok(Self { path: data_dir.join("agent-data.json") })
+        let path = data_dir.join(LOCK);
+        let lock = File::create(&path).map_err(|error| write_failed(&path, error))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => DiskError::InUse { path: shown(data_dir) },
+            TryLockError::Error(error) => write_failed(&path, error),
+        })?;
+        Ok(Self { path: data_dir.join("agent-data.json"), _lock: lock })
     }
 
     /// The content; the default when there is no file.
@@ -280,8 +299,8 @@ fn replace_file(path: &Path, content: &[u8]) -> Result<(), DiskError> {
     written().map_err(|source| DiskError::Write { path: shown(path), source })
 }
 
-fn write_failed(path: &Path, error: serde_json::Error) -> DiskError {
-    DiskError::Write { path: shown(path), source: io::Error::other(error) }
+fn write_failed(path: &Path, error: impl Into<io::Error>) -> DiskError {
+    DiskError::Write { path: shown(path), source: error.into() }
 }
 
 fn shown(path: &Path) -> String {
@@ -315,6 +334,20 @@ mod tests {
         let text = fs::read_to_string(folder.path().join("agent-data.json")).expect("read");
         assert!(text.contains("\"connection_attempts\":3"), "{text}");
         assert!(!folder.path().join("agent-data.json.tmp").exists());
+    }
+
+    #[test]
+    fn a_second_agent_on_one_folder_is_refused() {
+        let folder = folder();
+        let first = AgentFile::open(folder.path()).expect("open");
+        let refused = AgentFile::open(folder.path()).expect_err("it is taken").to_string();
+        let expected = format!(
+            "data_dir {} is in use by another agent; stop it, or give this one another data_dir",
+            folder.path().display()
+        );
+        assert_eq!(refused, expected);
+        drop(first);
+        AgentFile::open(folder.path()).expect("it is free again");
     }
 
     #[test]

@@ -273,6 +273,7 @@ fn begun(made: &Rebuilt) -> rpc::NewEpoch {
             join_tokens: made.counts.tokens,
             bundles: made.counts.bundles,
             authorities: made.counts.authorities,
+            federation_relationships: made.counts.relationships,
         }),
         replaced: made
             .replaced

@@ -245,7 +245,8 @@ fn print_header(header: &SnapshotHeader, out: &mut (dyn Write + Send)) -> std::i
     line(out, "Agents", &counts.agents.to_string())?;
     line(out, "Join tokens", &format!("{} (a restore voids them)", counts.join_tokens))?;
     line(out, "Bundles", &counts.bundles.to_string())?;
-    line(out, "Authorities", &counts.authorities.to_string())
+    line(out, "Authorities", &counts.authorities.to_string())?;
+    line(out, "Relationships", &counts.federation_relationships.to_string())
 }
 
 fn members(members: &[SnapshotMember]) -> Vec<Vec<String>> {

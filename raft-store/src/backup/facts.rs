@@ -56,6 +56,8 @@ pub struct SnapshotCounts {
     pub bundles: u64,
     /// Authorities that are published.
     pub authorities: u64,
+    /// Federation relationships.
+    pub relationships: u64,
 }
 
 impl SnapshotFacts {
@@ -89,6 +91,7 @@ impl State {
             tokens: counters.tokens,
             bundles: count(rows, Table::Bundles)?,
             authorities: read_journal(rows)?.authorities.len() as u64,
+            relationships: count(rows, Table::Relationships)?,
         };
         let time = Timestamp::from_unix_ms(counters.time_unix_ms);
         Ok(Some(Self { cluster, log_id, membership, time, counts }))

@@ -173,6 +173,7 @@ fn header(facts: &SnapshotFacts, said: &Said) -> rpc::SnapshotHeader {
             join_tokens: facts.counts.tokens,
             bundles: facts.counts.bundles,
             authorities: facts.counts.authorities,
+            federation_relationships: facts.counts.relationships,
         }),
         key_id: facts.key_id.clone(),
         member_id: said.member.to_string(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
-use steeple_raft_store::{ClusterKeys, OpenError, Store};
+use steeple_raft_store::{ClusterKeys, OpenError, RunError, Store};
 use steeple_spiffe_core::tls::BundleSource;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -281,7 +281,7 @@ impl Start {
         let handle = store.handle();
         let (views, clock) = (duties.views.clone(), Arc::clone(&self.world.clock));
         let close = self.stages.close.clone();
-        self.spawn("registry", async move { Ok(store.run(close).await?) });
+        self.spawn("registry", async move { store.run(close).await.map_err(with_fix) });
         let close = self.stages.close.clone();
         self.spawn_until_close("views", view_task.run(close));
         let close = self.stages.close.clone();
@@ -389,8 +389,21 @@ fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
 
 /// Whether the disk had no room. RocksDB says so in words alone.
 pub(crate) fn is_full(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::StorageFull
-        || error.to_string().contains("No space left on device")
+    error.kind() == std::io::ErrorKind::StorageFull || error.to_string().contains(NO_SPACE)
+}
+
+/// The kernel's words for a full disk, as libraries repeat them.
+const NO_SPACE: &str = "No space left on device";
+
+/// What to do about a registry that ended, where its own words do not say it.
+fn with_fix(error: RunError) -> anyhow::Error {
+    let is_full = error.to_string().contains(NO_SPACE);
+    let error = anyhow::Error::from(error);
+    if is_full {
+        return error
+            .context("the disk is full; free some space or move data_dir to a larger disk");
+    }
+    error
 }
 
 /// What to do about a registry that does not open.
