@@ -13,17 +13,32 @@ mod spread;
 mod store;
 
 use anyhow::{Context, Result, bail};
+use steeple_testkit::process::stop_signal;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    runtime.block_on(async {
+        // What is dropped on the way out ends the servers that were started.
+        tokio::select! {
+            biased;
+            done = run(&words) => done,
+            stopped = stop_signal() => {
+                stopped?;
+                bail!("stopped by a signal")
+            }
+        }
+    })
+}
+
+async fn run(words: &[&str]) -> Result<()> {
+    match words {
         ["issue"] => {
             println!("{}\n", machine::describe());
-            runtime.block_on(issue::run())
+            issue::run().await
         }
-        ["store", words @ ..] => runtime.block_on(store::run(words)),
+        ["store", words @ ..] => store::run(words).await,
         other => bail!("unknown benchmark {other:?}: issue or store"),
     }
 }

@@ -46,6 +46,14 @@ enum Going {
 }
 
 impl Going {
+    /// How often. What is planned varies less.
+    fn trials(self, plan: &Plan) -> usize {
+        match self {
+            Self::Killed => plan.trials,
+            Self::Stopped | Self::Transferred => plan.trials.div_ceil(2),
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Killed => "failover_kill: SIGKILL",
@@ -65,8 +73,9 @@ struct Trial {
 
 pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     report.line(&format!(
-        "## failover_kill and failover_planned: {} trials each, a write due every {} ms at the members that stay\n",
-        plan.trials,
+        "## failover_kill ({} trials) and failover_planned ({} each): a write due every {} ms at the members that stay\n",
+        Going::Killed.trials(plan),
+        Going::Stopped.trials(plan),
         EVERY.as_millis()
     ));
     let folders = [folder::new()?, folder::new()?, folder::new()?];
@@ -92,7 +101,7 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     let mut failures = Vec::new();
     for going in [Going::Killed, Going::Stopped, Going::Transferred] {
         let mut trials: Vec<Vec<Trial>> = systems.iter().map(|_| Vec::new()).collect();
-        for _ in 0..plan.trials {
+        for _ in 0..going.trials(plan) {
             for ((_, system), trials) in systems.iter_mut().zip(&mut trials) {
                 trials.push(system.trial(going).await?);
             }

@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) trials: usize,
     /// Numbers of entries at which sizes and starts are measured.
     pub(crate) sizes: Vec<usize>,
+    /// Starts of each kind at each size.
+    pub(crate) starts: usize,
     /// Whether only the table's shape matters.
     pub(crate) smoke: bool,
 }
@@ -34,6 +36,7 @@ impl Plan {
             callers: vec![1, 16, 64, 256],
             trials: 20,
             sizes: vec![100_000],
+            starts: 5,
             smoke: false,
         }
     }
@@ -45,6 +48,7 @@ impl Plan {
             callers: vec![1, 64],
             trials: 3,
             sizes: vec![10_000],
+            starts: 3,
             smoke: false,
         }
     }
@@ -57,6 +61,7 @@ impl Plan {
             callers: vec![1, 4],
             trials: 1,
             sizes: vec![300],
+            starts: 1,
             smoke: true,
         }
     }
@@ -90,25 +95,27 @@ pub(crate) async fn run(words: &[&str]) -> Result<()> {
         plan.sizes.push(1_000_000);
     }
     let wanted = |part: &str| parts.is_empty() || parts.contains(&part);
-    let mut report = Report::new(plan.smoke);
+    let mut report = Report::new(plan.smoke, results);
     let before = machine::Times::now()?;
     report.line(&format!("{}\n", machine::describe()));
     if wanted("writes") {
         writes::run(&plan, &mut report).await?;
+        report.save()?;
     }
     if wanted("reads") {
         reads::run(&plan, &mut report).await?;
+        report.save()?;
     }
     if wanted("failover") {
         failover::run(&plan, &mut report).await?;
+        report.save()?;
     }
     if wanted("scale") {
         scale::run(&plan, &mut report).await?;
+        report.save()?;
     }
     report.line(&format!("At the end: {}.", machine::Times::now()?.since(&before)));
-    if let Some(file) = results {
-        std::fs::write(&file, report.text()).context("write the results")?;
-    }
+    report.save()?;
     ensure!(report.is_whole(), "rows are missing: {}", report.missing().join(", "));
     Ok(())
 }

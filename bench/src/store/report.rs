@@ -1,5 +1,9 @@
 //! The tables of a run, as Markdown, printed as they come and kept.
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
 use super::closed_loop::Round;
 use crate::spread::Spread;
 
@@ -9,6 +13,7 @@ pub(crate) struct Report {
     text: String,
     missing: Vec<String>,
     smoke: bool,
+    file: Option<PathBuf>,
 }
 
 /// The rounds of one system at one piece of work.
@@ -21,8 +26,14 @@ pub(crate) struct Row {
 }
 
 impl Report {
-    pub(crate) fn new(smoke: bool) -> Self {
-        Self { text: String::new(), missing: Vec::new(), smoke }
+    pub(crate) fn new(smoke: bool, file: Option<PathBuf>) -> Self {
+        Self { text: String::new(), missing: Vec::new(), smoke, file }
+    }
+
+    /// Writes what was found so far into the file, if there is to be one: a run takes long.
+    pub(crate) fn save(&self) -> Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        std::fs::write(file, &self.text).with_context(|| format!("write {}", file.display()))
     }
 
     /// One line (or several).
@@ -35,11 +46,6 @@ impl Report {
     /// A peer that is not here. Never silent, and never a figure.
     pub(crate) fn absent(&mut self, peer: &str, error: &anyhow::Error) {
         self.line(&format!("- peer absent: {peer}: {error:#}"));
-    }
-
-    /// All that was said.
-    pub(crate) fn text(&self) -> &str {
-        &self.text
     }
 
     /// Whether every row that was begun has figures.

@@ -27,19 +27,16 @@ const EVERY: Duration = Duration::from_millis(5);
 /// A start with a million entries on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Starts of each kind; the first member that does not lead is started anew.
-const STARTS: usize = 5;
-
 pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     report.line("## server_footprint, cold_start, snapshot\n");
     let folder = folder::new()?;
     let mut steeple = Steeple::start(folder.path()).await?;
     report.line(&format!("- {}", steeple::SETTINGS));
     report.line("- filled: right after all entries were created in batches; started: after a start with them. Memory is of one follower: all of it, and without what files back");
-    report.line(&format!("- cold_start: from the start of one follower's process until its ready check succeeds, median of {STARTS} (least to most); the others go on"));
+    report.line(&format!("- cold_start: from the start of one follower's process until its ready check succeeds, median of {} (least to most); the others go on", plan.starts));
     report.line(&format!("- snapshot: a write due every {} ms on the leader, for as long without as with `cluster snapshot save` on the same member\n", EVERY.as_millis()));
     let empty = memory(&mut steeple).await?;
-    let start = starts(&mut steeple, false).await?;
+    let start = starts(&mut steeple, plan, false).await?;
     report.line(&format!(
         "Without entries: {:.0} MB of memory, {:.0} MB without files; ready {} s after SIGTERM.\n",
         mb(empty.0),
@@ -54,8 +51,8 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
         present = *size;
         let filled = memory(&mut steeple).await?;
         let snapshot = snapshot(&steeple).await?;
-        let stopped = starts(&mut steeple, false).await?;
-        let killed = starts(&mut steeple, true).await?;
+        let stopped = starts(&mut steeple, plan, false).await?;
+        let killed = starts(&mut steeple, plan, true).await?;
         let started = memory(&mut steeple).await?;
         let each = |now: (f64, f64)| (now.1 - empty.1) / *size as f64;
         report.line(&format!(
@@ -103,10 +100,10 @@ async fn fill(steeple: &Steeple, count: usize) -> Result<f64> {
 }
 
 /// Seconds from a follower's start to its ready check, some times.
-async fn starts(steeple: &mut Steeple, killed: bool) -> Result<Spread> {
+async fn starts(steeple: &mut Steeple, plan: &Plan, killed: bool) -> Result<Spread> {
     let follower = steeple.follower().await?;
     let mut took = Vec::new();
-    for _ in 0..STARTS {
+    for _ in 0..plan.starts {
         if killed {
             steeple.cluster.kill_member(follower)?;
         } else {
