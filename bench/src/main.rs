@@ -1,31 +1,44 @@
-//! First numbers, side by side with their limit in one run, as ratios.
+//! Figures side by side with their limits and peers in one run, as ratios. Never a timed test.
 //!
 //! `issue`: BatchNewX509SVID through a real replica against what the cryptography alone costs here.
-//! `entry`: entry creation on three replicas against this disk's fdatasync. Never a timed test.
+//! `store`: writes, reads, failover and size of three replicas beside etcd and PostgreSQL.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "figures go to the terminal")]
 
-mod entry;
 mod floor;
 mod issue;
 mod machine;
 mod spread;
+mod store;
 
 use anyhow::{Context, Result, bail};
+use steeple_testkit::process::stop_signal;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
-    println!("{}\n", machine::describe());
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        [] | ["all"] => {
-            runtime.block_on(issue::run())?;
-            runtime.block_on(entry::run())
+    runtime.block_on(async {
+        // What is dropped on the way out ends the servers that were started.
+        tokio::select! {
+            biased;
+            done = run(&words) => done,
+            stopped = stop_signal() => {
+                stopped?;
+                bail!("stopped by a signal")
+            }
         }
-        ["issue"] => runtime.block_on(issue::run()),
-        ["entry"] => runtime.block_on(entry::run()),
-        other => bail!("unknown benchmark {other:?}: issue, entry or all"),
+    })
+}
+
+async fn run(words: &[&str]) -> Result<()> {
+    match words {
+        ["issue"] => {
+            println!("{}\n", machine::describe());
+            issue::run().await
+        }
+        ["store", words @ ..] => store::run(words).await,
+        other => bail!("unknown benchmark {other:?}: issue or store"),
     }
 }

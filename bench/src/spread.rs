@@ -21,6 +21,16 @@ impl Spread {
         Self { min: at(0), median: at(figures.len() / 2), max: at(figures.len().saturating_sub(1)) }
     }
 
+    /// As the text of a ratio.
+    pub(crate) fn ratio(self) -> String {
+        format!("{:.2} x ({:.2}–{:.2})", self.median, self.min, self.max)
+    }
+
+    /// As the text of seconds.
+    pub(crate) fn seconds(self) -> String {
+        format!("{:.2} ({:.2}–{:.2})", self.median, self.min, self.max)
+    }
+
     /// As text, with a unit.
     pub(crate) fn text(self, unit: &str) -> String {
         format!("{:.2} {unit} (min {:.2}, max {:.2})", self.median, self.min, self.max)

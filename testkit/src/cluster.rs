@@ -24,6 +24,8 @@ pub struct ClusterSpec {
     pub members: usize,
     /// Serve the API on 127.0.0.1, .2, .3 … with one port instead of one address with many.
     pub one_port: bool,
+    /// How much the members log.
+    pub log_level: &'static str,
     /// Lines added to the `server` block.
     pub server_lines: String,
     /// Lines added to the `cluster` block.
@@ -40,6 +42,7 @@ impl Default for ClusterSpec {
         Self {
             members: 3,
             one_port: false,
+            log_level: "DEBUG",
             server_lines: String::new(),
             cluster_lines: String::new(),
             plugin_lines: String::new(),
@@ -330,7 +333,7 @@ impl Member {
         };
         let text = format!(
             "server {{\n  bind_address = \"{address}\"\n  bind_port = \"{api}\"\n  socket_path = \"{socket}\"\n  \
-             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n{lines}}}\n\n\
+             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"{level}\"\n{lines}}}\n\n\
              {cluster}\nplugins {{\n  DataStore \"sql\" {{\n    plugin_data {{\n      database_type = \"sqlite3\"\n      \
              connection_string = \"{data}/datastore.sqlite3\"\n    }}\n  }}\n  NodeAttestor \"join_token\" {{\n    \
              plugin_data {{}}\n  }}\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n\n\
@@ -340,6 +343,7 @@ impl Member {
             api = self.api_port,
             socket = self.socket().display(),
             data = self.data().display(),
+            level = spec.log_level,
             lines = spec.server_lines,
             plugins = spec.plugin_lines,
             health = self.health_port,

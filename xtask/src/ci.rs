@@ -26,6 +26,8 @@ pub(crate) fn test() -> Result<ExitCode> {
     let demo = program("demo").status().context("start the demo")?;
     tally::add("demo", Tally::one(demo.success()))?;
     interop::lanes(&[])?;
+    step("bench: a smoke, whose figures mean nothing");
+    one("bench-smoke", &mut crate::lanes::bench_smoke())?;
     close()
 }
 

@@ -1,11 +1,12 @@
 //! Lanes that build the products and hand over to a program: demo, local cluster, benchmarks.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
 use crate::build::{self, binaries, check, step};
-use crate::setup;
+use crate::{peers, setup};
 
 /// `cargo xtask demo`: the main job, as a story with times.
 pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
@@ -54,16 +55,33 @@ pub(crate) fn simulation() -> Result<Command> {
 /// `cargo xtask bench`: release builds, never a timed test.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
+    let etcd =
+        if args.first().is_some_and(|word| word == "store") { peers::ensure() } else { None };
     step("building with profile release (not shared with the tests)");
     let mut command = build::cargo();
     command.args(["build", "--locked", "--release", "--bins"]);
     check(command.args(["-p", "steeple-server", "-p", "steeple-agent", "-p", "steeple-bench"]))?;
-    let release = build::target().join("release");
-    let status = Command::new(release.join("steeple-bench"))
+    let status = bench_program(&build::target().join("release"), etcd.as_deref())
         .args(args)
-        .env("STEEPLE_BIN", &release)
-        .current_dir(build::root())
         .status()
         .context("start the benchmark")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The benchmark's program among the products in a folder, told of the peer that was built.
+fn bench_program(folder: &Path, etcd: Option<&Path>) -> Command {
+    let mut command = Command::new(folder.join("steeple-bench"));
+    command.env("STEEPLE_BIN", folder).current_dir(build::root());
+    if let Some(etcd) = etcd {
+        command.env("STEEPLE_ETCD", etcd);
+    }
+    command
+}
+
+/// The benchmark of the store at its smallest, with the tests' products and the peers that are there:
+/// whether every program starts and every row has a figure, and nothing about the figures.
+pub(crate) fn bench_smoke() -> Command {
+    let mut command = bench_program(&binaries(), peers::etcd_if_built().as_deref());
+    command.args(["store", "--smoke"]);
+    command
 }

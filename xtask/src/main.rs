@@ -15,6 +15,7 @@ mod build;
 mod ci;
 mod interop;
 mod lanes;
+mod peers;
 mod setup;
 mod tally;
 mod tidy;
@@ -35,7 +36,8 @@ usage: cargo xtask <command>
   lint       the lints and docs of ci alone
   sim        whole clusters in simulation [--seeds N|A..B] [--ticks 20000]
              [--results FILE] [--mutant NAME]; sim mutants; sim merge FILE...
-  bench      first numbers, as ratios [issue|entry]
+  bench      figures beside limits and peers, as ratios: issue, or
+             store [writes|reads|failover|scale ...] [--quick] [--large] [--results FILE]
 ";
 
 fn main() -> ExitCode {

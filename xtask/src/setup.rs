@@ -87,14 +87,19 @@ fn packages() -> Result<()> {
         println!("setup: needs {} ({})", package.name, package.why);
     }
     let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    step("installing packages by apt (a minute or two; libclang is the largest, 240 MB unpacked)");
+    install(&names)
+}
+
+/// Installs packages by apt, where that is allowed.
+pub(crate) fn install(names: &[&str]) -> Result<()> {
     let line = format!("apt-get install -y --no-install-recommends {}", names.join(" "));
     let Some(mut apt) = apt() else {
         bail!("no right to install packages; run this once, then try again:\n  sudo {line}");
     };
-    step("installing packages by apt (a minute or two; libclang is the largest, 240 MB unpacked)");
     let mut update = self::apt().context("find apt-get")?;
     check(update.arg("update"))?;
-    check(apt.args(["install", "-y", "--no-install-recommends"]).args(&names))
+    check(apt.args(["install", "-y", "--no-install-recommends"]).args(names))
         .with_context(|| format!("install packages; by hand: sudo {line}"))
 }
 
