@@ -34,11 +34,17 @@ fn main() -> Result<()> {
 
 async fn run(words: &[&str]) -> Result<()> {
     match words {
-        ["issue"] => {
-            println!("{}\n", machine::describe());
-            issue::run().await
+        [] => {
+            issue().await?;
+            store::run(&["writes", "--quick"]).await
         }
+        ["issue"] => issue().await,
         ["store", words @ ..] => store::run(words).await,
         other => bail!("unknown benchmark {other:?}: issue or store"),
     }
+}
+
+async fn issue() -> Result<()> {
+    println!("{}\n", machine::describe());
+    issue::run().await
 }

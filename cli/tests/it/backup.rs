@@ -38,6 +38,7 @@ fn header() -> SnapshotHeader {
             join_tokens: 2,
             bundles: 1,
             authorities: 4,
+            federation_relationships: 0,
         }),
         key_id: "09ee8c5630ea8b8b".to_owned(),
         member_id: "00000000000000a1".to_owned(),
