@@ -51,6 +51,21 @@ pub(crate) fn simulation() -> Result<Command> {
     Ok(program)
 }
 
+/// `cargo xtask chaos`: real processes under real faults.
+pub(crate) fn chaos(args: &[String]) -> Result<ExitCode> {
+    setup::ensure()?;
+    build::products()?;
+    let status = chaos_program().args(args).status().context("start the chaos runs")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The program of the chaos runs, told where the binaries are.
+pub(crate) fn chaos_program() -> Command {
+    let mut child = Command::new(binaries().join("steeple-chaos"));
+    child.env("STEEPLE_BIN", binaries());
+    child
+}
+
 /// `cargo xtask bench`: release builds, never a timed test.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
