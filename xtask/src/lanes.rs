@@ -1,5 +1,6 @@
 //! Lanes that build the products and hand over to a program: demo, local cluster, benchmarks.
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -51,12 +52,30 @@ pub(crate) fn simulation() -> Result<Command> {
     Ok(program)
 }
 
-/// `cargo xtask chaos`: real processes under real faults.
+/// `cargo xtask chaos`: real processes under real faults, with a deliberate bug in the server if one is
+/// named.
 pub(crate) fn chaos(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
     build::products()?;
-    let status = chaos_program().args(args).status().context("start the chaos runs")?;
+    let mut program = chaos_program();
+    if args.iter().any(|arg| arg == "--mutant") {
+        program.env("STEEPLE_BIN", mutant_server()?);
+    }
+    let status = program.args(args).status().context("start the chaos runs")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds a server with the deliberate bugs in it, beside the one without: the folder of its program.
+fn mutant_server() -> Result<PathBuf> {
+    step("building a server with deliberate bugs");
+    let mut command = build::cargo();
+    command.args(["build", "--locked", "--profile", build::PROFILE, "-p", "steeple-server"]);
+    check(command.args(["--features", "mutants"]))?;
+    let folder = binaries().join("mutants");
+    std::fs::create_dir_all(&folder).context("create a folder for the server")?;
+    std::fs::copy(binaries().join("spire-server"), folder.join("spire-server"))
+        .context("put the server aside")?;
+    Ok(folder)
 }
 
 /// The program of the chaos runs, told where the binaries are.
