@@ -14,6 +14,9 @@ use crate::system::run;
 /// Enough for the longest run; the file is sparse.
 const BYTES: u64 = 1 << 30;
 
+/// Times that mounting is tried, a twentieth of a second apart.
+const TRIES: u32 = 60;
+
 /// A mounted disk. Unmounted and deleted when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -38,12 +41,21 @@ impl Disk {
     /// Mounts it; the file system repairs itself as after a power cut.
     pub(crate) fn attach(&self) -> Result<()> {
         let (image, mount) = (self.image.display().to_string(), self.mount.display().to_string());
-        run("mount", &["-o", "loop", &image, &mount])
+        patiently(|| {
+            run("mount", &["-o", "loop", &image, &mount])?;
+            // Where another mount namespace still holds it, this is the file system that has no power.
+            let probe = self.mount.join("probe");
+            let alive = File::create(&probe).and_then(|_file| fs::remove_file(&probe));
+            if alive.is_err() {
+                run("umount", &[&mount])?;
+            }
+            alive.context("write to the disk")
+        })
     }
 
     /// Unmounts it. No process may have files open there.
     pub(crate) fn detach(&self) -> Result<()> {
-        run("umount", &[&self.mount.display().to_string()])
+        patiently(|| run("umount", &[&self.mount.display().to_string()]))
     }
 
     /// Leaves no space on it.
@@ -63,6 +75,20 @@ impl Disk {
     fn ballast(&self) -> PathBuf {
         self.mount.join("ballast")
     }
+}
+
+/// The kernel lets go of a loop device, and of the files of a process that has ended, a little after it
+/// has said so.
+fn patiently(what: impl Fn() -> Result<()>) -> Result<()> {
+    let mut done = what();
+    for _again in 0..TRIES {
+        if done.is_ok() {
+            break;
+        }
+        run("sleep", &["0.05"])?;
+        done = what();
+    }
+    done
 }
 
 impl Drop for Disk {

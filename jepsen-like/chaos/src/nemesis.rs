@@ -49,7 +49,7 @@ pub(crate) async fn run(stage: Stage, mut plan: Plan, until: Instant) -> Result<
         }
         tokio::time::sleep_until(begins).await;
         stage.restart_ended(&[]).await?;
-        let is_long = matches!(planned.nemesis, Nemesis::Rolling | Nemesis::Wipe);
+        let is_long = matches!(planned.nemesis, Nemesis::Rolling | Nemesis::Wipe | Nemesis::Move);
         if is_long && begins + LAST_LONG_FAULT > until && moves > 0 {
             continue;
         }
@@ -192,13 +192,19 @@ impl Stage {
     }
 
     async fn fill_disk(&self, planned: Planned, lasts: Duration) -> Result<()> {
-        let world = self.world.lock().await;
+        let mut world = self.world.lock().await;
         // Never all: nobody promises to serve without a disk that takes a byte.
         let planned = Planned { victims: one_of(planned.victims), ..planned };
         let (hit, hit_leader) = self.choose(planned, world.members());
         let number = self.journal.begin(planned.nemesis, "no space left", &hit, hit_leader)?;
         for at in &hit {
             world.disk(*at)?.fill()?;
+            // What a running member has reserved may suffice for long; one that opens its log needs
+            // more.
+            if Dice::new(planned.roll, 5).chance(0.5) && world.is_up(*at) {
+                world.kill(*at)?;
+                world.start(*at)?;
+            }
         }
         drop(world);
         tokio::time::sleep(lasts).await;
@@ -227,7 +233,9 @@ impl Stage {
         self.journal.end(planned.nemesis, number)
     }
 
+    /// One at a time, as pods move: a member that comes back elsewhere tells the others itself.
     async fn move_one(&self, planned: Planned, number: u8) -> Result<()> {
+        self.wait_together(TOGETHER_MAX).await?;
         let planned = Planned { victims: one_of(planned.victims), ..planned };
         let mut world = self.world.lock().await;
         let (hit, hit_leader) = self.choose(planned, world.members());
@@ -241,6 +249,7 @@ impl Stage {
             world.start(*at)?;
         }
         drop(world);
+        self.wait_together(TOGETHER_MAX).await?;
         self.journal.end(planned.nemesis, entry)
     }
 
@@ -268,8 +277,11 @@ impl Stage {
     pub(crate) async fn restart_ended(&self, excused: &[usize]) -> Result<()> {
         let mut world = self.world.lock().await;
         for (at, words) in world.find_ended()? {
-            if !excused.contains(&at) {
-                self.unexplained.lock().await.push(words);
+            let mut unexplained = self.unexplained.lock().await;
+            // Once a member: what ends a process ends the next one too.
+            let member = format!("m{at} ");
+            if !excused.contains(&at) && !unexplained.iter().any(|one| one.starts_with(&member)) {
+                unexplained.push(words);
             }
             world.start(at)?;
         }

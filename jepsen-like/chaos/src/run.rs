@@ -73,10 +73,12 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
         Err(error) => facts.harness.push(format!("{error:#}")),
     }
     facts.read_logs(options.members);
-    let line = judge(&facts);
+    let mut line = judge(&facts);
     if let Some(world) = &world {
         // What a failed run left on its disks may be what explains it.
-        world.lock().await.leave_data(line.verdict != Word::Pass)?;
+        if let Err(error) = world.lock().await.leave_data(line.verdict != Word::Pass) {
+            line.why.push(format!("the data was not kept: {error:#}"));
+        }
     }
     let verdict = serde_json::to_string_pretty(&line).context("encode the verdict")?;
     std::fs::write(folder.join("verdict.json"), verdict).context("write the verdict")?;
@@ -115,6 +117,11 @@ async fn perform(
     let channels: Vec<Channel> = sockets.iter().map(|socket| unix_channel(socket)).collect();
     let eyes = Eyes::open(&sockets);
     wait_until_one(&eyes, FORM_MAX, true).await.context("the cluster does not form")?;
+    if let Some(mutant) = &options.mutant {
+        let log = std::fs::read_to_string(facts.folder.join("server-0/server.log"));
+        let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
+        ensure!(said, "spire-server was built without deliberate bugs");
+    }
     let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
     let unexplained = Arc::default();
     let stage = Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained };

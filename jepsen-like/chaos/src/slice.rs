@@ -142,6 +142,8 @@ fn table(lines: &[Line]) -> String {
     heals.sort_unstable();
     let mut gaps: Vec<u64> = lines.iter().map(|line| line.worst_gap_ms).collect();
     gaps.sort_unstable();
+    let mut with: Vec<u64> = lines.iter().map(|line| line.worst_gap_with_majority_ms).collect();
+    with.sort_unstable();
     let middle = |sorted: &[u64]| sorted.get(sorted.len() / 2).copied().unwrap_or(0);
     let most = |sorted: &[u64]| sorted.last().copied().unwrap_or(0);
     let mut rows = vec![
@@ -162,6 +164,8 @@ fn table(lines: &[Line]) -> String {
     }
     let gap = format!("{} (median of runs), {} (most)", middle(&gaps), most(&gaps));
     rows.push(("worst write gap, ms".to_owned(), gap));
+    let gap = format!("{} (median of runs), {} (most)", middle(&with), most(&with));
+    rows.push(("… while a majority was left alone".to_owned(), gap));
     let heal = format!("{} (median of runs), {} (most)", middle(&heals), most(&heals));
     rows.push(("healing, ms".to_owned(), heal));
     let mut text = "| what | how much |\n|---|---|".to_owned();

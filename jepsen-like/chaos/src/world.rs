@@ -187,8 +187,9 @@ impl World {
     pub(crate) fn move_to(&mut self, at: usize, new: Ipv4Addr) -> Result<()> {
         let old = self.cluster.member(at)?.api_address;
         let spaces = self.spaces.as_ref().context("the run has no network of its own")?;
-        spaces.take_address(at, new)?;
+        // In this order: with the first address of a network all others of it go.
         spaces.drop_address(at, old)?;
+        spaces.take_address(at, new)?;
         let place = self.spec.places.get_mut(at).context("the member has no place")?;
         place.address = new;
         let place = place.clone();

@@ -87,10 +87,10 @@ impl Spaces {
         run("ip", &["-n", name, "address", "del", &format!("{address}/24"), "dev", DEVICE])
     }
 
-    /// What starts a program in a node's namespace.
+    /// What starts a program in a node's namespace. Not `ip netns exec`, which gives it mounts of its
+    /// own: a disk that is unmounted here would stay mounted there.
     pub(crate) fn launcher(&self, at: usize) -> Result<Vec<String>> {
-        let words = ["netns", "exec", self.name(at)?].map(str::to_owned);
-        Ok(std::iter::once(find("ip")).chain(words).collect())
+        Ok(vec![find("nsenter"), namespace_of(self.name(at)?)])
     }
 
     /// What happens to packets.
@@ -120,9 +120,14 @@ impl Drop for Spaces {
     }
 }
 
+/// The argument of `nsenter` that names a network namespace.
+fn namespace_of(name: &str) -> String {
+    format!("--net=/run/netns/{name}")
+}
+
 fn open_device(namespace: &str, listener: &UnixListener, socket: &Path) -> Result<File> {
-    let mut python = Command::new(find("ip"));
-    python.args(["netns", "exec", namespace, "python3", "-c", OPEN_DEVICE]).arg(socket);
+    let mut python = Command::new(find("nsenter"));
+    python.arg(namespace_of(namespace)).args(["python3", "-c", OPEN_DEVICE]).arg(socket);
     let output = python.output().context("open a TUN device")?;
     ensure!(
         output.status.success(),
