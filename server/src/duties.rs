@@ -397,7 +397,7 @@ mod tests {
         assert_eq!(duties.prune_once(bench.term()).await.unwrap(), 0);
         let reached = bench.store.handle.revision();
         assert!(bench.views.wait_for(reached, Instant::now() + DEADLINE).await);
-        let left = bench.views.entries_page(None, None, &EntryFilter::default());
+        let left = bench.views.entries_page(None, None, &EntryFilter::default()).shown;
         let names: Vec<&str> = left.iter().map(|(_, entry)| entry.id.as_str()).collect();
         assert_eq!(names, ["kept"]);
     }

@@ -35,6 +35,23 @@ pub struct ClusterSpec {
     /// Members that stand for an older release, which knows no higher feature level. Needs binaries
     /// with assertions, as the tests' are.
     pub feature_level_max: Option<u32>,
+    /// Where members live that are not on loopback, in their order.
+    pub places: Vec<Place>,
+}
+
+/// Where a member listens, and what starts it there: a network namespace, for instance.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address of all its listeners.
+    pub address: Ipv4Addr,
+    /// A program and its arguments that becomes the member, given its command line.
+    pub launcher: Vec<String>,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST, launcher: Vec::new() }
+    }
 }
 
 impl Default for ClusterSpec {
@@ -47,6 +64,7 @@ impl Default for ClusterSpec {
             cluster_lines: String::new(),
             plugin_lines: String::new(),
             feature_level_max: None,
+            places: Vec::new(),
         }
     }
 }
@@ -78,6 +96,7 @@ pub struct Member {
     pub health_port: u16,
     /// As in [`ClusterSpec`].
     feature_level_max: Option<u32>,
+    place: Place,
     process: Option<Process>,
 }
 
@@ -98,6 +117,10 @@ impl Cluster {
         for index in 0..spec.members {
             let mut member = Member::prepare(folder, index)?;
             member.feature_level_max = spec.feature_level_max;
+            if let Some(place) = spec.places.get(index) {
+                member.place = place.clone();
+                member.api_address = place.address;
+            }
             if spec.one_port {
                 member.api_port = one_port;
                 let last = u8::try_from(index + 1).context("a loopback address")?;
@@ -105,12 +128,30 @@ impl Cluster {
             }
             members.push(member);
         }
-        let peers: Vec<String> =
-            members.iter().map(|member| format!("\"127.0.0.1:{}\"", member.peer_port)).collect();
-        for member in &members {
-            member.write_config(spec, &key, &peers.join(", "))?;
+        let cluster = Self { folder: folder.to_owned(), members };
+        let peers = cluster.peers();
+        for member in &cluster.members {
+            member.write_config(spec, &key, &peers)?;
         }
-        Ok(Self { folder: folder.to_owned(), members })
+        Ok(cluster)
+    }
+
+    /// The value of `peers`: all members.
+    fn peers(&self) -> String {
+        let address =
+            |member: &Member| format!("\"{}:{}\"", member.place.address, member.peer_port);
+        self.members.iter().map(address).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Gives a member another place. Its own configuration says so; that of the others still names
+    /// the old one.
+    pub fn move_member(&mut self, index: usize, place: Place, spec: &ClusterSpec) -> Result<()> {
+        let key = self.folder.join("cluster.key");
+        let member = self.member_mut(index)?;
+        member.api_address = place.address;
+        member.place = place;
+        let peers = self.peers();
+        self.member(index)?.write_config(spec, &key, &peers)
     }
 
     /// Prepares, starts all members and waits until they serve.
@@ -128,9 +169,7 @@ impl Cluster {
     pub fn add_member(&mut self, spec: &ClusterSpec) -> Result<usize> {
         let index = self.members.len();
         let member = Member::prepare(&self.folder, index)?;
-        let peers: Vec<String> =
-            self.members.iter().map(|peer| format!("\"127.0.0.1:{}\"", peer.peer_port)).collect();
-        member.write_config(spec, &self.folder.join("cluster.key"), &peers.join(", "))?;
+        member.write_config(spec, &self.folder.join("cluster.key"), &self.peers())?;
         self.members.push(member);
         Ok(index)
     }
@@ -171,7 +210,15 @@ impl Cluster {
 
     fn start_with(&mut self, index: usize, flags: &[&str]) -> Result<()> {
         let member = self.member_mut(index)?;
-        let mut command = Command::new(binary("spire-server")?);
+        let server = binary("spire-server")?;
+        let mut command = match member.place.launcher.split_first() {
+            None => Command::new(server),
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(server);
+                command
+            }
+        };
         command.arg("run").arg("-config").arg(member.config()).args(flags);
         if let Some(level) = member.feature_level_max {
             command.env("STEEPLE_FEATURE_LEVEL_MAX", level.to_string());
@@ -265,6 +312,7 @@ impl Member {
             peer_port,
             health_port,
             feature_level_max: None,
+            place: Place::default(),
             process: None,
         })
     }
@@ -324,8 +372,9 @@ impl Member {
             String::new()
         } else {
             format!(
-                "cluster {{\n  name = \"testkit\"\n  bind_address = \"127.0.0.1\"\n  bind_port = {port}\n  \
-                 advertise_address = \"127.0.0.1:{port}\"\n  peers = [{peers}]\n  key_file = \"{key}\"\n{lines}}}\n",
+                "cluster {{\n  name = \"testkit\"\n  bind_address = \"{address}\"\n  bind_port = {port}\n  \
+                 advertise_address = \"{address}:{port}\"\n  peers = [{peers}]\n  key_file = \"{key}\"\n{lines}}}\n",
+                address = self.place.address,
                 port = self.peer_port,
                 key = key.display(),
                 lines = spec.cluster_lines,

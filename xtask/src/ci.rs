@@ -25,6 +25,9 @@ pub(crate) fn test() -> Result<ExitCode> {
     step("demo: three replicas, an agent, a workload, a leader killed");
     let demo = program("demo").status().context("start the demo")?;
     tally::add("demo", Tally::one(demo.success()))?;
+    step("chaos: short runs under kills, pauses, power cuts and partitions");
+    let mut quick = crate::lanes::chaos_program();
+    counted("chaos", quick.arg("quick").env("STEEPLE_SKIPS", tally::skips_file()))?;
     interop::lanes(&[])?;
     step("bench: a smoke, whose figures mean nothing");
     one("bench-smoke", &mut crate::lanes::bench_smoke())?;
@@ -59,19 +62,20 @@ fn simulate() -> Result<()> {
         }
     };
     step("simulation: whole clusters under faults");
-    simulated("sim", program.args(["--seeds", SEEDS]))?;
+    counted("sim", program.args(["--seeds", SEEDS]))?;
     step("simulation: every deliberate bug must be found");
     let mut program = Command::new(program.get_program());
-    simulated("mutants", program.arg("mutants"))
+    counted("mutants", program.arg("mutants"))
 }
 
-/// Runs the simulation and adds the counts of its last line, `<lane>: N passed, N failed`.
-fn simulated(lane: &str, command: &mut Command) -> Result<()> {
-    let output = command.stderr(Stdio::inherit()).output().context("start the simulation")?;
+/// Runs a program and adds the counts of its last line, `<lane>: N passed, N failed`.
+fn counted(lane: &str, command: &mut Command) -> Result<()> {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("start {}", line_of(command)))?;
     let text = String::from_utf8_lossy(&output.stdout);
     print!("{text}");
-    let counted = text.lines().last().and_then(|last| last.strip_prefix(&format!("{lane}: ")));
-    let mut tally = counted.and_then(counts).unwrap_or(Tally::one(false));
+    let last = text.lines().last().and_then(|last| last.strip_prefix(&format!("{lane}: ")));
+    let mut tally = last.and_then(counts).unwrap_or(Tally::one(false));
     if !output.status.success() && tally.failed == 0 {
         tally.failed = 1;
     }

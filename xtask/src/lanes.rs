@@ -1,6 +1,6 @@
 //! Lanes that build the products and hand over to a program: demo, local cluster, benchmarks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -50,6 +50,39 @@ pub(crate) fn simulation() -> Result<Command> {
     let mut program = Command::new(build::target().join("sim").join("steeple-sim"));
     program.current_dir(build::root());
     Ok(program)
+}
+
+/// `cargo xtask chaos`: real processes under real faults, with a deliberate bug in the server if one is
+/// named.
+pub(crate) fn chaos(args: &[String]) -> Result<ExitCode> {
+    setup::ensure()?;
+    build::products()?;
+    let mut program = chaos_program();
+    if args.iter().any(|arg| arg == "--mutant") {
+        program.env("STEEPLE_BIN", mutant_server()?);
+    }
+    let status = program.args(args).status().context("start the chaos runs")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Builds a server with the deliberate bugs in it, beside the one without: the folder of its program.
+fn mutant_server() -> Result<PathBuf> {
+    step("building a server with deliberate bugs");
+    let mut command = build::cargo();
+    command.args(["build", "--locked", "--profile", build::PROFILE, "-p", "steeple-server"]);
+    check(command.args(["--features", "mutants"]))?;
+    let folder = binaries().join("mutants");
+    std::fs::create_dir_all(&folder).context("create a folder for the server")?;
+    std::fs::copy(binaries().join("spire-server"), folder.join("spire-server"))
+        .context("put the server aside")?;
+    Ok(folder)
+}
+
+/// The program of the chaos runs, told where the binaries are.
+pub(crate) fn chaos_program() -> Command {
+    let mut child = Command::new(binaries().join("steeple-chaos"));
+    child.env("STEEPLE_BIN", binaries());
+    child
 }
 
 /// `cargo xtask bench`: release builds, never a timed test.

@@ -36,6 +36,8 @@ usage: cargo xtask <command>
   lint       the lints and docs of ci alone
   sim        whole clusters in simulation [--seeds N|A..B] [--ticks 20000]
              [--results FILE] [--mutant NAME]; sim mutants; sim merge FILE...
+  chaos      real processes under real faults [--seed N|--seeds A..B] [--seconds 60]
+             [--nemesis LIST] [--results FILE] [--out FOLDER]; chaos quick; chaos merge FILE...
   bench      figures beside limits and peers, as ratios: issue, or
              store [writes|reads|failover|scale ...] [--quick] [--large] [--results FILE]
 ";
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
             "ci" => ci::ci(),
             "lint" => ci::lint_alone(),
             "sim" => lanes::sim(rest),
+            "chaos" => lanes::chaos(rest),
             "bench" => lanes::bench(rest),
             "help" | "-h" | "--help" => {
                 println!("{USAGE}");

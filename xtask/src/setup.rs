@@ -42,6 +42,7 @@ const PACKAGES: &[Package] = &[
         present: || has("ip") || sbin("ip"),
         why: "network namespaces of tests",
     },
+    Package { name: "faketime", present: || has("faketime"), why: "wrong clocks in chaos runs" },
 ];
 
 /// A tool that comes as a Python wheel with the program inside.

@@ -237,15 +237,27 @@ pub(crate) async fn keep_address(life: Arc<Life>) -> Result<(), RunError> {
         let metrics = life.metrics();
         let committed = metrics.membership_config.get_node(&life.me().0);
         let moved = committed.is_some_and(|node| node.address != *own);
-        let Some(leader) = life.core.leadership_now().leader else { continue };
         if !moved || !life.is_formed() {
             continue;
         }
-        let result = if leader == life.me() {
-            admission::update_address(&life, leader, own.clone()).await.map(|_| ())
-        } else {
-            life.network.update_address(leader, own.clone()).await
+        // A leader that knows only where this member was does not reach it, and so is not known here:
+        // then everyone is asked, and whoever leads takes it.
+        let everyone = metrics.membership_config.nodes().map(|(id, _)| MemberId(*id));
+        let asked: Vec<MemberId> = match life.core.leadership_now().leader {
+            Some(leader) => vec![leader],
+            None => everyone.filter(|member| *member != life.me()).collect(),
         };
+        let mut result = Ok(());
+        for member in asked {
+            result = if member == life.me() {
+                admission::update_address(&life, member, own.clone()).await.map(|_| ())
+            } else {
+                life.network.update_address(member, own.clone()).await
+            };
+            if result.is_ok() {
+                break;
+            }
+        }
         if let Err(status) = result {
             tracing::warn!("failed to commit this member's new address: {}", status.message());
         }

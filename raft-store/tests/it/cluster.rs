@@ -561,6 +561,26 @@ async fn all_members_may_move_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_moved_comes_back_though_the_others_know_only_where_it_was() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    // The leader moves: it does not know who leads after it, and that one only knows where it was.
+    let leader = cluster.leader().await;
+    let moving = cluster.members.remove(leader);
+    let (_, disk) = moving.kill(&cluster.network).await;
+    let leader = cluster.leader().await;
+    let led = cluster.members[leader].id();
+    cluster.add(member_config(11, &[1, 2, 3]), disk).await;
+    let moved = &cluster.members[2].handle;
+    eventually("its new address", || {
+        let own = moved.status().members.into_iter().find(|m| m.address == address(11))?;
+        (own.id == moved.status().member_id).then_some(())
+    })
+    .await;
+    propose(moved, "back").await.unwrap();
+    assert_eq!(moved.status().leader, Some(led), "nobody had to be elected for it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_keeps_a_cluster_from_forming_is_said_with_the_fix() {
     let network = PipeNetwork::default();
     let start = async |config: Config| Member::start(&network, config, MemoryDisk::new()).await;

@@ -18,6 +18,7 @@ use super::policy::Rule;
 use super::ratelimit::Limiter;
 use crate::listen::Peer;
 use crate::status::Failure;
+use crate::view::At;
 
 /// A call without a deadline of its own does not wait longer than this for the cluster.
 pub const WORK_MAX: Duration = Duration::from_secs(5);
@@ -67,6 +68,12 @@ impl Call {
     pub async fn within(&self, limit: &Limiter, cost: usize, what: &str) -> Result<(), Failure> {
         let passed = limit.wait(&self.peer, cost, self.client_deadline).await;
         passed.map_err(|error| Failure::limited(what, &error))
+    }
+
+    /// Takes what the views show, and notes that the answer is of that revision.
+    pub fn showing<T>(&self, at: At<T>) -> T {
+        self.notes.reflects(at.revision);
+        at.shown
     }
 
     /// The calling agent.
@@ -128,7 +135,7 @@ impl Call {
     }
 }
 
-/// What an answer says of itself in its trailers. Only ever moves up.
+/// What an answer says of itself in its trailers. What it reflects moves up until a decision sets it.
 #[derive(Debug)]
 pub struct Notes {
     revision: AtomicU64,
@@ -144,6 +151,12 @@ impl Notes {
     /// The answer reflects a revision.
     pub fn reflects(&self, revision: Revision) {
         self.revision.fetch_max(revision.as_u64(), Ordering::Relaxed);
+    }
+
+    /// The answer is a decision that was made at this revision: it reflects no later state, also
+    /// where a repeated request is told long after it was decided.
+    pub fn decided(&self, revision: Revision) {
+        self.revision.store(revision.as_u64(), Ordering::Relaxed);
     }
 
     /// The answer comes from a state that was confirmed so long ago.

@@ -354,6 +354,9 @@ mod tests {
         assert_eq!(headers.get(REVISION).expect("revision"), "9");
         assert_eq!(headers.get(MEMBER).expect("member"), "00000000000000ab");
         assert!(headers.get(STALENESS).is_none());
+        notes.decided(Revision::from_u64(6));
+        write_trailers(&mut headers, &notes, MemberId(0xab));
+        assert_eq!(headers.get(REVISION).expect("revision"), "6", "a request decided earlier");
         notes.stale(Duration::from_secs(42));
         write_trailers(&mut headers, &notes, MemberId(0xab));
         assert_eq!(headers.get(STALENESS).expect("staleness"), "42");

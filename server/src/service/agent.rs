@@ -51,7 +51,7 @@ impl rpc::agent_server::Agent for AgentService {
         let call = Call::of(&request)?;
         let filter = filter(request.into_inner().filter.map(FilterFields::from))?;
         self.context.confirm(&call).await?;
-        let count = self.context.views().agents_count(&filter);
+        let count = call.showing(self.context.views().agents_count(&filter));
         let count = i32::try_from(count).unwrap_or(i32::MAX);
         Ok(Response::new(rpc::CountAgentsResponse { count }))
     }
@@ -65,7 +65,8 @@ impl rpc::agent_server::Agent for AgentService {
         let filter = filter(request.filter.map(FilterFields::from))?;
         let page = Page::of(request.page_size, &request.page_token, "failed to list agents")?;
         self.context.confirm(&call).await?;
-        let rows = self.context.views().agents_page(page.after, page.limit, &filter);
+        let page_of_rows = self.context.views().agents_page(page.after, page.limit, &filter);
+        let rows = call.showing(page_of_rows);
         let next_page_token = page.next_token(rows.last().map(|(row, _)| *row));
         let mask = request.output_mask.as_ref();
         let agents = rows.iter().map(|(_, agent)| masked(agent, mask)).collect();
@@ -80,7 +81,7 @@ impl rpc::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let agent_id = self.agent_id(request.id.as_ref())?;
         self.context.confirm(&call).await?;
-        let found = self.context.views().agent(&agent_id);
+        let found = call.showing(self.context.views().agent_at(&agent_id));
         let agent = found.ok_or_else(|| Failure::not_found("agent not found"))?;
         Ok(Response::new(masked(&agent, request.output_mask.as_ref())))
     }

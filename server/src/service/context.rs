@@ -90,7 +90,7 @@ impl Context {
         };
         metrics::counter!("spire_server_cluster_propose", "outcome" => label).increment(1);
         let applied = outcome?;
-        call.notes.reflects(applied.revision);
+        call.notes.decided(applied.revision);
         Ok(applied)
     }
 }

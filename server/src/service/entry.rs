@@ -50,7 +50,7 @@ impl rpc::entry_server::Entry for EntryService {
         let filter = request.into_inner().filter.map(FilterFields::from);
         let filter = self.filter(filter)?;
         self.context.confirm(&call).await?;
-        let count = self.context.views().entries_count(&filter);
+        let count = call.showing(self.context.views().entries_count(&filter));
         let count = i32::try_from(count).unwrap_or(i32::MAX);
         Ok(Response::new(rpc::CountEntriesResponse { count }))
     }
@@ -64,7 +64,8 @@ impl rpc::entry_server::Entry for EntryService {
         let filter = self.filter(request.filter.map(FilterFields::from))?;
         let page = Page::of(request.page_size, &request.page_token, "failed to list entries")?;
         self.context.confirm(&call).await?;
-        let rows = self.context.views().entries_page(page.after, page.limit, &filter);
+        let page_of_rows = self.context.views().entries_page(page.after, page.limit, &filter);
+        let rows = call.showing(page_of_rows);
         let next_page_token = page.next_token(rows.last().map(|(row, _)| *row));
         let mask = request.output_mask.as_ref();
         let entries = rows.iter().map(|(_, entry)| masked(entry, mask)).collect();
@@ -83,7 +84,7 @@ impl rpc::entry_server::Entry for EntryService {
         self.context.confirm(&call).await?;
         // No entry has an id that does not parse.
         let found = EntryId::parse(&request.id).ok();
-        let found = found.and_then(|id| self.context.views().entry(&id));
+        let found = found.and_then(|id| call.showing(self.context.views().entry(&id)));
         let entry = found.ok_or_else(|| Failure::not_found("entry not found"))?;
         Ok(Response::new(masked(&entry, request.output_mask.as_ref())))
     }

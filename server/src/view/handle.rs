@@ -39,6 +39,15 @@ struct Shared {
     revision: watch::Sender<Revision>,
 }
 
+/// What a lookup shows.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    /// The revision that it is of.
+    pub revision: Revision,
+    /// What is there.
+    pub shown: T,
+}
+
 impl Views {
     /// Empty views of a store and the task that fills them and keeps them current.
     pub fn start(handle: StoreHandle) -> (Self, ViewTask) {
@@ -73,9 +82,9 @@ impl Views {
         self.read().time
     }
 
-    /// The entry with an id.
-    pub fn entry(&self, id: &EntryId) -> Option<Arc<RegistrationEntry>> {
-        self.read().entries.get(id).cloned()
+    /// The entry with an id, at the revision that comes with it.
+    pub fn entry(&self, id: &EntryId) -> At<Option<Arc<RegistrationEntry>>> {
+        self.look(|model| model.entries.get(id).cloned())
     }
 
     /// Entries after a row that pass the filter, in list order, at most `limit` (`None`: all).
@@ -84,13 +93,13 @@ impl Views {
         after: Option<RowNumber>,
         limit: Option<usize>,
         filter: &EntryFilter,
-    ) -> Vec<(RowNumber, Arc<RegistrationEntry>)> {
-        self.read().entries.page(after, limit.unwrap_or(usize::MAX), filter)
+    ) -> At<Vec<(RowNumber, Arc<RegistrationEntry>)>> {
+        self.look(|model| model.entries.page(after, limit.unwrap_or(usize::MAX), filter))
     }
 
     /// How many entries pass the filter.
-    pub fn entries_count(&self, filter: &EntryFilter) -> usize {
-        self.read().entries.count(filter)
+    pub fn entries_count(&self, filter: &EntryFilter) -> At<usize> {
+        self.look(|model| model.entries.count(filter))
     }
 
     /// Entries that give a SPIFFE id, in list order.
@@ -127,19 +136,24 @@ impl Views {
         self.read().agents.get(id).cloned()
     }
 
+    /// As [`Views::agent`], with the revision that shows it so.
+    pub fn agent_at(&self, id: &SpiffeId) -> At<Option<Arc<AgentRecord>>> {
+        self.look(|model| model.agents.get(id).cloned())
+    }
+
     /// Agents after a row that pass the filter, in list order, at most `limit` (`None`: all).
     pub fn agents_page(
         &self,
         after: Option<RowNumber>,
         limit: Option<usize>,
         filter: &AgentFilter,
-    ) -> Vec<(RowNumber, Arc<AgentRecord>)> {
-        self.read().agents.page(after, limit.unwrap_or(usize::MAX), filter)
+    ) -> At<Vec<(RowNumber, Arc<AgentRecord>)>> {
+        self.look(|model| model.agents.page(after, limit.unwrap_or(usize::MAX), filter))
     }
 
     /// How many agents pass the filter.
-    pub fn agents_count(&self, filter: &AgentFilter) -> usize {
-        self.read().agents.count(filter)
+    pub fn agents_count(&self, filter: &AgentFilter) -> At<usize> {
+        self.look(|model| model.agents.count(filter))
     }
 
     /// The bundle of a trust domain, the own one or a federated one.
@@ -183,6 +197,13 @@ impl Views {
     fn empty() -> Self {
         let (revision, _) = watch::channel(Revision::default());
         Self { shared: Arc::new(Shared { model: RwLock::default(), revision }) }
+    }
+
+    /// Looks something up, and says which revision shows it so: the views may have moved on since a
+    /// read was confirmed, and an answer names the state that it is of.
+    fn look<T>(&self, what: impl FnOnce(&Model) -> T) -> At<T> {
+        let model = self.read();
+        At { revision: model.revision, shown: what(&model) }
     }
 
     // A panic under the lock cannot leave a row half indexed that a later write would not repair;
@@ -338,7 +359,7 @@ mod tests {
         let both = EntryFilter { downstream: true, ..by_parent.clone() };
 
         let page = |after: Option<u64>, limit, filter| {
-            rows(&views.entries_page(after.map(RowNumber), limit, filter))
+            rows(&views.entries_page(after.map(RowNumber), limit, filter).shown)
         };
         assert_eq!(page(None, Some(2), &all), [1, 2]);
         assert_eq!(page(Some(3), None, &all), [4, 7], "after a row that is gone");
@@ -354,7 +375,7 @@ mod tests {
         ];
         for (name, filter, expected) in cases {
             assert_eq!(page(None, None, filter), expected, "{name}");
-            assert_eq!(views.entries_count(filter), expected.len(), "{name}");
+            assert_eq!(views.entries_count(filter).shown, expected.len(), "{name}");
         }
     }
 
@@ -369,7 +390,7 @@ mod tests {
         });
         let below = |path: &str| {
             let parent_id = Some(SpiffeId::parse(path).unwrap());
-            views.entries_count(&EntryFilter { parent_id, ..EntryFilter::default() })
+            views.entries_count(&EntryFilter { parent_id, ..EntryFilter::default() }).shown
         };
         assert_eq!((below("spiffe://a.test/p"), below("spiffe://a.test/q")), (0, 1));
         assert_eq!(views.cluster_time(), Timestamp::from_unix_s(5));
@@ -381,7 +402,9 @@ mod tests {
             time: Timestamp::from_unix_s(5),
             changes: vec![deleted],
         });
-        assert!(views.entry(&id).is_none());
+        let found = views.entry(&id);
+        assert!(found.shown.is_none());
+        assert_eq!(found.revision, Revision::new(0, 3), "what is shown comes with its revision");
         assert_eq!(below("spiffe://a.test/q"), 0);
     }
 

@@ -15,4 +15,4 @@ mod relationships;
 mod rows;
 
 pub use filter::{AgentFilter, EntryFilter};
-pub use handle::{ViewTask, Views};
+pub use handle::{At, ViewTask, Views};

@@ -69,6 +69,11 @@ const TABLE: &[Row] = &[
         may_use: &["spiffe-core", "raft-store", "checker"],
         never: &["steeple_server", "steeple_agent", "openraft::", "rocksdb"],
     },
+    Row {
+        name: "chaos",
+        may_use: &["spiffe-core", "api", "testkit", "checker"],
+        never: &["steeple_raft_store", "steeple_server", "steeple_agent"],
+    },
     Row { name: "xtask", may_use: &[], never: &[] },
 ];
 

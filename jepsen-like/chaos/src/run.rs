@@ -1,0 +1,289 @@
+//! One run: a cluster, clients, faults, healing, last reads, verdict, folder.
+//!
+//! Owns the order. An error in any step makes the run unacceptable; what was recorded until then is
+//! checked all the same.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use steeple_checker::history::ReadLimits;
+use steeple_checker::{History, Report as Checked, Requirements, Settings, check};
+use steeple_testkit::client::unix_channel;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::clients::ask::NewEntry;
+use crate::clients::workload::Workload;
+use crate::clients::{Ask, Client};
+use crate::dice::Dice;
+use crate::journal::Journal;
+use crate::nemesis::{self, Stage};
+use crate::options::{Nemesis, Options};
+use crate::plan::Plan;
+use crate::record::Recorder;
+use crate::report::{Facts, Line, Word, judge};
+use crate::timeline;
+use crate::watch::{Eyes, apart};
+use crate::world::{World, lacks};
+
+/// How long a cluster of unoptimised programs may take to form.
+const FORM_MAX: Duration = Duration::from_secs(60);
+
+/// How long it may take to be one cluster in one state again: the promise.
+const HEAL_MAX: Duration = Duration::from_secs(10);
+
+/// Calls that must have been answered before the first fault.
+const WARM_UP_CALLS: u64 = 50;
+
+/// Steps of the checker's search for one row.
+const STEPS_MAX: u64 = 3_000_000;
+
+/// Runs a seed. The folder is made anew.
+pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
+    let folder = make_folder(&options.out, seed)?;
+    let recorder = Recorder::create(&folder.join("history.jsonl"), seed)?;
+    let mut facts = Facts::new(options, seed, folder.clone());
+    facts.harness = options.nemeses.iter().filter_map(|nemesis| lacks(*nemesis)).collect();
+    let mut world = None;
+    if facts.harness.is_empty() {
+        match World::prepare(&folder, options, seed) {
+            Ok(prepared) => {
+                let prepared = Arc::new(Mutex::new(prepared));
+                world = Some(Arc::clone(&prepared));
+                let ran = perform(options, seed, prepared, &recorder, &mut facts).await;
+                facts.harness.extend(ran.err().map(|error| format!("{error:#}")));
+            }
+            Err(error) => facts.harness.push(format!("{error:#}")),
+        }
+    }
+    match recorder.finish() {
+        Ok(told) => facts.told = told,
+        Err(error) => facts.harness.push(format!("{error:#}")),
+    }
+    if let Some(world) = &world {
+        world.lock().await.end_all()?;
+    }
+    match examine(&folder, options) {
+        Ok(checked) => facts.checked = Some(checked),
+        Err(error) => facts.harness.push(format!("{error:#}")),
+    }
+    facts.read_logs(options.members);
+    let mut line = judge(&facts);
+    if let Some(world) = &world {
+        // What a failed run left on its disks may be what explains it.
+        if let Err(error) = world.lock().await.leave_data(line.verdict != Word::Pass) {
+            line.why.push(format!("the data was not kept: {error:#}"));
+        }
+    }
+    let verdict = serde_json::to_string_pretty(&line).context("encode the verdict")?;
+    std::fs::write(folder.join("verdict.json"), verdict).context("write the verdict")?;
+    std::fs::write(folder.join("timeline.html"), timeline::page(&facts, &line))
+        .context("write the timeline")?;
+    Ok(line)
+}
+
+fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
+    std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    for number in 0..10_000 {
+        let folder = out.join(format!("run-{seed}-{number}"));
+        match std::fs::create_dir(&folder) {
+            Ok(()) => return std::path::absolute(&folder).context("name the run's folder"),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).context("create the run's folder"),
+        }
+    }
+    anyhow::bail!("{} is full of runs of seed {seed}", out.display())
+}
+
+async fn perform(
+    options: &Options,
+    seed: u64,
+    world: Arc<Mutex<World>>,
+    recorder: &Recorder,
+    facts: &mut Facts,
+) -> Result<()> {
+    let sockets = {
+        let mut world = world.lock().await;
+        for at in 0..options.members {
+            world.start(at)?;
+        }
+        world.sockets()
+    };
+    let channels: Vec<Channel> = sockets.iter().map(|socket| unix_channel(socket)).collect();
+    let eyes = Eyes::open(&sockets);
+    wait_until_one(&eyes, FORM_MAX, true).await.context("the cluster does not form")?;
+    if let Some(mutant) = &options.mutant {
+        let log = std::fs::read_to_string(facts.folder.join("server-0/server.log"));
+        let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
+        ensure!(said, "spire-server was built without deliberate bugs");
+    }
+    let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
+    let unexplained = Arc::default();
+    let stage = Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained };
+    let (stop_looking, looking) = watch::channel(false);
+    let looks = tokio::spawn(eyes.clone().keep_looking(recorder.clone(), looking));
+    let crowd = Crowd::start(options, seed, &channels, recorder)?;
+    let disturbed = disturb(options, seed, &stage, recorder).await;
+    let healed = match disturbed {
+        Ok(()) => heal(&stage, crowd, &mut facts.heal_ms).await,
+        Err(error) => crowd.stop().await.and(Err(error)),
+    };
+    let ended = if healed.is_ok() && facts.heal_ms.is_some() {
+        recorder.mark("final_phase");
+        last_words(options, seed, &channels, recorder).await
+    } else {
+        healed
+    };
+    stop_looking.send_replace(true);
+    looks.await.context("look at the members")?;
+    let found = stage.restart_ended(&[]).await;
+    facts.faults = journal.entries();
+    facts.seen = eyes.seen();
+    facts.unexplained = stage.unexplained.lock().await.clone();
+    ended.and(found)
+}
+
+/// Clients at work.
+struct Crowd {
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Crowd {
+    fn start(
+        options: &Options,
+        seed: u64,
+        channels: &[Channel],
+        recorder: &Recorder,
+    ) -> Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let workload = Workload::new(seed);
+        let mut tasks = Vec::new();
+        for number in 0..options.clients {
+            let dice = Dice::new(seed, 100 + number);
+            let client = Client::new(number, dice, channels.to_vec(), recorder.clone())?;
+            tasks.push(tokio::spawn(workload.clone().run(client, stopped.clone())));
+        }
+        Ok(Self { tasks, stop })
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            task.await.context("a client")?;
+        }
+        Ok(())
+    }
+}
+
+/// Both tracks of faults, once enough was answered without any.
+async fn disturb(options: &Options, seed: u64, stage: &Stage, recorder: &Recorder) -> Result<()> {
+    let warm_by = Instant::now() + Duration::from_secs(20);
+    while recorder.answered() < WARM_UP_CALLS {
+        ensure!(Instant::now() < warm_by, "only {} calls answered at first", recorder.answered());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let until = Instant::now() + Duration::from_secs(options.seconds);
+    let (of_links, of_members): (Vec<Nemesis>, Vec<Nemesis>) =
+        options.nemeses.iter().copied().partition(|nemesis| nemesis.is_of_links());
+    let members = nemesis::run(stage.clone(), Plan::new(seed, 1, of_members), until);
+    let links = nemesis::run(stage.clone(), Plan::new(seed, 2, of_links), until);
+    let (members, links) = tokio::join!(members, links);
+    members.and(links)?;
+    tokio::time::sleep_until(until).await;
+    Ok(())
+}
+
+/// Ends every fault, and measures how long it takes until there is one cluster under load and, once
+/// that has stopped, one state.
+async fn heal(stage: &Stage, crowd: Crowd, heal_ms: &mut Option<u64>) -> Result<()> {
+    stage.restart_ended(&[]).await?;
+    stage.world.lock().await.heal()?;
+    let began = Instant::now();
+    let first = wait_until_one(&stage.eyes, HEAL_MAX, false).await;
+    let one_cluster = began.elapsed();
+    crowd.stop().await?;
+    if let Err(error) = first {
+        stage.unexplained.lock().await.push(format!("no healing: {error:#}"));
+        return Ok(());
+    }
+    let stopped = Instant::now();
+    let left = HEAL_MAX.saturating_sub(one_cluster);
+    match wait_until_one(&stage.eyes, left, true).await {
+        Ok(()) => {
+            let took = one_cluster + stopped.elapsed();
+            *heal_ms = Some(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        }
+        Err(error) => stage.unexplained.lock().await.push(format!("no healing: {error:#}")),
+    }
+    Ok(())
+}
+
+async fn wait_until_one(eyes: &Eyes, within: Duration, is_quiet: bool) -> Result<()> {
+    let deadline = Instant::now() + within;
+    while let Some(why) = apart(&eyes.look().await, is_quiet) {
+        ensure!(Instant::now() < deadline, "not one cluster within {within:?}: {why}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// A write and all reads through every member.
+async fn last_words(
+    options: &Options,
+    seed: u64,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<()> {
+    for at in 0..channels.len() {
+        let number = options.clients + at as u64;
+        let dice = Dice::new(seed, 1_000 + number);
+        let mut client = Client::new(number, dice, channels.to_vec(), recorder.clone())?;
+        let id = format!("last-{seed}-{at}");
+        let entry = NewEntry { id: id.clone(), likeness: id.clone(), parent: "/last".to_owned() };
+        let listing = u64::MAX / 2 + at as u64;
+        for ask in [
+            Ask::Create(vec![entry]),
+            Ask::Get(id),
+            Ask::List { listing, parent: None },
+            Ask::Count,
+            Ask::CountAgents,
+        ] {
+            client.ask_member(at, &ask).await;
+        }
+    }
+    Ok(())
+}
+
+/// Has the history checked.
+fn examine(folder: &Path, options: &Options) -> Result<Checked> {
+    let file = File::open(folder.join("history.jsonl")).context("open the history")?;
+    let history = History::read(BufReader::new(file), ReadLimits::default())?;
+    let settings = Settings {
+        steps_max: STEPS_MAX,
+        requirements: requirements(options),
+        ..Settings::default()
+    };
+    Ok(check(&history, &settings))
+}
+
+/// What a run must have exercised to be worth a pass.
+fn requirements(options: &Options) -> Requirements {
+    let names = |of: fn(&Nemesis) -> bool| {
+        options.nemeses.iter().filter(|one| of(one)).map(|one| one.name().to_owned()).collect()
+    };
+    let mut required = Requirements { faults: names(|_| true), ..Requirements::default() };
+    // Each kind has its turn on a leader and on a follower in the first two rounds.
+    if options.members > 1 && options.seconds >= 20 * options.nemeses.len() as u64 {
+        required.leader_and_follower = names(|one| {
+            matches!(one, Nemesis::Kill | Nemesis::Pause | Nemesis::PowerCut | Nemesis::Partition)
+        });
+    }
+    required.examined = [("witness".to_owned(), 5 * options.seconds)].into();
+    required
+}

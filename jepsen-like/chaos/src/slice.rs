@@ -1,0 +1,199 @@
+//! Many runs one after the other: results in an append-only file, one table, and the quick ones of CI.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use steeple_testkit::skip;
+
+use crate::options::{Nemesis, Options};
+use crate::report::{Line, Word};
+use crate::run;
+use crate::world::lacks;
+
+/// Writes a line for people.
+pub(crate) fn say(text: &str) {
+    // Nobody to tell if that fails.
+    writeln!(std::io::stdout(), "{text}").ok();
+}
+
+/// Runs all seeds that the results do not have yet. True if all passed.
+pub(crate) async fn run_all(options: &Options) -> Result<bool> {
+    let mut lines = Vec::new();
+    for line in options.results.as_deref().map_or(Ok(Vec::new()), read)? {
+        let same = (&line.nemeses, line.seconds) == (&options.nemesis_list(), options.seconds);
+        if same && line.members == options.members && options.seeds.contains(&line.seed) {
+            lines.push(line);
+        }
+    }
+    let mut last = None;
+    for seed in options.seeds.clone() {
+        if lines.iter().any(|line| line.seed == seed) {
+            continue;
+        }
+        say(&format!("seed {seed}: {} s of {}", options.seconds, options.nemesis_list()));
+        let line = run::run(options, seed).await?;
+        tell(&line);
+        if let Some(path) = &options.results {
+            append(path, &line)?;
+        }
+        last = Some(line.sentence());
+        lines.push(line);
+    }
+    say(&table(&lines));
+    let passed = lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty();
+    // One run says all of itself in its last line, several are counted.
+    match (lines.len(), last) {
+        (1, Some(sentence)) => say(&sentence),
+        _ => say(&counts(&lines)),
+    }
+    Ok(passed)
+}
+
+/// Runs short ones, a kind of fault each, for CI. What cannot be installed here is recorded as skipped.
+pub(crate) async fn quick(options: &Options) -> Result<bool> {
+    let kinds = [
+        (1, 20, Nemesis::Kill),
+        (2, 20, Nemesis::Pause),
+        (3, 20, Nemesis::PowerCut),
+        (4, 20, Nemesis::Partition),
+    ];
+    let mut lines = Vec::new();
+    for (seed, seconds, nemesis) in kinds {
+        if let Some(why) = lacks(nemesis) {
+            skip::record(&format!("chaos-{}", nemesis.name()), &why);
+            continue;
+        }
+        let line = run::run(&options.of(seed, seconds, &[nemesis]), seed).await?;
+        tell(&line);
+        lines.push(line);
+    }
+    say(&table(&lines));
+    say(&counts(&lines));
+    Ok(lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty())
+}
+
+/// Sums over result files. True if all passed.
+pub(crate) fn merge(files: &[String]) -> Result<bool> {
+    let mut lines = Vec::new();
+    for file in files {
+        lines.extend(read(Path::new(file))?);
+    }
+    say(&table(&lines));
+    say(&counts(&lines));
+    Ok(lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty())
+}
+
+fn tell(line: &Line) {
+    say(&format!("seed {} ({}): {}", line.seed, line.nemeses, line.sentence()));
+    for why in &line.why {
+        say(&format!("  {why}"));
+    }
+    say(&format!("  folder: {}", line.folder.display()));
+}
+
+fn counts(lines: &[Line]) -> String {
+    let passed = lines.iter().filter(|line| line.verdict == Word::Pass).count();
+    format!("chaos: {passed} passed, {} failed", lines.len() - passed)
+}
+
+/// Results of earlier runs. A torn last line, of a run that was killed as it wrote, is left out.
+fn read(path: &Path) -> Result<Vec<Line>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
+    };
+    let mut lines = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.with_context(|| format!("read {}", path.display()))?;
+        lines.extend(serde_json::from_str::<Line>(&line).ok());
+    }
+    Ok(lines)
+}
+
+fn append(path: &PathBuf, line: &Line) -> Result<()> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let mut file = file.with_context(|| format!("open {}", path.display()))?;
+    // A newline first: whatever stands there torn is left behind on a line of its own.
+    let text = format!("\n{}\n", serde_json::to_string(line).context("encode a result")?);
+    file.write_all(text.as_bytes()).context("write a result")
+}
+
+/// For people, as a table of Markdown.
+fn table(lines: &[Line]) -> String {
+    let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
+    let mut verdicts: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut kinds: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    for line in lines {
+        *verdicts.entry(line.verdict.text()).or_default() += 1;
+        for (place, counts) in [&line.faults, &line.on_leader, &line.on_all].into_iter().enumerate()
+        {
+            for (kind, count) in counts {
+                if let Some(sum) = kinds.entry(kind).or_default().get_mut(place) {
+                    *sum += count;
+                }
+            }
+        }
+    }
+    let mut heals: Vec<u64> = lines.iter().filter_map(|line| line.heal_ms).collect();
+    heals.sort_unstable();
+    let mut gaps: Vec<u64> = lines.iter().map(|line| line.worst_gap_ms).collect();
+    gaps.sort_unstable();
+    let mut with: Vec<u64> = lines.iter().map(|line| line.worst_gap_with_majority_ms).collect();
+    with.sort_unstable();
+    let middle = |sorted: &[u64]| sorted.get(sorted.len() / 2).copied().unwrap_or(0);
+    let most = |sorted: &[u64]| sorted.last().copied().unwrap_or(0);
+    let mut rows = vec![
+        ("runs".to_owned(), lines.len().to_string()),
+        ("verdicts".to_owned(), format!("{verdicts:?}")),
+        ("seconds of faults".to_owned(), sum(|line| line.seconds).to_string()),
+        ("operations checked".to_owned(), sum(|line| line.operations).to_string()),
+        ("… answered".to_owned(), sum(|line| line.ok).to_string()),
+        ("… surely without effect".to_owned(), sum(|line| line.failed).to_string()),
+        ("… of unknown outcome".to_owned(), sum(|line| line.unknown).to_string()),
+        ("writes acknowledged".to_owned(), sum(|line| line.writes).to_string()),
+        ("elections".to_owned(), sum(|line| line.elections).to_string()),
+        ("faults installed".to_owned(), sum(|line| line.faults.values().sum()).to_string()),
+    ];
+    for (kind, [all, leader, everyone]) in kinds {
+        let text = format!("{all} ({leader} on the leader, {everyone} on all at once)");
+        rows.push((format!("fault: {kind}"), text));
+    }
+    let gap = format!("{} (median of runs), {} (most)", middle(&gaps), most(&gaps));
+    rows.push(("worst write gap, ms".to_owned(), gap));
+    let gap = format!("{} (median of runs), {} (most)", middle(&with), most(&with));
+    rows.push(("… while a majority was left alone".to_owned(), gap));
+    let heal = format!("{} (median of runs), {} (most)", middle(&heals), most(&heals));
+    rows.push(("healing, ms".to_owned(), heal));
+    let mut text = "| what | how much |\n|---|---|".to_owned();
+    for (what, value) in rows {
+        text.push_str(&format!("\n| {what} | {value} |"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Facts, judge};
+
+    #[test]
+    fn results_are_read_again_and_a_torn_line_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        let options = Options::parse(&[]).unwrap();
+        let line = judge(&Facts::new(&options, 5, PathBuf::new()));
+        append(&path, &line).unwrap();
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"seed\":6,\"sec").unwrap();
+        append(&path, &Line { seed: 7, ..line }).unwrap();
+        let seeds: Vec<u64> = read(&path).unwrap().iter().map(|line| line.seed).collect();
+        assert_eq!(seeds, [5, 7]);
+        let files = [path.display().to_string()];
+        assert!(!merge(&files).unwrap(), "neither run has passed");
+        assert!(!merge(&[]).unwrap(), "nothing ran");
+    }
+}

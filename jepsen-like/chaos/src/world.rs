@@ -1,0 +1,310 @@
+//! The cluster under test and what can be done to it: processes, disks, the network.
+//!
+//! Owns everything that must not outlive the run. Who is hit and when is the plan's.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use steeple_testkit::cluster::Place;
+use steeple_testkit::{Cluster, ClusterSpec};
+
+use crate::disk::{self, Disk};
+use crate::net::Spaces;
+use crate::options::{Nemesis, Options};
+use crate::system;
+
+/// What a run needs of the system, and whether it is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    network: bool,
+    disks: bool,
+    clocks: bool,
+}
+
+/// Fakes the wall clock of a process, and nothing else.
+const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+
+/// Everything under test.
+#[derive(Debug)]
+pub(crate) struct World {
+    // Dropped in this order: processes end before their disks and namespaces go.
+    cluster: Cluster,
+    disks: Vec<Disk>,
+    spaces: Option<Spaces>,
+    spec: ClusterSpec,
+    folder: PathBuf,
+    /// Which members are stopped, by us.
+    paused: Vec<bool>,
+}
+
+/// Why a kind of fault cannot be installed here; `None` if it can.
+pub(crate) fn lacks(nemesis: Nemesis) -> Option<String> {
+    let needs_root = nemesis.needs_network() || nemesis.needs_disk();
+    if needs_root && !system::is_root() {
+        return Some(format!("{} needs root", nemesis.name()));
+    }
+    if nemesis.needs_network() && !Path::new("/dev/net/tun").exists() {
+        return Some(format!("{} needs /dev/net/tun", nemesis.name()));
+    }
+    if nemesis == Nemesis::Clock && !Path::new(FAKETIME).exists() {
+        return Some("clock needs the package faketime".to_owned());
+    }
+    None
+}
+
+impl World {
+    /// Prepares members for a run; starts none.
+    pub(crate) fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<Self> {
+        let wants = |of: fn(Nemesis) -> bool| options.nemeses.iter().any(|one| of(*one));
+        let needs = Needs {
+            network: wants(Nemesis::needs_network),
+            disks: wants(Nemesis::needs_disk),
+            clocks: options.nemeses.contains(&Nemesis::Clock),
+        };
+        let pid = std::process::id();
+        let spaces = needs
+            .network
+            .then(|| Spaces::make(&format!("chaos{pid}-"), options.members, folder, seed));
+        let spaces = spaces.transpose().context("make the network")?;
+        let mut spec = ClusterSpec {
+            members: options.members,
+            server_lines: "  ratelimit { attestation = false }\n".to_owned(),
+            ..ClusterSpec::default()
+        };
+        for at in 0..options.members {
+            spec.places.push(place(at, folder, needs, spaces.as_ref(), options)?);
+        }
+        let cluster = Cluster::prepare(folder, &spec)?;
+        let mut disks = Vec::new();
+        for member in cluster.members().iter().filter(|_| needs.disks) {
+            std::fs::create_dir_all(member.data()).context("create a mount point")?;
+            let name = format!("steeple-chaos-{pid}-{seed}-{}.img", member.index);
+            disks.push(Disk::make(&name, &member.data()).context("make a disk")?);
+        }
+        let paused = vec![false; options.members];
+        let folder = folder.to_owned();
+        Ok(Self { cluster, disks, spaces, spec, folder, paused })
+    }
+
+    /// How many members there are.
+    pub(crate) fn members(&self) -> usize {
+        self.cluster.members().len()
+    }
+
+    /// Their admin sockets.
+    pub(crate) fn sockets(&self) -> Vec<PathBuf> {
+        self.cluster.members().iter().map(steeple_testkit::cluster::Member::socket).collect()
+    }
+
+    /// The network, if the run has one of its own.
+    pub(crate) fn spaces(&self) -> Option<&Spaces> {
+        self.spaces.as_ref()
+    }
+
+    /// Whether a member's process was started and not ended by us.
+    pub(crate) fn is_up(&self, at: usize) -> bool {
+        self.cluster.member(at).is_ok_and(steeple_testkit::cluster::Member::is_started)
+    }
+
+    /// Starts a member.
+    pub(crate) fn start(&mut self, at: usize) -> Result<()> {
+        self.cluster.start_member(at)
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, at: usize) -> Result<()> {
+        if let Some(paused) = self.paused.get_mut(at) {
+            *paused = false;
+        }
+        self.cluster.kill_member(at)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) async fn stop(&mut self, at: usize) -> Result<()> {
+        self.cluster.stop_member(at).await
+    }
+
+    /// Lets a member stand still.
+    pub(crate) fn pause(&mut self, at: usize) -> Result<()> {
+        self.set_paused(at, true)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn resume(&mut self, at: usize) -> Result<()> {
+        self.set_paused(at, false)
+    }
+
+    fn set_paused(&mut self, at: usize, is_paused: bool) -> Result<()> {
+        let signal = if is_paused { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.cluster.process(at)?.signal(signal)?;
+        if let Some(paused) = self.paused.get_mut(at) {
+            *paused = is_paused;
+        }
+        Ok(())
+    }
+
+    /// Cuts the power of members: their disks first, then their processes; the disks are there again
+    /// when it returns.
+    pub(crate) fn cut_power(&mut self, members: &[usize]) -> Result<()> {
+        let disks = members.iter().map(|at| self.disk(*at)).collect::<Result<Vec<_>>>()?;
+        disk::power_off(&disks)?;
+        for at in members {
+            self.kill(*at)?;
+        }
+        for at in members {
+            self.disk(*at)?.detach()?;
+            self.disk(*at)?.attach()?;
+        }
+        Ok(())
+    }
+
+    /// A member's disk.
+    pub(crate) fn disk(&self, at: usize) -> Result<&Disk> {
+        self.disks.get(at).context("the member has no disk of its own")
+    }
+
+    /// Empties the data folder of a member that does not run.
+    pub(crate) fn wipe(&self, at: usize) -> Result<()> {
+        let data = self.cluster.member(at)?.data();
+        for entry in std::fs::read_dir(&data).context("read the data folder")? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name == "lost+found") {
+                continue;
+            }
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Gives a member that does not run another address, and takes the old one away.
+    pub(crate) fn move_to(&mut self, at: usize, new: Ipv4Addr) -> Result<()> {
+        let old = self.cluster.member(at)?.api_address;
+        let spaces = self.spaces.as_ref().context("the run has no network of its own")?;
+        // In this order: with the first address of a network all others of it go.
+        spaces.drop_address(at, old)?;
+        spaces.take_address(at, new)?;
+        let place = self.spec.places.get_mut(at).context("the member has no place")?;
+        place.address = new;
+        let place = place.clone();
+        self.cluster.move_member(at, place, &self.spec)
+    }
+
+    /// Sets a member's wall clock so many seconds ahead.
+    pub(crate) fn set_clock(&self, at: usize, ahead_s: i64) -> Result<()> {
+        let path = clock_file(&self.folder, at);
+        std::fs::write(&path, format!("{ahead_s:+}s\n")).context("set a clock")
+    }
+
+    /// Finds processes that have ended by themselves, and forgets them: who, and their last words.
+    pub(crate) fn find_ended(&mut self) -> Result<Vec<(usize, String)>> {
+        let mut ended = Vec::new();
+        for at in 0..self.members() {
+            if !self.is_up(at) {
+                continue;
+            }
+            let process = self.cluster.process(at)?;
+            if process.is_running() {
+                continue;
+            }
+            let words = process.log_tail(3);
+            self.kill(at)?;
+            ended.push((at, format!("m{at} ended by itself: {words}")));
+        }
+        Ok(ended)
+    }
+
+    /// Ends every fault and starts whoever is down.
+    pub(crate) fn heal(&mut self) -> Result<()> {
+        if let Some(spaces) = &self.spaces {
+            spaces.links().mend();
+            if !spaces.is_alive() {
+                bail!("the switch has ended");
+            }
+        }
+        for at in 0..self.members() {
+            if self.paused.get(at).copied().unwrap_or(false) {
+                self.resume(at)?;
+            }
+            if !self.is_up(at) {
+                self.start(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all processes.
+    pub(crate) fn end_all(&mut self) -> Result<()> {
+        for at in 0..self.members() {
+            if self.is_up(at) {
+                self.kill(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the members' data in their folders, also what lies on disks of their own, or nothing.
+    pub(crate) fn leave_data(&mut self, is_kept: bool) -> Result<()> {
+        let folders: Vec<PathBuf> =
+            self.cluster.members().iter().map(steeple_testkit::cluster::Member::data).collect();
+        for data in folders.iter().filter(|_| is_kept && !self.disks.is_empty()) {
+            let (from, to) = (data.display().to_string(), kept(data).display().to_string());
+            system::run("cp", &["-a", "--sparse=always", &from, &to])?;
+        }
+        let had_disks = !self.disks.is_empty();
+        self.disks.clear();
+        for data in folders {
+            if had_disks || !is_kept {
+                std::fs::remove_dir_all(&data).context("remove a data folder")?;
+            }
+            if had_disks && is_kept {
+                std::fs::rename(kept(&data), &data).context("leave a data folder")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kept(data: &Path) -> PathBuf {
+    data.with_extension("kept")
+}
+
+fn clock_file(folder: &Path, at: usize) -> PathBuf {
+    folder.join(format!("clock-{at}"))
+}
+
+fn place(
+    at: usize,
+    folder: &Path,
+    needs: Needs,
+    spaces: Option<&Spaces>,
+    options: &Options,
+) -> Result<Place> {
+    let mut place = Place::default();
+    if let Some(spaces) = spaces {
+        place = Place { address: Spaces::address(at), launcher: spaces.launcher(at)? };
+    }
+    let mut variables = Vec::new();
+    if needs.clocks {
+        let file = clock_file(folder, at);
+        std::fs::write(&file, "+0s\n").context("set a clock")?;
+        variables.push(format!("LD_PRELOAD={FAKETIME}"));
+        variables.push(format!("FAKETIME_TIMESTAMP_FILE={}", file.display()));
+        variables.push("FAKETIME_NO_CACHE=1".to_owned());
+        variables.push("FAKETIME_DONT_FAKE_MONOTONIC=1".to_owned());
+    }
+    if let Some(mutant) = &options.mutant {
+        variables.push(format!("STEEPLE_MUTANT={mutant}"));
+    }
+    if !variables.is_empty() {
+        place.launcher.push("env".to_owned());
+        place.launcher.extend(variables);
+    }
+    Ok(place)
+}
