@@ -40,7 +40,7 @@ pub(crate) fn apply(
     index: u64,
     envelope: &[u8],
 ) -> Result<Done, TableError> {
-    let envelope = pb::store::Envelope::decode(envelope)
+    let mut envelope = pb::store::Envelope::decode(envelope)
         .map_err(|error| CodecError::new("envelope", error))?;
     let stamped = Timestamp::from_unix_ms(envelope.time_unix_ms);
     let mut step = Step::begin(txn, stamped)?;
@@ -57,7 +57,7 @@ pub(crate) fn apply(
             Applied { revision: step.revision(index), time: now, outcome }
         }
         None => {
-            let command = command_from_pb(envelope.command.clone().unwrap_or_default())?;
+            let command = command_from_pb(envelope.command.take().unwrap_or_default())?;
             let outcome = decide(&mut step, command)?;
             requests::remember(&mut step, index, &envelope, &outcome)?;
             Applied { revision: step.revision(index), time: now, outcome }

@@ -152,8 +152,18 @@ impl Reads {
     /// raises `go_away` when agents should look for another replica.
     pub async fn run(self, go_away: watch::Sender<u64>, shutdown: CancellationToken) {
         let mut served = true;
-        let mut confirmed = Instant::now();
+        let mut confirmed: Option<Instant> = None;
         loop {
+            // The first at once, and again until one succeeds: before that the replica is not ready.
+            let due = confirmed.is_none_or(|at| at.elapsed() >= CONFIRM_INTERVAL);
+            if due || self.confirmed_age().is_none() {
+                let now = Instant::now();
+                confirmed = Some(now);
+                if let Err(error) = self.confirm(now + self.barrier_timeout).await {
+                    tracing::debug!(error = error.text, "Read not confirmed");
+                }
+            }
+            self.publish_metrics();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(CONTACT_INTERVAL) => {}
@@ -163,13 +173,6 @@ impl Reads {
                 go_away.send_modify(|generation| *generation += 1);
             }
             served = serves;
-            if confirmed.elapsed() >= CONFIRM_INTERVAL {
-                confirmed = Instant::now();
-                if let Err(error) = self.confirm(confirmed + self.barrier_timeout).await {
-                    tracing::debug!(error = error.text, "Read not confirmed");
-                }
-            }
-            self.publish_metrics();
         }
     }
 
@@ -231,5 +234,27 @@ mod tests {
         assert_eq!(cut_off(), Standing::RenewOnly { age: minutes(9) });
         clock.advance(minutes(2));
         assert_eq!(cut_off(), Standing::TooOld);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_asks_for_its_first_confirmed_read_without_waiting() {
+        let clock = Arc::new(FixedClock::new(Timestamp::from_unix_s(1_800_000_000)));
+        let storage = Storage::Memory(MemoryDisk::new());
+        let seams = seams_with(storage, clock.clone(), Arc::new(SystemRandom));
+        let store = TestStore::open(config(PathBuf::new()), seams).await.unwrap();
+        let (views, task) = Views::start(store.handle.clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(task.run(shutdown.clone()));
+        let _ends = shutdown.clone().drop_guard();
+        let second = Duration::from_secs(1);
+        let limits = Limits { renew_only_delay: second, max_staleness: second };
+        let reads = Reads::new(store.handle.clone(), views, clock, limits, second);
+        let started = Instant::now();
+        tokio::spawn(reads.clone().run(watch::channel(0).0, shutdown));
+        while reads.confirmed_age().is_none() {
+            tokio::task::yield_now().await;
+            tokio::time::advance(Duration::from_millis(1)).await;
+        }
+        assert!(started.elapsed() < CONTACT_INTERVAL, "{:?}", started.elapsed());
     }
 }
