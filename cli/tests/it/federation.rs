@@ -244,84 +244,72 @@ async fn delete_and_refresh_say_what_became_of_it() {
     assert_eq!(stderr, expected);
 }
 
+/// Runs `federation` with words that it must refuse before it calls.
+async fn refused(fake: &Fake, words: &str, stdin: &str, expected: &str) {
+    let command = line(&format!("spire-server federation {words}")).stdin(stdin);
+    let stderr = command.on(fake).await.failure();
+    assert_eq!(stderr, format!("Error: {expected}\n"), "{words}");
+    assert_eq!(fake.calls().len(), 0, "{words}");
+}
+
 #[tokio::test]
-async fn what_cannot_be_sent_is_refused_in_spires_words() {
+async fn flags_that_cannot_be_sent_are_refused_in_spires_words() {
     let fake = Fake::start();
-    let file = fake.folder().join("bundle.pem");
-    std::fs::write(&file, "no bundle").expect("the folder is ours");
-    let file = file.display();
-    let data = |member: &str| format!("{{\"federationRelationships\":[{{{member}}}]}}");
-    let named = "\"trustDomain\":\"a.test\",\"bundleEndpointURL\":\"https://a.test\",\
-                 \"bundleEndpointProfile\":\"https_web\"";
-    for (words, stdin, expected) in [
-        ("create".to_owned(), String::new(), "trust domain is required"),
-        ("update -trustDomain t".to_owned(), String::new(), "bundle endpoint URL is required"),
-        (
-            "create -trustDomain t -bundleEndpointURL x -bundleEndpointProfile https_foo"
-                .to_owned(),
-            String::new(),
-            "unknown bundle endpoint profile type: \"https_foo\"",
-        ),
-        (
-            "create -trustDomain t -bundleEndpointURL x -bundleEndpointProfile https_spiffe"
-                .to_owned(),
-            String::new(),
-            "endpoint SPIFFE ID is required if 'https_spiffe' endpoint profile is set",
-        ),
-        (
-            "create -trustDomain t -bundleEndpointURL x -bundleEndpointProfile https_spiffe \
-             -endpointSpiffeID foo"
-                .to_owned(),
-            String::new(),
-            "cannot parse bundle endpoint SPIFFE ID: scheme is missing or invalid",
-        ),
-        (
-            format!("create {WEB} -trustDomainBundlePath /nope"),
-            String::new(),
-            "cannot read bundle file: open /nope: no such file or directory",
-        ),
-        (
-            format!("create {WEB} -trustDomainBundlePath {file} -trustDomainBundleFormat der"),
-            String::new(),
-            "cannot parse bundle file: bundle format \"der\" is unsupported",
-        ),
-        (
-            format!("create -data - {WEB}"),
-            String::new(),
-            "cannot use other flags to specify relationship fields when 'data' flag is set",
-        ),
-        (
-            "create -data nope.json".to_owned(),
-            String::new(),
-            "open nope.json: no such file or directory",
-        ),
-        (
-            "create -data -".to_owned(),
-            data(&format!("{named},\"trustDomainBundle\":\"x\"")),
-            "could not parse item 0: cannot parse bundle raw message: bundle format \"\" is \
-             unsupported",
-        ),
-        (
-            "create -data -".to_owned(),
-            data("\"bundleEndpointURL\":\"x\""),
-            "could not parse item 0: trust domain is required",
-        ),
-        (
-            "create -data -".to_owned(),
-            "{}".to_owned(),
-            "failed to parse JSON: expected an object with \"federationRelationships\"",
-        ),
-        ("show".to_owned(), String::new(), "a trust domain name is required"),
-        ("delete".to_owned(), String::new(), "id is required"),
-        ("refresh".to_owned(), String::new(), "id is required"),
+    let at_x = "create -trustDomain t -bundleEndpointURL x -bundleEndpointProfile";
+    let (other, spiffe) = (format!("{at_x} https_foo"), format!("{at_x} https_spiffe"));
+    let bad_id = format!("{spiffe} -endpointSpiffeID foo");
+    for (words, expected) in [
+        ("create", "trust domain is required"),
+        ("update -trustDomain t", "bundle endpoint URL is required"),
+        (&other, "unknown bundle endpoint profile type: \"https_foo\""),
+        (&spiffe, "endpoint SPIFFE ID is required if 'https_spiffe' endpoint profile is set"),
+        (&bad_id, "cannot parse bundle endpoint SPIFFE ID: scheme is missing or invalid"),
+        ("show", "a trust domain name is required"),
+        ("delete", "id is required"),
+        ("refresh", "id is required"),
     ] {
-        let command = line(&format!("spire-server federation {words}")).stdin(&stdin);
-        let stderr = command.on(&fake).await.failure();
-        assert_eq!(stderr, format!("Error: {expected}\n"), "{words}");
-        assert_eq!(fake.calls().len(), 0, "{words}");
+        refused(&fake, words, "", expected).await;
     }
     fake.refuse("get_federation_relationship", Status::not_found("x does not exist"));
     let stderr = line("spire-server federation show -trustDomain x").on(&fake).await.failure();
     assert!(stderr.starts_with("Error: error showing federation relationship: "), "{stderr}");
     assert!(stderr.contains("code = NotFound desc = x does not exist"), "{stderr}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_sent_are_refused_in_spires_words() {
+    let fake = Fake::start();
+    let file = fake.folder().join("bundle.pem");
+    std::fs::write(&file, "no bundle").expect("the folder is ours");
+    let der = format!(
+        "create {WEB} -trustDomainBundlePath {} -trustDomainBundleFormat der",
+        file.display()
+    );
+    let absent = format!("create {WEB} -trustDomainBundlePath /nope");
+    let both = format!("create -data - {WEB}");
+    for (words, expected) in [
+        (&*absent, "cannot read bundle file: open /nope: no such file or directory"),
+        (&*der, "cannot parse bundle file: bundle format \"der\" is unsupported"),
+        (&*both, "cannot use other flags to specify relationship fields when 'data' flag is set"),
+        ("create -data nope.json", "open nope.json: no such file or directory"),
+    ] {
+        refused(&fake, words, "", expected).await;
+    }
+    let data = |member: &str| format!("{{\"federationRelationships\":[{{{member}}}]}}");
+    let unnamed = "\"trustDomain\":\"a.test\",\"bundleEndpointURL\":\"https://a.test\",\
+                   \"bundleEndpointProfile\":\"https_web\",\"trustDomainBundle\":\"x\"";
+    for (text, expected) in [
+        (
+            data(unnamed),
+            "could not parse item 0: cannot parse bundle raw message: bundle format \"\" is \
+             unsupported",
+        ),
+        (data("\"bundleEndpointURL\":\"x\""), "could not parse item 0: trust domain is required"),
+        (
+            "{}".to_owned(),
+            "failed to parse JSON: expected an object with \"federationRelationships\"",
+        ),
+    ] {
+        refused(&fake, "create -data -", &text, expected).await;
+    }
 }

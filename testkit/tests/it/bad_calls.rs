@@ -715,7 +715,8 @@ async fn bad_items(socket: &Channel, agent: &Channel) -> Vec<String> {
     }
 
     bad_bundles(socket, &mut wrong).await;
-    bad_relationships(socket, &mut wrong).await;
+    bad_new_relationships(socket, &mut wrong).await;
+    bad_old_relationships(socket, &mut wrong).await;
 
     let good = csr(&[], &[]);
     let table = [
@@ -813,28 +814,33 @@ fn relationship_rows() -> Vec<Row> {
     ]
 }
 
-/// Items of the calls that write relationships with other trust domains.
-async fn bad_relationships(socket: &Channel, wrong: &mut Vec<String>) {
-    use pb::server::trustdomain::v1::*;
+const OTHER_URL: &str = "https://other.org";
+
+/// A relationship by the profile https_web.
+fn web(name: &str, url: &str) -> pb::types::FederationRelationship {
     use pb::types::federation_relationship::BundleEndpointProfile;
 
-    let bad = Code::InvalidArgument;
-    let web = |name: &str, url: &str| pb::types::FederationRelationship {
+    let profile = BundleEndpointProfile::HttpsWeb(pb::types::HttpsWebProfile {});
+    pb::types::FederationRelationship {
         trust_domain: name.to_owned(),
         bundle_endpoint_url: url.to_owned(),
-        bundle_endpoint_profile: Some(BundleEndpointProfile::HttpsWeb(
-            pb::types::HttpsWebProfile {},
-        )),
+        bundle_endpoint_profile: Some(profile),
         trust_domain_bundle: None,
-    };
-    let url = "https://other.org";
+    }
+}
+
+/// Items of the call that creates relationships with other trust domains.
+async fn bad_new_relationships(socket: &Channel, wrong: &mut Vec<String>) {
+    use pb::server::trustdomain::v1::*;
+
+    let bad = Code::InvalidArgument;
     let bundle = pb::types::Bundle {
         trust_domain: "other.org".to_owned(),
         x509_authorities: vec![pb::types::X509Certificate { asn1: vec![1], tainted: false }],
         ..Default::default()
     };
     let table = [
-        (web("UPPER", url), "failed to convert federation relationship: …"),
+        (web("UPPER", OTHER_URL), "failed to convert federation relationship: …"),
         (
             web("other.org", "http://other.org"),
             "failed to convert federation relationship: bundle endpoint URL must use the https \
@@ -843,19 +849,19 @@ async fn bad_relationships(socket: &Channel, wrong: &mut Vec<String>) {
         (
             pb::types::FederationRelationship {
                 bundle_endpoint_profile: None,
-                ..web("other.org", url)
+                ..web("other.org", OTHER_URL)
             },
             "failed to convert federation relationship: …",
         ),
         (
             pb::types::FederationRelationship {
                 trust_domain_bundle: Some(bundle),
-                ..web("other.org", url)
+                ..web("other.org", OTHER_URL)
             },
             "failed to convert federation relationship: …",
         ),
         (
-            web("example.org", url),
+            web("example.org", OTHER_URL),
             "unable to create federation relationship for server trust domain",
         ),
     ];
@@ -870,9 +876,15 @@ async fn bad_relationships(socket: &Channel, wrong: &mut Vec<String>) {
         let what = format!("create relationship {}", asked.trust_domain);
         item(wrong, &what, result.status.as_ref(), (bad, text));
     }
+}
 
+/// Items of the calls that change and end relationships that there are not.
+async fn bad_old_relationships(socket: &Channel, wrong: &mut Vec<String>) {
+    use pb::server::trustdomain::v1::*;
+
+    let bad = Code::InvalidArgument;
     let update = BatchUpdateFederationRelationshipRequest {
-        federation_relationships: vec![web("other.org", url)],
+        federation_relationships: vec![web("other.org", OTHER_URL)],
         ..Default::default()
     };
     let path = format!("{TRUST_DOMAIN}/BatchUpdateFederationRelationship");

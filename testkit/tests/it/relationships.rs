@@ -41,20 +41,10 @@ async fn relationships_are_the_clusters_and_outlive_a_leader() {
     let text = refused(&cluster, 0, &mixed);
     assert!(text.contains("unable to create federation relationship for server trust"), "{text}");
 
-    let create = [
-        "federation",
-        "create",
-        "-trustDomain",
-        "three.test",
-        "-bundleEndpointURL",
-        "https://three.test/bundle",
-        "-bundleEndpointProfile",
-        "https_spiffe",
-        "-endpointSpiffeID",
-        "spiffe://three.test/endpoint",
-        "-trustDomainBundlePath",
-        bundle.to_str().unwrap(),
-    ];
+    let create = "federation create -trustDomain three.test -bundleEndpointURL \
+                  https://three.test/bundle -bundleEndpointProfile https_spiffe -endpointSpiffeID \
+                  spiffe://three.test/endpoint -trustDomainBundlePath";
+    let create: Vec<&str> = create.split(' ').chain([bundle.to_str().unwrap()]).collect();
     let spiffe = format!(
         "{}Endpoint SPIFFE ID        : spiffe://three.test/endpoint\n",
         block("three.test", "https://three.test/bundle", "https_spiffe")
@@ -76,16 +66,9 @@ async fn relationships_are_the_clusters_and_outlive_a_leader() {
     let leader = cluster.leader(SOON).await.unwrap();
     cluster.kill_member(leader).unwrap();
     let (other, last) = ((leader + 1) % 3, (leader + 2) % 3);
-    let update = [
-        "federation",
-        "update",
-        "-trustDomain",
-        "one.test",
-        "-bundleEndpointURL",
-        "https://new.test",
-        "-bundleEndpointProfile",
-        "https_web",
-    ];
+    let update = "federation update -trustDomain one.test -bundleEndpointURL https://new.test \
+                  -bundleEndpointProfile https_web";
+    let update: Vec<&str> = update.split(' ').collect();
     let moved = block("one.test", "https://new.test", "https_web");
     assert_eq!(done(&cluster, other, &update), format!("\n{moved}"));
     let show = ["federation", "show", "-trustDomain", "one.test"];
