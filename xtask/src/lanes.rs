@@ -88,8 +88,7 @@ pub(crate) fn chaos_program() -> Command {
 /// `cargo xtask bench`: release builds, never a timed test.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
-    let etcd =
-        if args.first().is_some_and(|word| word == "store") { peers::ensure() } else { None };
+    let etcd = if args.first().is_none_or(|word| word == "store") { peers::ensure() } else { None };
     step("building with profile release (not shared with the tests)");
     let mut command = build::cargo();
     command.args(["build", "--locked", "--release", "--bins"]);
