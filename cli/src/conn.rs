@@ -99,6 +99,11 @@ impl ServerSocket {
         self.dial(io, Some(SERVER_CALL_TIMEOUT)).await
     }
 
+    /// A channel to the server; if it is not there, the error says what was being done.
+    pub(crate) async fn connect_for(&self, io: &mut Io<'_>, doing: &str) -> Result<Channel, Error> {
+        self.connect(io).await.map_err(|error| error.during_call(doing))
+    }
+
     /// A channel for calls that take as long as the registry is large.
     pub(crate) async fn connect_for_long(&self, io: &mut Io<'_>) -> Result<Channel, Error> {
         self.dial(io, None).await

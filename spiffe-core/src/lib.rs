@@ -19,6 +19,7 @@ pub mod agent;
 pub mod authority;
 pub mod bundle;
 pub mod csr;
+pub mod dice;
 pub mod dns_name;
 pub mod entry;
 pub mod federation;

@@ -71,8 +71,7 @@ impl Command for Purge {
 
 impl Purge {
     async fn purge(&self, io: &mut Io<'_>) -> Result<Vec<Expired>, Error> {
-        let channel = self.socket.connect(io).await;
-        let channel = channel.map_err(|error| error.during_call("failed to list agents"))?;
+        let channel = self.socket.connect_for(io, "failed to list agents").await?;
         let filter =
             list_agents_request::Filter { by_can_reattest: Some(true), ..Default::default() };
         let mask = pb::types::AgentMask { x509svid_expires_at: true, ..Default::default() };

@@ -8,6 +8,7 @@ use steeple_api::pb::server::bundle::v1::{
     BatchDeleteFederatedBundleRequest, batch_delete_federated_bundle_request::Mode,
 };
 
+use crate::batch::the_one;
 use crate::command::{Command, Running};
 use crate::conn::{ServerSocket, write_request};
 use crate::error::Error;
@@ -53,35 +54,21 @@ impl Command for Delete {
                 return Err(Error::invalid("id is required"));
             }
             let mode = parse_mode(&self.mode)?;
-            let mut client = BundleClient::new(
-                self.socket
-                    .connect(io)
-                    .await
-                    .map_err(|error| error.during_call("failed to delete federated bundle"))?,
-            );
+            let doing = "failed to delete federated bundle";
+            let mut client = BundleClient::new(self.socket.connect_for(io, doing).await?);
             let request = BatchDeleteFederatedBundleRequest {
                 trust_domains: vec![self.id.clone()],
                 mode: mode.into(),
             };
             let reply = client.batch_delete_federated_bundle(write_request(request)?).await;
-            let response = reply
-                .map_err(|status| Error::from(status).during("failed to delete federated bundle"))?
-                .into_inner();
+            let response = reply.map_err(|status| Error::from(status).during(doing))?.into_inner();
             let name = "spire.api.server.bundle.v1.BatchDeleteFederatedBundleResponse";
             if self.output.print_json(io, name, &response)? {
                 return Ok(());
             }
-            let Some(result) = response.results.first() else {
-                return Err(Error::invalid("the server's answer has no result"));
-            };
-            let status = result.status.clone().unwrap_or_default();
-            if status.code != 0 {
-                return Err(Error::Batch(format!(
-                    "failed to delete federated bundle {}: {}",
-                    go_quote(&result.trust_domain),
-                    status.message
-                )));
-            }
+            let results = response.results.iter();
+            let results = results.map(|result| (&result.status, result.trust_domain.as_str()));
+            the_one(doing, results)?;
             writeln!(io.stdout, "bundle deleted.")?;
             Ok(())
         })

@@ -74,12 +74,8 @@ impl Command for Set {
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
         Box::pin(async move {
             let bundle = vec![self.bundle(io)?];
-            let mut client = BundleClient::new(
-                self.socket
-                    .connect(io)
-                    .await
-                    .map_err(|error| error.during_call("failed to set federated bundle"))?,
-            );
+            let doing = "failed to set federated bundle";
+            let mut client = BundleClient::new(self.socket.connect_for(io, doing).await?);
             let request = BatchSetFederatedBundleRequest { bundle, output_mask: None };
             let reply = client.batch_set_federated_bundle(write_request(request)?).await;
             let response = reply

@@ -47,8 +47,7 @@ impl Command for Show {
             } else {
                 format!("error fetching entry ID {}", self.entry_id)
             };
-            let channel = self.socket.connect(io).await;
-            let channel = channel.map_err(|error| error.during_call(&doing))?;
+            let channel = self.socket.connect_for(io, &doing).await?;
             let mut client = EntryClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
             let mut entries = if self.entry_id.is_empty() {
                 list(&mut client, filter).await?

@@ -1,8 +1,10 @@
 //! `spire-server federation …`: relationships with other trust domains.
 //!
-//! `relationship` reads them from flags and files, `block` prints one.
+//! `relationship` reads them from flags and files, `block` prints one, `client`
+//! reaches the server.
 
 mod block;
+mod client;
 mod delete;
 mod list;
 mod refresh;

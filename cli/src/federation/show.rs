@@ -1,28 +1,24 @@
 //! `federation show`.
 
 use steeple_api::pb::server::trustdomain::v1::GetFederationRelationshipRequest;
-use steeple_api::pb::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
 
 use super::block::write_relationship;
+use super::client::Server;
 use crate::command::{Command, Running};
-use crate::conn::{REPLY_BYTES_MAX, ServerSocket};
 use crate::error::Error;
 use crate::flags::FlagSet;
 use crate::io::Io;
-use crate::output::OutputFlag;
 
 /// Shows one relationship.
 #[derive(Debug, Default)]
 pub(crate) struct Show {
-    socket: ServerSocket,
-    output: OutputFlag,
+    server: Server,
     trust_domain: String,
 }
 
 impl Command for Show {
     fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
-        self.socket.declare(flags);
-        self.output.declare(flags);
+        self.server.declare(flags);
         flags.flag(
             "trustDomain",
             &mut self.trust_domain,
@@ -36,10 +32,7 @@ impl Command for Show {
                 return Err(Error::invalid("a trust domain name is required"));
             }
             let doing = "error showing federation relationship";
-            let channel = self.socket.connect(io).await;
-            let channel = channel.map_err(|error| error.during_call(doing))?;
-            let mut client =
-                TrustDomainClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+            let mut client = self.server.client(io, doing).await?;
             let request = GetFederationRelationshipRequest {
                 trust_domain: self.trust_domain.clone(),
                 output_mask: None,
@@ -47,7 +40,7 @@ impl Command for Show {
             let reply = client.get_federation_relationship(request).await;
             let relationship =
                 reply.map_err(|status| Error::from(status).during(doing))?.into_inner();
-            if self.output.print_json(
+            if self.server.output.print_json(
                 io,
                 "spire.api.types.FederationRelationship",
                 &relationship,

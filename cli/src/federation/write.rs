@@ -10,14 +10,14 @@ use steeple_api::pb::server::trustdomain::v1::{
 };
 
 use super::block::write_relationship;
+use super::client::Server;
 use super::relationship::Given;
 use crate::batch::{succeeded, told};
 use crate::command::{Command, Running};
-use crate::conn::{REPLY_BYTES_MAX, ServerSocket, write_request};
+use crate::conn::write_request;
 use crate::error::Error;
 use crate::flags::FlagSet;
 use crate::io::Io;
-use crate::output::OutputFlag;
 
 /// Creates relationships from flags or from a file.
 #[derive(Debug, Default)]
@@ -34,8 +34,7 @@ pub(crate) struct Update {
 /// What both have.
 #[derive(Debug, Default)]
 struct Write {
-    socket: ServerSocket,
-    output: OutputFlag,
+    server: Server,
     given: Given,
 }
 
@@ -57,7 +56,7 @@ impl Command for Create {
             let reply = client.batch_create_federation_relationship(write_request(request)?).await;
             let response = reply.map_err(failed)?.into_inner();
             let name = "spire.api.server.trustdomain.v1.BatchCreateFederationRelationshipResponse";
-            if self.write.output.print_json(io, name, &response)? {
+            if self.write.server.output.print_json(io, name, &response)? {
                 return Ok(());
             }
             let results = response.results.into_iter();
@@ -83,7 +82,7 @@ impl Command for Update {
             let reply = client.batch_update_federation_relationship(write_request(request)?).await;
             let response = reply.map_err(failed)?.into_inner();
             let name = "spire.api.server.trustdomain.v1.BatchUpdateFederationRelationshipResponse";
-            if self.write.output.print_json(io, name, &response)? {
+            if self.write.server.output.print_json(io, name, &response)? {
                 return Ok(());
             }
             let results = response.results.into_iter();
@@ -95,8 +94,7 @@ impl Command for Update {
 
 impl Write {
     fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
-        self.socket.declare(flags);
-        self.output.declare(flags);
+        self.server.declare(flags);
         self.given.declare(flags);
     }
 
@@ -108,10 +106,7 @@ impl Write {
         Error,
     > {
         let requested = self.given.relationships(io)?;
-        let channel = self.socket.connect(io).await;
-        let channel = channel.map_err(|error| error.during_call(FAILED))?;
-        let client = TrustDomainClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
-        Ok((requested, client))
+        Ok((requested, self.server.client(io, FAILED).await?))
     }
 }
 

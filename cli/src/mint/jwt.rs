@@ -52,12 +52,8 @@ impl Command for Jwt {
             }
             let id = Some(parse_id(&self.spiffe_id)?);
             let ttl = ttl_seconds(self.ttl)?;
-            let mut client = SvidClient::new(
-                self.socket
-                    .connect(io)
-                    .await
-                    .map_err(|error| error.during_call("unable to mint SVID"))?,
-            );
+            let doing = "unable to mint SVID";
+            let mut client = SvidClient::new(self.socket.connect_for(io, doing).await?);
             let asked_at = io.clock.now();
             let request = MintJwtsvidRequest { id, audience: self.audience.clone(), ttl };
             let reply = client.mint_jwtsvid(write_request(request)?).await;

@@ -85,8 +85,7 @@ impl X509 {
             Error::invalid(format!("unable to generate CSR: {}", causes(&error)))
         })?;
 
-        let channel = self.socket.connect(io).await;
-        let channel = channel.map_err(|error| error.during_call("unable to mint SVID"))?;
+        let channel = self.socket.connect_for(io, "unable to mint SVID").await?;
         let asked_at = io.clock.now();
         let request = write_request(MintX509svidRequest { csr, ttl })?;
         let reply = SvidClient::new(channel.clone()).mint_x509svid(request).await;

@@ -12,7 +12,6 @@
 #![forbid(unsafe_code)]
 
 mod clients;
-mod dice;
 mod disk;
 mod journal;
 mod nemesis;

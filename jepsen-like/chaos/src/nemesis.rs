@@ -11,13 +11,13 @@ use anyhow::{Context as _, Result};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::dice::Dice;
 use crate::journal::Journal;
 use crate::net::{Link, Links};
 use crate::options::Nemesis;
 use crate::plan::{Plan, Planned, Victims};
 use crate::watch::{Eyes, apart};
 use crate::world::World;
+use steeple_spiffe_core::dice::Dice;
 
 /// How long members may take to be one cluster again where a fault waits for it: a lost volume is
 /// given up after 30 s, and its successor votes 10 s after it has caught up.

@@ -3,8 +3,8 @@
 //! Who leads is not known before, so the plan says *the leader*; [`super::nemesis`] finds out who that
 //! is. The first rounds see to it that each kind of fault hits a leader and spares one.
 
-use crate::dice::Dice;
 use crate::options::Nemesis;
+use steeple_spiffe_core::dice::Dice;
 
 /// Whom a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

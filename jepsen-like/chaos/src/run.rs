@@ -20,7 +20,6 @@ use tonic::transport::Channel;
 use crate::clients::ask::NewEntry;
 use crate::clients::workload::Workload;
 use crate::clients::{Ask, Client};
-use crate::dice::Dice;
 use crate::journal::Journal;
 use crate::nemesis::{self, Stage};
 use crate::options::{Nemesis, Options};
@@ -30,6 +29,7 @@ use crate::report::{Facts, Line, Word, judge};
 use crate::timeline;
 use crate::watch::{Eyes, apart};
 use crate::world::{World, lacks};
+use steeple_spiffe_core::dice::Dice;
 
 /// How long a cluster of unoptimised programs may take to form.
 const FORM_MAX: Duration = Duration::from_secs(60);

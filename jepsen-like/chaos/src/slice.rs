@@ -1,11 +1,10 @@
-//! Many runs one after the other: results in an append-only file, one table, and the quick ones of CI.
+//! Many runs one after the other: their results, one table, and the quick ones of CI.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use steeple_checker::results::{append, read, say};
 use steeple_testkit::skip;
 
 use crate::options::{Nemesis, Options};
@@ -13,16 +12,10 @@ use crate::report::{Line, Word};
 use crate::run;
 use crate::world::lacks;
 
-/// Writes a line for people.
-pub(crate) fn say(text: &str) {
-    // Nobody to tell if that fails.
-    writeln!(std::io::stdout(), "{text}").ok();
-}
-
 /// Runs all seeds that the results do not have yet. True if all passed.
 pub(crate) async fn run_all(options: &Options) -> Result<bool> {
     let mut lines = Vec::new();
-    for line in options.results.as_deref().map_or(Ok(Vec::new()), read)? {
+    for line in options.results.as_deref().map_or(Ok(Vec::new()), read::<Line>)? {
         let same = (&line.nemeses, line.seconds) == (&options.nemesis_list(), options.seconds);
         if same && line.members == options.members && options.seeds.contains(&line.seed) {
             lines.push(line);
@@ -99,29 +92,6 @@ fn counts(lines: &[Line]) -> String {
     format!("chaos: {passed} passed, {} failed", lines.len() - passed)
 }
 
-/// Results of earlier runs. A torn last line, of a run that was killed as it wrote, is left out.
-fn read(path: &Path) -> Result<Vec<Line>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    let mut lines = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| format!("read {}", path.display()))?;
-        lines.extend(serde_json::from_str::<Line>(&line).ok());
-    }
-    Ok(lines)
-}
-
-fn append(path: &PathBuf, line: &Line) -> Result<()> {
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    let mut file = file.with_context(|| format!("open {}", path.display()))?;
-    // A newline first: whatever stands there torn is left behind on a line of its own.
-    let text = format!("\n{}\n", serde_json::to_string(line).context("encode a result")?);
-    file.write_all(text.as_bytes()).context("write a result")
-}
-
 /// For people, as a table of Markdown.
 fn table(lines: &[Line]) -> String {
     let sum = |of: fn(&Line) -> u64| lines.iter().map(of).sum::<u64>();
@@ -177,21 +147,19 @@ fn table(lines: &[Line]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::report::{Facts, judge};
 
     #[test]
-    fn results_are_read_again_and_a_torn_line_is_left_out() {
+    fn a_merge_passes_if_there_are_runs_and_all_passed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("r.jsonl");
         let options = Options::parse(&[]).unwrap();
         let line = judge(&Facts::new(&options, 5, PathBuf::new()));
         append(&path, &line).unwrap();
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"seed\":6,\"sec").unwrap();
         append(&path, &Line { seed: 7, ..line }).unwrap();
-        let seeds: Vec<u64> = read(&path).unwrap().iter().map(|line| line.seed).collect();
-        assert_eq!(seeds, [5, 7]);
         let files = [path.display().to_string()];
         assert!(!merge(&files).unwrap(), "neither run has passed");
         assert!(!merge(&[]).unwrap(), "nothing ran");

@@ -1,7 +1,8 @@
 //! Checks recorded histories of a cluster against small models of its own.
 //!
 //! Owns the history format ([`history`]), executable models of the registry ([`model`]) and the
-//! checks ([`mod@check`]) that compare the two. It shares no code with what it judges: neither store,
+//! checks ([`mod@check`]) that compare the two, and the files in which many runs are kept
+//! ([`results`]). It shares no code with what it judges: neither store,
 //! server nor agent is a dependency. Recording histories and installing faults is its callers' part.
 //!
 //! ```text
@@ -13,6 +14,7 @@
 pub mod check;
 pub mod history;
 pub mod model;
+pub mod results;
 pub mod verdict;
 
 pub use check::{Requirements, Settings, check};

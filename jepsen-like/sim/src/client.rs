@@ -10,9 +10,9 @@ use steeple_spiffe_core::random::SeededRandom;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
-use crate::dice::Dice;
 use crate::member::{Answer, Ask, Job};
 use crate::workload::Operation;
+use steeple_spiffe_core::dice::Dice;
 
 /// Attempts of one call.
 const ATTEMPTS: u32 = 4;

@@ -4,7 +4,7 @@
 //! `promises`' to judge. Histories do not mention them: they must have no effect.
 
 use crate::client::{Call, End};
-use crate::dice::Dice;
+use steeple_spiffe_core::dice::Dice;
 
 /// How much later than the answer a copy may arrive, in milliseconds.
 const LATE_MS: u64 = 2_000;

@@ -5,7 +5,6 @@
 mod authorities;
 mod client;
 mod clock;
-mod dice;
 mod disk;
 mod echoes;
 mod entropy;
@@ -19,10 +18,10 @@ mod options;
 mod promises;
 mod reference;
 mod report;
-mod results;
 mod rows;
 mod run;
 mod slice;
+mod sums;
 mod trace;
 mod view;
 mod workload;
@@ -42,7 +41,7 @@ fn main() -> ExitCode {
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.split_first() {
-        Some((command, files)) if command == "merge" => results::merge(files),
+        Some((command, files)) if command == "merge" => sums::merge(files),
         Some((command, rest)) if command == "mutants" => {
             Arguments::parse_hunt(rest).and_then(|arguments| mutants::run(&arguments))
         }
@@ -55,7 +54,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            results::say(&format!("steeple-sim: {error:#}"));
+            steeple_checker::results::say(&format!("steeple-sim: {error:#}"));
             ExitCode::from(2)
         }
     }

@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use steeple_checker::results::say;
 use steeple_spiffe_core::time::{Clock, SystemClock};
 
 use crate::report::Line;
-use crate::results::say;
 use crate::slice::{Arguments, in_child};
 
 /// So many more seeds than one are run without a mutant, even if all were caught in the first.

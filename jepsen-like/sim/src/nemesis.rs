@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use steeple_raft_store::{MemberChange, MemberId, MemberState, Role};
 
-use crate::dice::Dice;
 use crate::member::{Ask, Ended, Job, Member, Process};
 use crate::options::{FaultKind, Options};
 use crate::world::World;
+use steeple_spiffe_core::dice::Dice;
 
 /// A process that ended by itself comes back after so long, in milliseconds.
 const RESTART_MS: u64 = 300;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use steeple_raft_store::Tuning;
 
-use crate::dice::Dice;
+use steeple_spiffe_core::dice::Dice;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,6 @@ use steeple_spiffe_core::random::SeededRandom;
 use steeple_spiffe_core::time::{Clock, Timestamp};
 
 use crate::client::{Call, Client, End};
-use crate::dice::Dice;
 use crate::echoes::Echoes;
 use crate::history::Recorder;
 use crate::member::{Answer, Ended, FeedItem};
@@ -25,6 +24,7 @@ use crate::trace::Trace;
 use crate::view::Read;
 use crate::workload::{Operation, Workload};
 use crate::world::World;
+use steeple_spiffe_core::dice::Dice;
 
 /// A member knows the others' clocks to half a round trip, some time after.
 const MEDIAN_ERROR: Duration = Duration::from_secs(1);

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use steeple_checker::results::{self, ResultsError, say};
 use steeple_spiffe_core::time::{Clock, SystemClock};
 
 use crate::options::Options;
 use crate::report::{Line, Report, Verdict};
-use crate::results::{self, Results, Sums, say};
+use crate::sums::Sums;
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -121,27 +122,26 @@ struct Shared<'a> {
     next: AtomicU64,
     done: BTreeSet<u64>,
     stop: AtomicBool,
-    out: Mutex<(Results, Sums, Vec<anyhow::Error>)>,
+    out: Mutex<(Sums, Vec<ResultsError>)>,
 }
 
 /// Runs the slice. True if all passed.
 pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
     let (mut sums, mut done) = (Sums::default(), BTreeSet::new());
-    for line in arguments.results.as_deref().map_or(Ok(Vec::new()), results::read)? {
+    for line in arguments.results.as_deref().map_or(Ok(Vec::new()), results::read::<Line>)? {
         let same = line.ticks == arguments.ticks && line.mutant == arguments.mutant;
         if same && arguments.seeds.contains(&line.seed) {
             done.insert(line.seed);
             sums.add(&line);
         }
     }
-    let results = Results::open(arguments.results.as_deref())?;
     let began = SystemClock.boot_time();
     let shared = Shared {
         arguments,
         next: AtomicU64::new(arguments.seeds.start),
         done,
         stop: AtomicBool::new(false),
-        out: Mutex::new((results, sums, Vec::new())),
+        out: Mutex::new((sums, Vec::new())),
     };
     std::thread::scope(|scope| {
         for _ in 0..arguments.jobs.max(1) {
@@ -149,9 +149,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool> {
         }
     });
     let took = SystemClock.boot_time().saturating_sub(began);
-    let (_, sums, errors) = shared.out.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (sums, errors) = shared.out.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = errors.into_iter().next() {
-        return Err(error);
+        return Err(error.into());
     }
     say(&sums.table());
     let ran = arguments.seeds.end - arguments.seeds.start - shared.done.len() as u64;
@@ -187,8 +187,9 @@ fn one(shared: &Shared<'_>, seed: u64) {
         }
     }
     let mut out = shared.out.lock().unwrap_or_else(PoisonError::into_inner);
-    let (results, sums, errors) = &mut *out;
-    if let Err(error) = results.add(&line) {
+    let (sums, errors) = &mut *out;
+    let written = arguments.results.as_deref().map_or(Ok(()), |file| results::append(file, &line));
+    if let Err(error) = written {
         errors.push(error);
         shared.stop.store(true, Ordering::Relaxed);
     }

@@ -21,7 +21,7 @@ use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
-use crate::dice::Dice;
+use steeple_spiffe_core::dice::Dice;
 use crate::reference::Reference;
 use crate::view::Read;
 

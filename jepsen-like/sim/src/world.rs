@@ -15,10 +15,10 @@ use steeple_raft_store::testing::config;
 use steeple_raft_store::{Config, Leadership, MemberStatus, MemoryDisk};
 
 use crate::clock::{SimClock, SimTime};
-use crate::dice::Dice;
 use crate::disk::DiskTimes;
 use crate::member::{Ended, Member, PORT, Shared, software};
 use crate::options::Options;
+use steeple_spiffe_core::dice::Dice;
 
 /// One tick, in milliseconds.
 pub(crate) const TICK_MS: u64 = 1;

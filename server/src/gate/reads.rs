@@ -209,8 +209,8 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_replica_that_was_suspended_knows_how_old_its_state_is() {
+    /// A member of one on a clock of ours; its views follow it until the token is cancelled.
+    async fn member() -> (Arc<FixedClock>, TestStore, Views, CancellationToken) {
         let clock = Arc::new(FixedClock::new(Timestamp::from_unix_s(1_800_000_000)));
         let storage = Storage::Memory(MemoryDisk::new());
         let seams = seams_with(storage, clock.clone(), Arc::new(SystemRandom));
@@ -218,6 +218,12 @@ mod tests {
         let (views, task) = Views::start(store.handle.clone());
         let shutdown = CancellationToken::new();
         tokio::spawn(task.run(shutdown.clone()));
+        (clock, store, views, shutdown)
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_was_suspended_knows_how_old_its_state_is() {
+        let (clock, store, views, shutdown) = member().await;
         let _ends = shutdown.drop_guard();
         let (second, minutes) = (Duration::from_secs(1), |n: u64| Duration::from_secs(60 * n));
         let limits = Limits { renew_only_delay: second, max_staleness: minutes(10) };
@@ -238,13 +244,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_start_asks_for_its_first_confirmed_read_without_waiting() {
-        let clock = Arc::new(FixedClock::new(Timestamp::from_unix_s(1_800_000_000)));
-        let storage = Storage::Memory(MemoryDisk::new());
-        let seams = seams_with(storage, clock.clone(), Arc::new(SystemRandom));
-        let store = TestStore::open(config(PathBuf::new()), seams).await.unwrap();
-        let (views, task) = Views::start(store.handle.clone());
-        let shutdown = CancellationToken::new();
-        tokio::spawn(task.run(shutdown.clone()));
+        let (clock, store, views, shutdown) = member().await;
         let _ends = shutdown.clone().drop_guard();
         let second = Duration::from_secs(1);
         let limits = Limits { renew_only_delay: second, max_staleness: second };

@@ -5,9 +5,8 @@ use std::time::Duration;
 use steeple_api::pb;
 use steeple_testkit::client::unix_channel;
 use steeple_testkit::{Cluster, ClusterSpec};
-use tokio::sync::watch;
 
-use crate::registry::{Ledger, listed, start_writers};
+use crate::registry::{Ledger, Writers};
 use crate::tokens::{admitted, create_token};
 
 /// SIGKILLs in all, as the issue of this test asks.
@@ -24,8 +23,7 @@ async fn nothing_acknowledged_is_lost_through_fifty_kills_of_one_two_and_all_mem
     let spent = create_token(&cluster, 0, "spent-before-the-crashes").await;
     assert!(admitted(&cluster, 1, &spent).await, "the token admits once");
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let writers = start_writers(&cluster, 8, "", &ledger, &stopped);
+    let writers = Writers::start(&cluster, 8, "", &ledger);
     let mut kills = 0;
     let mut round = 0;
     while kills < KILLS {
@@ -40,17 +38,8 @@ async fn nothing_acknowledged_is_lost_through_fifty_kills_of_one_two_and_all_mem
         cluster.wait_ready(Duration::from_secs(30)).await.unwrap();
         round += 1;
     }
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    assert!(ledger.acknowledged() > 200, "only {} acknowledged outcomes", ledger.acknowledged());
-    for index in 0..3 {
-        let listed = listed(&cluster, index).await;
-        ledger
-            .check(&listed)
-            .unwrap_or_else(|wrong| panic!("member {index} after {kills} kills:\n{wrong}"));
-    }
+    writers.finish().await;
+    ledger.is_kept_by(&cluster, 0..3, 200).await;
     for index in 0..3 {
         assert!(
             !admitted(&cluster, index, &spent).await,

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Cluster, ClusterSpec};
-use tokio::sync::watch;
 
-use crate::registry::{Ledger, listed, start_writers};
+use crate::registry::{Ledger, Writers};
 
 const SOON: Duration = Duration::from_secs(30);
 /// A learner is watched for 10 s before it gets a vote.
@@ -82,8 +81,7 @@ async fn one_server_grows_to_three_and_five_and_shrinks_to_three_under_load() {
     let alone = ClusterSpec { members: 1, ..ClusterSpec::default() };
     let mut cluster = Cluster::start(folder.path(), &alone).await.unwrap();
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let mut writers = start_writers(&cluster, 1, "a", &ledger, &stopped);
+    let mut writers = Writers::start(&cluster, 1, "a", &ledger);
     cluster.stop_member(0).await.unwrap();
     open_for_others(&cluster);
     cluster.start_member(0).unwrap();
@@ -97,7 +95,7 @@ async fn one_server_grows_to_three_and_five_and_shrinks_to_three_under_load() {
         for index in 0..count {
             voters(&cluster, index, count).await;
         }
-        writers.extend(start_writers(&cluster, 1, &format!("b{count}"), &ledger, &stopped));
+        writers.more(&cluster, 1, &format!("b{count}"));
     }
 
     let leader = cluster.leader(SOON).await.unwrap();
@@ -109,13 +107,9 @@ async fn one_server_grows_to_three_and_five_and_shrinks_to_three_under_load() {
     for index in &left {
         voters(&cluster, *index, 3).await;
     }
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    assert!(ledger.acknowledged() > 100, "{} acknowledged", ledger.acknowledged());
+    writers.finish().await;
+    ledger.is_kept_by(&cluster, left.iter().copied(), 100).await;
     for index in left {
-        ledger.check(&listed(&cluster, index).await).unwrap();
         let status = cluster.member(index).unwrap().cli(&["cluster", "status"]).unwrap();
         assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
     }
@@ -126,17 +120,13 @@ async fn all_members_may_come_back_at_other_addresses() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await.unwrap();
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let writers = start_writers(&cluster, 2, "", &ledger, &stopped);
+    let writers = Writers::start(&cluster, 2, "", &ledger);
     let written = wait_for("some entries", SOON, async || {
         anyhow::ensure!(ledger.acknowledged() > 50, "{}", ledger.acknowledged());
         Ok(())
     });
     written.await.unwrap();
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
+    writers.finish().await;
 
     for index in 0..3 {
         cluster.kill_member(index).unwrap();
@@ -163,8 +153,8 @@ async fn all_members_may_come_back_at_other_addresses() {
     cluster.wait_ready(SOON).await.unwrap();
     let expected: BTreeSet<String> =
         ports.iter().map(|(_, new)| format!("127.0.0.1:{new}")).collect();
+    ledger.is_kept_by(&cluster, 0..3, 50).await;
     for index in 0..3 {
-        ledger.check(&listed(&cluster, index).await).unwrap();
         let recorded = wait_for("the new addresses", SOON, async || {
             let members = members(&cluster, index)?;
             let addresses: BTreeSet<String> = members

@@ -9,9 +9,8 @@ use steeple_api::pb::cluster::v1::member::Role;
 use steeple_testkit::client::http_reply;
 use steeple_testkit::process::{binary, wait_for};
 use steeple_testkit::{Cluster, ClusterSpec};
-use tokio::sync::watch;
 
-use crate::registry::{Ledger, listed, start_writers};
+use crate::registry::{Ledger, Writers, listed};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -46,8 +45,7 @@ async fn a_fourth_member_joins_with_all_that_was_acknowledged_and_serves() {
     let spec = ClusterSpec::default();
     let mut cluster = Cluster::start(folder.path(), &spec).await.unwrap();
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let writers = start_writers(&cluster, 2, "", &ledger, &stopped);
+    let writers = Writers::start(&cluster, 2, "", &ledger);
 
     // First with another key: it says what is wrong, and the fix it names is enough.
     let fourth = cluster.add_member(&spec).unwrap();
@@ -65,12 +63,8 @@ async fn a_fourth_member_joins_with_all_that_was_acknowledged_and_serves() {
     fs::write(&config, right).unwrap();
     cluster.start_member(fourth).unwrap();
     cluster.wait_ready(SOON).await.unwrap();
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    assert!(ledger.acknowledged() > 10, "{} acknowledged", ledger.acknowledged());
-    ledger.check(&listed(&cluster, fourth).await).unwrap();
+    writers.finish().await;
+    ledger.is_kept_by(&cluster, [fourth], 10).await;
     let words = ["entry", "create", "-entryID", "through-the-fourth", "-selector", "unix:uid:1"];
     let more = ["-parentID", "spiffe://example.org/n", "-spiffeID", "spiffe://example.org/w"];
     let made = cluster.member(fourth).unwrap().cli(&[words.as_slice(), &more].concat());
@@ -98,8 +92,7 @@ async fn a_member_that_lost_its_folder_takes_its_old_seat_under_load_and_nothing
     let mut cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await.unwrap();
     let old = id(&cluster, 2).await;
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let writers = start_writers(&cluster, 1, "", &ledger, &stopped);
+    let writers = Writers::start(&cluster, 1, "", &ledger);
 
     cluster.kill_member(2).unwrap();
     fs::remove_dir_all(cluster.member(2).unwrap().data()).unwrap();
@@ -114,14 +107,8 @@ async fn a_member_that_lost_its_folder_takes_its_old_seat_under_load_and_nothing
     });
     seated.await.unwrap();
     cluster.wait_ready(SOON).await.unwrap();
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    assert!(ledger.acknowledged() > 10, "{} acknowledged", ledger.acknowledged());
-    for index in 0..3 {
-        ledger.check(&listed(&cluster, index).await).unwrap();
-    }
+    writers.finish().await;
+    ledger.is_kept_by(&cluster, 0..3, 10).await;
     // It counts: with it, one of the two others may go.
     cluster.kill_member(0).unwrap();
     assert!(!listed(&cluster, 2).await.is_empty());

@@ -9,9 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use steeple_testkit::{Cluster, ClusterSpec, skip};
-use tokio::sync::watch;
 
-use crate::registry::{Ledger, listed, start_writers};
+use crate::registry::{Ledger, Writers, listed};
 
 /// Cuts in a row, each under load.
 const CUTS: usize = 5;
@@ -48,8 +47,7 @@ async fn cuts(folder: &Path, image: &Path, mount: &Path) -> Result<()> {
         let kept = listed(&cluster, 0).await;
         ledger.check(&kept).map_err(|wrong| anyhow::anyhow!("after cut {cut}:\n{wrong}"))?;
         let before = ledger.acknowledged();
-        let (stop, stopped) = watch::channel(false);
-        let writers = start_writers(&cluster, 4, &format!("cut{cut}-"), &ledger, &stopped);
+        let writers = Writers::start(&cluster, 4, &format!("cut{cut}-"), &ledger);
         steeple_testkit::process::wait_for(
             "writes to be acknowledged",
             Duration::from_secs(20),
@@ -61,10 +59,7 @@ async fn cuts(folder: &Path, image: &Path, mount: &Path) -> Result<()> {
         .await?;
         power_off(mount)?;
         cluster.kill_member(0)?;
-        stop.send(true)?;
-        for writer in writers {
-            writer.await?;
-        }
+        writers.finish().await;
         run("umount", &[&mount.display().to_string()])?;
         mount_disk(image, mount)?;
     }

@@ -37,6 +37,21 @@ impl Ledger {
         self.0.lock().unwrap().values().filter(|known| **known != Known::Unknown).count()
     }
 
+    /// Each of these members has all that was acknowledged, which is more than so many outcomes.
+    pub(crate) async fn is_kept_by(
+        &self,
+        cluster: &Cluster,
+        members: impl IntoIterator<Item = usize>,
+        more_than: usize,
+    ) {
+        let acknowledged = self.acknowledged();
+        assert!(acknowledged > more_than, "only {acknowledged} acknowledged outcomes");
+        for member in members {
+            let listed = listed(cluster, member).await;
+            self.check(&listed).unwrap_or_else(|wrong| panic!("member {member}:\n{wrong}"));
+        }
+    }
+
     /// Compares what a replica lists with what was acknowledged.
     pub(crate) fn check(&self, listed: &BTreeSet<String>) -> Result<(), String> {
         let mut wrong = Vec::new();
@@ -55,23 +70,41 @@ impl Ledger {
     }
 }
 
-/// Starts writers that create entries one after the other and delete every third again. Ids start
-/// with the prefix.
-pub(crate) fn start_writers(
-    cluster: &Cluster,
-    count: usize,
-    prefix: &str,
-    ledger: &Ledger,
-    stop: &watch::Receiver<bool>,
-) -> Vec<JoinHandle<()>> {
-    let channels: Vec<Channel> =
-        cluster.members().iter().map(|member| unix_channel(&member.socket())).collect();
-    (0..count)
-        .map(|writer| {
+/// Writers that create entries one after the other and delete every third again.
+#[derive(Debug)]
+pub(crate) struct Writers {
+    ledger: Ledger,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    /// Starts so many; a ledger may have gone through earlier ones.
+    pub(crate) fn start(cluster: &Cluster, count: usize, prefix: &str, ledger: &Ledger) -> Self {
+        let mut writers =
+            Self { ledger: ledger.clone(), stop: watch::channel(false).0, tasks: Vec::new() };
+        writers.more(cluster, count, prefix);
+        writers
+    }
+
+    /// Starts more of them, which know the members of now. Their ids start with the prefix.
+    pub(crate) fn more(&mut self, cluster: &Cluster, count: usize, prefix: &str) {
+        let channels: Vec<Channel> =
+            cluster.members().iter().map(|member| unix_channel(&member.socket())).collect();
+        self.tasks.extend((0..count).map(|writer| {
+            let (channels, stop) = (channels.clone(), self.stop.subscribe());
             let prefix = format!("{prefix}w{writer}");
-            tokio::spawn(write(writer, prefix, channels.clone(), ledger.clone(), stop.clone()))
-        })
-        .collect()
+            tokio::spawn(write(writer, prefix, channels, self.ledger.clone(), stop))
+        }));
+    }
+
+    /// Has them end after the call they are in.
+    pub(crate) async fn finish(self) {
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+    }
 }
 
 async fn write(

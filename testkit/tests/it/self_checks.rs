@@ -7,9 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Cluster, ClusterSpec};
-use tokio::sync::watch;
 
-use crate::registry::{Ledger, listed, start_writers};
+use crate::registry::{Ledger, Writers};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -80,8 +79,7 @@ async fn a_member_whose_files_rot_ends_with_the_fix_and_rejoins_with_everything(
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await.unwrap();
     let ledger = Ledger::default();
-    let (stop, stopped) = watch::channel(false);
-    let writers = start_writers(&cluster, 2, "", &ledger, &stopped);
+    let writers = Writers::start(&cluster, 2, "", &ledger);
     wait_for("something written", SOON, async || {
         anyhow::ensure!(ledger.acknowledged() > 50, "{}", ledger.acknowledged());
         Ok(())
@@ -116,9 +114,6 @@ async fn a_member_whose_files_rot_ends_with_the_fix_and_rejoins_with_everything(
     });
     joined.await.unwrap();
     cluster.wait_ready(SOON).await.unwrap();
-    stop.send(true).unwrap();
-    for writer in writers {
-        writer.await.unwrap();
-    }
-    ledger.check(&listed(&cluster, 2).await).unwrap();
+    writers.finish().await;
+    ledger.is_kept_by(&cluster, [2], 50).await;
 }

@@ -10,8 +10,8 @@ use tonic::transport::Channel;
 
 use super::ask::Ask;
 use super::call::{Attempt, Said, attempt};
-use crate::dice::Dice;
 use crate::record::Recorder;
+use steeple_spiffe_core::dice::Dice;
 
 /// How long a client waits for one member's answer.
 const ATTEMPT: Duration = Duration::from_millis(1500);

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::links::Links;
-use crate::dice::Dice;
+use steeple_spiffe_core::dice::Dice;
 
 /// Packets that are read and not yet looked at; above it the devices' own queues fill.
 const ARRIVED_MAX: usize = 1024;

@@ -1,13 +1,12 @@
-//! Results: an append-only file with a line of JSON a seed, and sums over such files.
+//! Sums over the results of many seeds.
 //!
 //! Owns what a slice of seeds must have exercised: one in which something never happened is no pass.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use steeple_checker::results::{self, say};
 
 use crate::options::FaultKind;
 use crate::report::{Line, Tally};
@@ -18,66 +17,6 @@ const JUDGED_FROM: u64 = 25;
 
 /// Of a hundred seeds so many may have something that nobody could tell.
 const UNTOLD_PERCENT_MAX: u64 = 10;
-
-/// Writes a line for people.
-pub(crate) fn say(text: &str) {
-    // Nobody to tell if that fails.
-    writeln!(std::io::stdout(), "{text}").ok();
-}
-
-/// Reads results. A torn last line, of a run that was killed as it wrote, is left out.
-pub(crate) fn read(path: &Path) -> Result<Vec<Line>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("open {}", path.display())),
-    };
-    let mut lines = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.with_context(|| format!("read {}", path.display()))?;
-        if let Ok(line) = serde_json::from_str(&line) {
-            lines.push(line);
-        }
-    }
-    Ok(lines)
-}
-
-/// Appends to results.
-#[derive(Debug)]
-pub(crate) struct Results {
-    file: Option<File>,
-}
-
-impl Results {
-    /// Opens the file, if one is named.
-    pub(crate) fn open(path: Option<&Path>) -> Result<Self> {
-        let file = match path {
-            None => None,
-            Some(path) => {
-                let opened = OpenOptions::new().create(true).append(true).open(path);
-                let mut file = opened.with_context(|| format!("open {}", path.display()))?;
-                if ends_torn(path)? {
-                    file.write_all(b"\n").context("end a torn line")?;
-                }
-                Some(file)
-            }
-        };
-        Ok(Self { file })
-    }
-
-    /// Appends a line.
-    pub(crate) fn add(&mut self, line: &Line) -> Result<()> {
-        let Some(file) = &mut self.file else { return Ok(()) };
-        let mut text = serde_json::to_string(line).context("encode a result")?;
-        text.push('\n');
-        file.write_all(text.as_bytes()).context("write a result")
-    }
-}
-
-fn ends_torn(path: &Path) -> Result<bool> {
-    let text = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    Ok(text.last().is_some_and(|last| *last != b'\n'))
-}
 
 /// Sums of many runs.
 #[derive(Debug, Default)]
@@ -217,7 +156,7 @@ impl Sums {
 pub(crate) fn merge(files: &[String]) -> Result<bool> {
     let mut sums = Sums::default();
     for file in files {
-        for line in read(Path::new(file))? {
+        for line in results::read(Path::new(file))? {
             sums.add(&line);
         }
     }
