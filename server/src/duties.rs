@@ -203,13 +203,14 @@ fn pruned_rows(applied: &Applied) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{Change, MemoryDisk, RequestId, Storage};
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
-    use steeple_spiffe_core::{Clock, EntryId, RegistrationEntry, Selector, SpiffeId, Timestamp};
+    use steeple_spiffe_core::{
+        Clock, EntryId, RegistrationEntry, Selector, SortedSet, SpiffeId, Timestamp,
+    };
     use tokio::time::Instant;
 
     use super::*;
@@ -371,10 +372,10 @@ mod tests {
             id: EntryId::parse(name).unwrap(),
             spiffe_id: SpiffeId::parse("spiffe://example.org/w").unwrap(),
             parent_id: SpiffeId::parse("spiffe://example.org/p").unwrap(),
-            selectors: BTreeSet::from([Selector::new("unix", name).unwrap()]),
+            selectors: SortedSet::from([Selector::new("unix", name).unwrap()]),
             x509_svid_ttl_s: 0,
             jwt_svid_ttl_s: 0,
-            federates_with: BTreeSet::new(),
+            federates_with: SortedSet::new(),
             admin: false,
             downstream: false,
             expires_at_unix_s,

@@ -4,18 +4,19 @@
 //! server") that needs nothing but the entry itself. Whether a federated bundle exists or a similar
 //! entry is stored is decided where the state is: in raft-store's apply.
 
-use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::id::SpiffeId;
 use crate::limits::ENTRY_ID_BYTES_MAX;
 use crate::selector::SelectorSet;
+use crate::sorted_set::SortedSet;
 use crate::time::Timestamp;
 use crate::trust_domain::TrustDomain;
 
 /// The id of an entry: a UUID by default, or what the operator chose.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId(String);
+pub struct EntryId(Arc<str>);
 
 /// Why an entry id is refused. Texts are SPIRE's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +39,7 @@ impl EntryId {
         if text.is_empty() || !text.bytes().all(allowed) {
             return Err(EntryIdError::BadCharacter);
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The text.
@@ -70,7 +71,7 @@ pub struct RegistrationEntry {
     /// Lifetime of JWT-SVIDs in seconds; 0 = the server's default.
     pub jwt_svid_ttl_s: i32,
     /// Foreign trust domains whose bundles the workload gets.
-    pub federates_with: BTreeSet<TrustDomain>,
+    pub federates_with: SortedSet<TrustDomain>,
     /// Whether the identity may administer the server.
     pub admin: bool,
     /// Whether the identity is a downstream server.
@@ -117,7 +118,7 @@ pub struct EntryUpdate {
     /// New lifetime of JWT-SVIDs in seconds.
     pub jwt_svid_ttl_s: Option<i32>,
     /// New foreign trust domains.
-    pub federates_with: Option<BTreeSet<TrustDomain>>,
+    pub federates_with: Option<SortedSet<TrustDomain>>,
     /// New admin flag.
     pub admin: Option<bool>,
     /// New downstream flag.

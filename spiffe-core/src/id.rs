@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::limits::SPIFFE_ID_BYTES_MAX;
 use crate::trust_domain::{TrustDomain, TrustDomainError, is_trust_domain_byte};
@@ -16,7 +17,7 @@ const SCHEME: &str = "spiffe://";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId {
     trust_domain: TrustDomain,
-    path: String,
+    path: Arc<str>,
 }
 
 /// Why a text is no SPIFFE id.
@@ -86,23 +87,32 @@ impl SpiffeId {
         if SCHEME.len() + trust_domain.as_str().len() + path.len() > SPIFFE_ID_BYTES_MAX {
             return Err(SpiffeIdError::TooLong);
         }
-        Ok(Self { trust_domain, path: path.to_owned() })
+        Ok(Self { trust_domain, path: path.into() })
     }
 
     /// The id of the servers of a trust domain: path `/spire/server`.
     pub fn server(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, path: "/spire/server".to_owned() }
+        Self { trust_domain, path: "/spire/server".into() }
     }
 
     /// The id of the trust domain itself: no path.
     pub fn of_trust_domain(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, path: String::new() }
+        Self { trust_domain, path: "".into() }
     }
 
     /// The id of an agent: path `/spire/agent/` and the given suffix, for instance
     /// `join_token/…`.
     pub fn agent(trust_domain: TrustDomain, suffix: &str) -> Result<Self, SpiffeIdError> {
         Self::new(trust_domain, &format!("/spire/agent/{suffix}"))
+    }
+
+    /// This id, with its trust domain's name in the same memory as the other's if they are equal.
+    #[must_use]
+    pub fn sharing(mut self, trust_domain: &TrustDomain) -> Self {
+        if self.trust_domain == *trust_domain {
+            self.trust_domain = trust_domain.clone();
+        }
+        self
     }
 
     /// The trust domain.
@@ -122,7 +132,7 @@ impl SpiffeId {
 
     /// Whether the path is reserved for SPIRE itself: `/spire` or below.
     pub fn is_reserved(&self) -> bool {
-        self.path == "/spire" || self.path.starts_with("/spire/")
+        *self.path == *"/spire" || self.path.starts_with("/spire/")
     }
 
     /// Whether the path is that of an agent: below `/spire/agent/`.
@@ -132,7 +142,7 @@ impl SpiffeId {
 
     /// Whether the path is exactly `/spire/server`.
     pub fn is_server(&self) -> bool {
-        self.path == "/spire/server"
+        *self.path == *"/spire/server"
     }
 }
 

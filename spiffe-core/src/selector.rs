@@ -2,21 +2,26 @@
 //!
 //! Owns the check of a selector and the four ways SPIRE matches sets of them.
 
-use std::collections::BTreeSet;
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 use crate::limits::SELECTOR_BYTES_MAX;
+use crate::sorted_set::SortedSet;
 
 /// One checked selector.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Selector {
-    kind: String,
-    value: String,
+    /// `type:value`, in one piece: a server holds millions of them.
+    text: Box<str>,
+    /// Length of the type.
+    kind: u16,
 }
 
+const _: () = assert!(SELECTOR_BYTES_MAX <= u16::MAX as usize);
+
 /// A sorted set of selectors without duplicates.
-pub type SelectorSet = BTreeSet<Selector>;
+pub type SelectorSet = SortedSet<Selector>;
 
 /// Why a selector is refused. Texts are SPIRE's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,10 +55,12 @@ impl Selector {
         if value.is_empty() {
             return Err(SelectorError::MissingValue);
         }
-        if kind.len() + value.len() > SELECTOR_BYTES_MAX {
+        let (Ok(length), true) =
+            (u16::try_from(kind.len()), kind.len() + value.len() <= SELECTOR_BYTES_MAX)
+        else {
             return Err(SelectorError::TooLong);
-        }
-        Ok(Self { kind: kind.to_owned(), value: value.to_owned() })
+        };
+        Ok(Self { text: [kind, ":", value].concat().into(), kind: length })
     }
 
     /// Parses `type:value`; only the first colon splits.
@@ -65,18 +72,42 @@ impl Selector {
 
     /// The type, for instance `unix`.
     pub fn kind(&self) -> &str {
-        &self.kind
+        self.parts().0
     }
 
     /// The value, for instance `uid:1000`.
     pub fn value(&self) -> &str {
-        &self.value
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        let (kind, value) = self.text.split_at(usize::from(self.kind));
+        (kind, value.strip_prefix(':').unwrap_or_default())
+    }
+}
+
+/// By type, then by value.
+impl Ord for Selector {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
+    }
+}
+
+impl PartialOrd for Selector {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Selector({:?})", self.text)
     }
 }
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind, self.value)
+        f.write_str(&self.text)
     }
 }
 
@@ -104,7 +135,7 @@ pub enum SelectorMatch {
 
 impl SelectorMatch {
     /// Whether the stored set matches the given one.
-    pub fn matches<T: Ord>(self, stored: &BTreeSet<T>, given: &BTreeSet<T>) -> bool {
+    pub fn matches<T: Ord>(self, stored: &SortedSet<T>, given: &SortedSet<T>) -> bool {
         match self {
             Self::Exact => stored == given,
             Self::Subset => !stored.is_empty() && stored.is_subset(given),
@@ -120,7 +151,7 @@ mod tests {
 
     #[test]
     fn sets_match_in_the_four_ways_of_spire() {
-        let set = |items: &str| -> BTreeSet<char> { items.chars().collect() };
+        let set = |items: &str| -> SortedSet<char> { items.chars().collect() };
         // stored, given, exact, subset, superset, any
         let cases = [
             ("ab", "ab", true, true, true, true),
@@ -142,6 +173,17 @@ mod tests {
             ];
             assert_eq!(got, [exact, subset, superset, any], "{stored:?} against {given:?}");
         }
+    }
+
+    #[test]
+    fn selectors_are_ordered_by_type_and_then_by_value() {
+        // As texts, the one with the dash would come first.
+        let ordered: Vec<Selector> =
+            ["k8s:b", "k8s:c", "k8s-x:a"].map(|text| text.parse().unwrap()).into();
+        let mut sorted = ordered.clone();
+        sorted.reverse();
+        sorted.sort();
+        assert_eq!(sorted, ordered);
     }
 
     #[test]

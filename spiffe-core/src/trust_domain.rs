@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::id::SpiffeId;
 use crate::limits::TRUST_DOMAIN_BYTES_MAX;
 
 /// A checked trust domain name, for instance `example.org`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TrustDomain(String);
+pub struct TrustDomain(Arc<str>);
 
 /// Why a text is no trust domain. Texts are go-spiffe's, which scripts and logs of SPIRE show.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,7 +45,7 @@ impl TrustDomain {
         if name.len() > TRUST_DOMAIN_BYTES_MAX {
             return Err(TrustDomainError::TooLong);
         }
-        Ok(Self(name.to_owned()))
+        Ok(Self(name.into()))
     }
 
     /// Parses a name or a SPIFFE id, of which the trust domain is taken: SPIRE accepts both

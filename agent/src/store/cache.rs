@@ -365,7 +365,8 @@ impl State {
             let lost = !subscriber.matched.is_subset(&now);
             let visible = entries.iter().any(|entry| {
                 let is_new = !subscriber.matched.contains(&entry.id);
-                let bundle_changed = !entry.federates_with.is_disjoint(changed_domains);
+                let bundle_changed =
+                    entry.federates_with.iter().any(|one| changed_domains.contains(one));
                 (is_new && self.svids.contains_key(&entry.id))
                     || (!is_new && updated.contains(&entry.id))
                     || bundle_changed

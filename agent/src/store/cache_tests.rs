@@ -110,7 +110,7 @@ fn a_new_entry_is_heard_of_when_its_svid_arrives_and_a_removed_one_at_once() {
 fn a_changed_own_bundle_concerns_everybody_and_a_federated_one_its_users() {
     let store = store();
     let mut federated = entry("a", &["t:1"]);
-    federated.federates_with.insert(domain("partner.test"));
+    federated.federates_with = [domain("partner.test")].into();
     let entries = vec![federated, entry("b", &["t:2"])];
     let with = |own: u8, partner: Option<u8>| {
         let mut synced = synced(entries.clone());

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use steeple_spiffe_core::{EntryId, Selector, SelectorSet, SpiffeId, TrustDomain};
+use steeple_spiffe_core::{EntryId, Selector, SelectorSet, SortedSet, SpiffeId, TrustDomain};
 
 /// One entry this agent is entitled to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Entry {
     /// What a workload must show.
     pub selectors: SelectorSet,
     /// Foreign trust domains whose bundles the workload gets.
-    pub federates_with: BTreeSet<TrustDomain>,
+    pub federates_with: SortedSet<TrustDomain>,
     /// Rises with each update.
     pub revision: i64,
     /// When the entry was created, in Unix seconds; 0 = not stated.
@@ -148,7 +148,7 @@ pub(super) mod tests {
             id: EntryId::parse(id).expect("test id"),
             spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/{id}")).expect("test id"),
             selectors: selectors(selector_texts),
-            federates_with: BTreeSet::new(),
+            federates_with: SortedSet::new(),
             revision: 0,
             created_at_unix_s: 0,
             hint: String::new(),

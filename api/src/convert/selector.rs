@@ -3,10 +3,8 @@
 //! Owns the order on the wire (sorted, as the checked set keeps them) and the numbers of match
 //! behaviours. What a match means is `SelectorMatch`'s.
 
-use std::collections::BTreeSet;
-
 use steeple_spiffe_core::limits::{FEDERATES_WITH_MAX, SELECTORS_MAX};
-use steeple_spiffe_core::{Selector, SelectorMatch, SelectorSet, TrustDomain};
+use steeple_spiffe_core::{Selector, SelectorMatch, SelectorSet, SortedSet, TrustDomain};
 
 use super::ConvertError;
 use crate::pb;
@@ -48,7 +46,7 @@ pub fn filter_from_pb(
 /// A filter on foreign trust domains, which must name one at least.
 pub fn federates_with_filter_from_pb(
     message: &pb::types::FederatesWithMatch,
-) -> Result<(SelectorMatch, BTreeSet<TrustDomain>), ConvertError> {
+) -> Result<(SelectorMatch, SortedSet<TrustDomain>), ConvertError> {
     // SPIRE 1.15.3 names a bad trust domain of a filter without the words it has for an entry's.
     let given = trust_domains_from_pb(&message.trust_domains).map_err(|error| {
         if let ConvertError::FederatedTrustDomain(error) = error {
@@ -78,7 +76,7 @@ fn behavior(number: i32) -> Result<SelectorMatch, ConvertError> {
 /// A checked set of foreign trust domains, each a name or an id.
 pub(super) fn trust_domains_from_pb(
     names: &[String],
-) -> Result<BTreeSet<TrustDomain>, ConvertError> {
+) -> Result<SortedSet<TrustDomain>, ConvertError> {
     if names.len() > FEDERATES_WITH_MAX {
         return Err(ConvertError::TooManyFederatedTrustDomains);
     }

@@ -1,7 +1,6 @@
 //! What clients ask: every command, over few identities so that they meet, each write with values of
 //! its own so that it can be told from all others.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -19,11 +18,11 @@ use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
-use steeple_spiffe_core::{SpiffeId, TrustDomain};
+use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
 
-use steeple_spiffe_core::dice::Dice;
 use crate::reference::Reference;
 use crate::view::Read;
+use steeple_spiffe_core::dice::Dice;
 
 /// The trust domain of all simulations (that of `testing::config`).
 pub(crate) const TRUST_DOMAIN: &str = "example.org";
@@ -195,7 +194,7 @@ impl Workload {
 
     fn selectors(&self) -> Result<SelectorSet> {
         let selector = format!("unix:uid:{}", self.dice.within(0..=3));
-        Ok(BTreeSet::from([Selector::parse(&selector).context("selector")?]))
+        Ok(SortedSet::from([Selector::parse(&selector).context("selector")?]))
     }
 
     fn entry(&mut self, now: Timestamp) -> Result<RegistrationEntry> {
@@ -212,7 +211,7 @@ impl Workload {
             selectors: self.selectors()?,
             x509_svid_ttl_s: 0,
             jwt_svid_ttl_s: 0,
-            federates_with: BTreeSet::new(),
+            federates_with: SortedSet::new(),
             admin: false,
             downstream: false,
             expires_at_unix_s: expires,

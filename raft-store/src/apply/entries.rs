@@ -278,7 +278,7 @@ pub(super) fn dissociate(
         .ok_or_else(|| CodecError::missing("entry that the federation index names"))?;
     unindex(step, &old);
     let mut new = old;
-    new.federates_with.remove(trust_domain);
+    new.federates_with = new.federates_with.into_iter().filter(|one| one != trust_domain).collect();
     new.revision = new.revision.saturating_add(1);
     write(step, row, new);
     Ok(())

@@ -1,7 +1,6 @@
 //! A registry in memory and short ways to say entries, agents and commands, for tests of apply and of
 //! what stores its rows.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prost::Message;
@@ -12,7 +11,7 @@ use steeple_spiffe_core::authority::{
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
-use steeple_spiffe_core::{SpiffeId, TrustDomain};
+use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
 
 use crate::apply::{self, Rows, Table, Tables, Transaction, snapshot_changes};
 use crate::change::{Change, Journal};
@@ -140,7 +139,7 @@ pub(crate) fn entry(id: &str, path: &str, selector: &str) -> RegistrationEntry {
         selectors: selectors(&[selector]),
         x509_svid_ttl_s: 0,
         jwt_svid_ttl_s: 0,
-        federates_with: BTreeSet::new(),
+        federates_with: SortedSet::new(),
         admin: false,
         downstream: false,
         expires_at_unix_s: 0,

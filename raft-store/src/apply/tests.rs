@@ -49,7 +49,7 @@ fn a_created_entry_gets_revision_zero_and_cluster_time() {
 fn each_item_of_a_batch_is_decided_by_itself() {
     let mut registry = Registry::formed();
     let mut foreign = entry("e4", "/f", "unix:uid:4");
-    foreign.federates_with.insert(td("other.org"));
+    foreign.federates_with = [td("other.org")].into();
     let outcome = registry.accepted(Command::CreateEntries(vec![
         entry("e1", "/w", "unix:uid:1"),
         entry("e2", "/w", "unix:uid:1"),
@@ -172,7 +172,7 @@ fn a_join_token_exists_once_and_a_refused_one_leaves_no_alias() {
     assert_eq!(registry.rejected(again), Rejection::TokenExists);
 
     let mut alias = entry("alias", "/w", "spiffe_id:x");
-    alias.federates_with.insert(td("other.org"));
+    alias.federates_with = [td("other.org")].into();
     let mut with_alias = token("u", 60);
     with_alias.alias = Some(Box::new(alias));
     let rejected = registry.rejected(Command::CreateJoinToken(with_alias));

@@ -188,7 +188,7 @@ async fn fill(store: &TestStore) {
     let write = WriteBundles { mode: BundleWrite::Create, bundles: vec![other] };
     accepted(store, Command::WriteBundles(write)).await;
     let mut full = entry("full", "/full", "unix:uid:1");
-    full.federates_with.insert(td("other.org"));
+    full.federates_with = [td("other.org")].into();
     full.expires_at_unix_s = 1_900_000_000;
     full.dns_names = vec!["a.example".to_owned()];
     full.hint = "hint".to_owned();

@@ -40,7 +40,7 @@ fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
     full.selectors = selectors(&["unix:uid:1", "docker:label:a:b"]);
     full.x509_svid_ttl_s = 60;
     full.jwt_svid_ttl_s = 30;
-    full.federates_with.insert(TrustDomain::parse("other.org").unwrap());
+    full.federates_with = [TrustDomain::parse("other.org").unwrap()].into();
     full.admin = true;
     full.downstream = true;
     full.expires_at_unix_s = 1_900_000_000;

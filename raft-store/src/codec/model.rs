@@ -1,7 +1,5 @@
 //! Entries, agents, bundles, authorities, the cluster's row.
 
-use std::collections::BTreeSet;
-
 use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
 use steeple_spiffe_core::authority::{
     Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
@@ -9,6 +7,7 @@ use steeple_spiffe_core::authority::{
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::{AdditionalAttributes, EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
+use steeple_spiffe_core::sorted_set::SortedSet;
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
@@ -25,7 +24,7 @@ pub(super) fn trust_domain_from_pb(text: &str) -> Result<TrustDomain, CodecError
     TrustDomain::parse(text).map_err(|error| CodecError::new("trust domain", error))
 }
 
-fn trust_domains_from_pb(texts: &[String]) -> Result<BTreeSet<TrustDomain>, CodecError> {
+fn trust_domains_from_pb(texts: &[String]) -> Result<SortedSet<TrustDomain>, CodecError> {
     texts.iter().map(|text| trust_domain_from_pb(text)).collect()
 }
 

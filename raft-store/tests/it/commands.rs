@@ -7,7 +7,7 @@ use steeple_raft_store::{Change, Command};
 use steeple_spiffe_core::entry::{EntryId, RegistrationEntry};
 use steeple_spiffe_core::selector::Selector;
 use steeple_spiffe_core::time::Timestamp;
-use steeple_spiffe_core::{SpiffeId, TrustDomain};
+use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
 
 pub(crate) fn create(number: u32) -> Command {
     Command::CreateEntries(vec![entry(number)])
@@ -22,7 +22,7 @@ pub(crate) fn entry(number: u32) -> RegistrationEntry {
         selectors: [Selector::parse("unix:uid:1").unwrap()].into(),
         x509_svid_ttl_s: 0,
         jwt_svid_ttl_s: 0,
-        federates_with: BTreeSet::new(),
+        federates_with: SortedSet::new(),
         admin: false,
         downstream: false,
         expires_at_unix_s: 0,

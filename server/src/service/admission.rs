@@ -76,7 +76,7 @@ async fn attest(
     }
     if context.settings.agent_spiffe_id_as_selector {
         let own = Selector::new("spiffe_id", &attested.agent_id.to_string());
-        attested.selectors.extend(own.ok());
+        attested.selectors = attested.selectors.into_iter().chain(own.ok()).collect();
     }
     let issued = sign(context, &attested, &opening.csr)?;
     admit(context, call, &opening.kind, &attested, &issued).await?;

@@ -4,7 +4,6 @@
 //! [`super::admission`]. A new certificate is signed first and released only after the command that
 //! records its serial has been applied.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 use steeple_api::convert::agent as convert;
 use steeple_api::convert::{id, selector, svid};
@@ -15,7 +14,7 @@ use steeple_raft_store::{Command, Rejection};
 use steeple_spiffe_core::csr::CertificateRequest;
 use steeple_spiffe_core::limits::{AGENT_VERSION_BYTES_MAX, JOIN_TOKEN_BYTES_MAX};
 use steeple_spiffe_core::{
-    AgentRecord, EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId, Timestamp,
+    AgentRecord, EntryId, RegistrationEntry, Selector, SelectorSet, SortedSet, SpiffeId, Timestamp,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -278,7 +277,7 @@ fn alias_entry(
         selectors: SelectorSet::from([selector]),
         x509_svid_ttl_s: 0,
         jwt_svid_ttl_s: 0,
-        federates_with: BTreeSet::new(),
+        federates_with: SortedSet::new(),
         admin: false,
         downstream: false,
         expires_at_unix_s: 0,

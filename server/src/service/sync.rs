@@ -147,9 +147,8 @@ fn masked(entry: &RegistrationEntry, mask: Option<&pb::types::EntryMask>) -> pb:
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
 
-    use steeple_spiffe_core::{EntryId, Selector, SelectorSet, Timestamp};
+    use steeple_spiffe_core::{EntryId, Selector, SelectorSet, SortedSet, Timestamp};
 
     use super::*;
 
@@ -161,7 +160,7 @@ mod tests {
             selectors: SelectorSet::from([Selector::new("unix", "uid:1").expect("a selector")]),
             x509_svid_ttl_s: 0,
             jwt_svid_ttl_s: 0,
-            federates_with: BTreeSet::new(),
+            federates_with: SortedSet::new(),
             admin: false,
             downstream: false,
             expires_at_unix_s: 0,

@@ -105,7 +105,7 @@ mod tests {
 
     use proptest::prelude::*;
     use steeple_raft_store::RowNumber;
-    use steeple_spiffe_core::{Selector, Timestamp, TrustDomain};
+    use steeple_spiffe_core::{Selector, SortedSet, Timestamp};
 
     use super::*;
 
@@ -139,7 +139,7 @@ mod tests {
             selectors: selectors(selector_bits),
             x509_svid_ttl_s: 0,
             jwt_svid_ttl_s: 0,
-            federates_with: BTreeSet::<TrustDomain>::new(),
+            federates_with: SortedSet::new(),
             admin: false,
             downstream: false,
             expires_at_unix_s: 0,

@@ -1,9 +1,10 @@
 //! The index of registration entries: by row, id, parent, SPIFFE id, and node aliases by selector.
 //!
-//! Owns its own consistency: every entry is in all indexes or in none. Who may see which entry is
+//! Owns its own consistency, every entry is in all indexes or in none, and that a million entries take
+//! little memory: entries and indexes hold the same texts, not copies. Who may see which entry is
 //! computed in `authorized`, from the lookups given here.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -11,10 +12,7 @@ use steeple_raft_store::RowNumber;
 use steeple_spiffe_core::{EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId};
 
 use super::filter::EntryFilter;
-use super::rows;
-
-/// Rows that share a key, in list order.
-type Rows = BTreeSet<RowNumber>;
+use super::rows::{self, Rows};
 
 /// All entries, and the ways they are looked up.
 #[derive(Debug, Default)]
@@ -32,13 +30,24 @@ impl EntryIndex {
     /// Inserts an entry or replaces the one in its row.
     pub(super) fn write(&mut self, row: RowNumber, entry: Arc<RegistrationEntry>) {
         self.remove(row);
+        let entry = self.sharing(entry);
         self.by_id.insert(entry.id.clone(), row);
-        self.by_parent.entry(entry.parent_id.clone()).or_default().insert(row);
-        self.by_spiffe_id.entry(entry.spiffe_id.clone()).or_default().insert(row);
+        add_row(&mut self.by_parent, &entry.parent_id, row);
+        add_row(&mut self.by_spiffe_id, &entry.spiffe_id, row);
         if let Some(first) = alias_key(&entry) {
-            self.aliases.entry(first.clone()).or_default().insert(row);
+            add_row(&mut self.aliases, first, row);
         }
         self.rows.insert(row, entry);
+    }
+
+    /// The entry with the texts that other entries of its parent have too, in their memory.
+    fn sharing(&self, entry: Arc<RegistrationEntry>) -> Arc<RegistrationEntry> {
+        let mut entry = Arc::unwrap_or_clone(entry);
+        if let Some((parent, _)) = self.by_parent.get_key_value(&entry.parent_id) {
+            entry.parent_id = parent.clone();
+        }
+        entry.spiffe_id = entry.spiffe_id.sharing(entry.parent_id.trust_domain());
+        Arc::new(entry)
     }
 
     /// Removes the entry in a row, if there is one.
@@ -130,7 +139,7 @@ impl EntryIndex {
                 Some(rows) => Box::new(
                     rows.into_iter()
                         .flat_map(move |rows| rows.range(range))
-                        .filter_map(|row| Some((*row, self.rows.get(row)?))),
+                        .filter_map(|row| Some((row, self.rows.get(&row)?))),
                 ),
                 None => Box::new(self.rows.range(range).map(|(row, entry)| (*row, entry))),
             };
@@ -141,7 +150,7 @@ impl EntryIndex {
         &'a self,
         rows: Option<&'a Rows>,
     ) -> impl Iterator<Item = (RowNumber, &'a Arc<RegistrationEntry>)> + use<'a> {
-        rows.into_iter().flatten().filter_map(|row| Some((*row, self.rows.get(row)?)))
+        rows.into_iter().flat_map(Rows::iter).filter_map(|row| Some((row, self.rows.get(&row)?)))
     }
 }
 
@@ -156,9 +165,18 @@ fn alias_key(entry: &RegistrationEntry) -> Option<&Selector> {
     if is_alias(entry) { entry.selectors.first() } else { None }
 }
 
+fn add_row<K: Clone + Hash + Eq>(index: &mut HashMap<K, Rows>, key: &K, row: RowNumber) {
+    match index.get_mut(key) {
+        Some(rows) => rows.insert(row),
+        None => {
+            index.insert(key.clone(), Rows::One(row));
+        }
+    }
+}
+
 fn remove_row<K: Hash + Eq>(index: &mut HashMap<K, Rows>, key: &K, row: RowNumber) {
     if let Some(rows) = index.get_mut(key) {
-        rows.remove(&row);
+        rows.remove(row);
         if rows.is_empty() {
             index.remove(key);
         }

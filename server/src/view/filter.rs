@@ -3,10 +3,9 @@
 //! Owns the matching of one row. Parsing of requests into filters is the services' business, and so
 //! are the refusals that SPIRE has for malformed ones.
 
-use std::collections::BTreeSet;
-
 use steeple_spiffe_core::{
-    AgentRecord, RegistrationEntry, SelectorMatch, SelectorSet, SpiffeId, Timestamp, TrustDomain,
+    AgentRecord, RegistrationEntry, SelectorMatch, SelectorSet, SortedSet, SpiffeId, Timestamp,
+    TrustDomain,
 };
 
 /// Which entries are asked for. The default asks for all.
@@ -19,7 +18,7 @@ pub struct EntryFilter {
     /// Selectors that relate to the given set like this.
     pub selectors: Option<(SelectorMatch, SelectorSet)>,
     /// Foreign trust domains that relate to the given set like this.
-    pub federates_with: Option<(SelectorMatch, BTreeSet<TrustDomain>)>,
+    pub federates_with: Option<(SelectorMatch, SortedSet<TrustDomain>)>,
     /// Exactly this hint; an empty one is no filter.
     pub hint: Option<String>,
     /// Only downstream entries; `false` is no filter.
@@ -66,8 +65,8 @@ impl AgentFilter {
 }
 
 fn set_matches<T: Ord>(
-    filter: Option<&(SelectorMatch, BTreeSet<T>)>,
-    stored: &BTreeSet<T>,
+    filter: Option<&(SelectorMatch, SortedSet<T>)>,
+    stored: &SortedSet<T>,
 ) -> bool {
     filter.is_none_or(|(how, given)| how.matches(stored, given))
 }

@@ -305,10 +305,8 @@ fn load(views: &Views, mut subscription: Subscription) -> Subscription {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use steeple_raft_store::{Change, ChangeBatch};
-    use steeple_spiffe_core::{Selector, SelectorMatch, SelectorSet};
+    use steeple_spiffe_core::{Selector, SelectorMatch, SelectorSet, SortedSet};
 
     use super::*;
 
@@ -317,10 +315,10 @@ mod tests {
             id: EntryId::parse(&format!("e{row}")).unwrap(),
             spiffe_id: SpiffeId::parse("spiffe://a.test/w").unwrap(),
             parent_id: SpiffeId::parse(parent).unwrap(),
-            selectors: BTreeSet::from([Selector::new("unix", &format!("uid:{row}")).unwrap()]),
+            selectors: SortedSet::from([Selector::new("unix", &format!("uid:{row}")).unwrap()]),
             x509_svid_ttl_s: 0,
             jwt_svid_ttl_s: 0,
-            federates_with: BTreeSet::new(),
+            federates_with: SortedSet::new(),
             admin: false,
             downstream: row.is_multiple_of(2),
             expires_at_unix_s: 0,
