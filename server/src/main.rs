@@ -1,6 +1,11 @@
 //! The binary `spire-server`: hands its arguments to the command line library, with `run` and
 //! `validate` mounted from this crate.
 
+/// Consensus, RPC and storage allocate little and often, and free on other threads than they allocate
+/// on; what that costs with the C library's allocator is in `bench/BUDGETS.md`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     #[cfg(feature = "mutants")]
     if let Some(failure) = switch_on_mutant() {

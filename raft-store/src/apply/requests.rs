@@ -86,12 +86,24 @@ pub(super) fn remember(
 }
 
 fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
-    let kept_from = step.now.minus(OUTCOMES_KEPT_FOR);
+    let kept_from = step.now.minus(OUTCOMES_KEPT_FOR).unix_ms();
+    let too_many = step.counters.outcome_bytes > OUTCOME_BYTES_MAX;
+    if !too_many {
+        // Looked up once in a batch: a scan costs more than all else that most commands do.
+        let since = match step.txn.outcomes_since {
+            Some(since) => since,
+            None => oldest(step)?.unwrap_or(step.now.unix_ms()),
+        };
+        if since >= kept_from {
+            step.txn.outcomes_since = Some(since);
+            return Ok(());
+        }
+    }
+    step.txn.outcomes_since = None;
     let oldest = step.txn.scan(Table::OutcomesByAge, &[], OUTCOMES_FORGOTTEN_PER_COMMAND)?;
     for (key, value) in oldest {
-        let age = pb::store::OutcomeAge::decode(value.as_slice())
-            .map_err(|error| CodecError::new("age of an outcome", error))?;
-        let too_old = age.time_unix_ms < kept_from.unix_ms();
+        let age = decode_age(&value)?;
+        let too_old = age.time_unix_ms < kept_from;
         if !too_old && step.counters.outcome_bytes <= OUTCOME_BYTES_MAX {
             break;
         }
@@ -103,4 +115,15 @@ fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
         step.txn.delete(Table::OutcomesByAge, &key);
     }
     Ok(())
+}
+
+/// When the oldest remembered outcome was decided, in Unix milliseconds.
+fn oldest(step: &Step<'_, '_>) -> Result<Option<i64>, TableError> {
+    let first = step.txn.scan(Table::OutcomesByAge, &[], 1)?;
+    Ok(first.first().map(|(_, value)| decode_age(value)).transpose()?.map(|age| age.time_unix_ms))
+}
+
+fn decode_age(value: &[u8]) -> Result<pb::store::OutcomeAge, CodecError> {
+    pb::store::OutcomeAge::decode(value)
+        .map_err(|error| CodecError::new("age of an outcome", error))
 }

@@ -84,11 +84,13 @@ pub(crate) struct Transaction<'a> {
     kept: WriteSet,
     /// Of the current command.
     current: WriteSet,
+    /// No remembered outcome is older than this, in Unix milliseconds, where a command has looked.
+    pub(super) outcomes_since: Option<i64>,
 }
 
 impl<'a> Transaction<'a> {
     pub(crate) fn new(base: &'a dyn Rows) -> Self {
-        Self { base, kept: WriteSet::new(), current: WriteSet::new() }
+        Self { base, kept: WriteSet::new(), current: WriteSet::new(), outcomes_since: None }
     }
 
     /// Everything written by commands that are done.
@@ -103,7 +105,8 @@ impl<'a> Transaction<'a> {
 
     /// Ends the current command and keeps what it wrote.
     pub(crate) fn keep(&mut self) {
-        self.kept.append(&mut self.current);
+        // One by one: `append` would build all of what is kept anew with each command.
+        self.kept.extend(std::mem::take(&mut self.current));
     }
 
     /// Ends the current command and forgets what it wrote.
