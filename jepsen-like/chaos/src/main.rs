@@ -11,9 +11,11 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
 mod clients;
 mod dice;
 mod disk;
+mod figures;
 mod journal;
 mod nemesis;
 mod net;
@@ -67,6 +69,7 @@ fn dispatch(words: &[String]) -> Result<bool> {
             runtime()?.block_on(until_interrupted(slice::quick(&options)))
         }
         "merge" => slice::merge(rest),
+        "figures" => figures::print(rest),
         other => anyhow::bail!("no command {other:?}\n{}", options::USAGE),
     }
 }

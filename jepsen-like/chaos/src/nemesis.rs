@@ -138,12 +138,15 @@ impl Stage {
     }
 
     async fn disturb_links(&self, planned: Planned, lasts: Duration) -> Result<()> {
-        let links = self.links().await?;
-        let (hit, hit_leader) = self.choose(planned, links.nodes());
+        let (links, members) = self.links().await?;
+        let (hit, hit_leader) = self.choose(planned, members);
         let dice = Dice::new(planned.roll, 3);
         let how = if planned.nemesis == Nemesis::Partition {
-            let (how, cut) = shape(&dice, planned.victims, &hit, links.nodes());
-            let number = self.journal.begin(planned.nemesis, how, &hit, hit_leader)?;
+            let (how, mut cut) = shape(&dice, planned.victims, &hit, members);
+            let (agents, more) = of_agents(&dice, &hit, members, links.nodes());
+            cut.extend(more);
+            let how = format!("{how}{agents}");
+            let number = self.journal.begin(planned.nemesis, &how, &hit, hit_leader)?;
             for (from, to) in &cut {
                 links.set(*from, *to, |link| link.is_cut = true);
             }
@@ -167,10 +170,11 @@ impl Stage {
         self.journal.end(planned.nemesis, number)
     }
 
-    async fn links(&self) -> Result<Links> {
+    /// The links, and how many of the nodes are members: the first ones.
+    async fn links(&self) -> Result<(Links, usize)> {
         let world = self.world.lock().await;
         let spaces = world.spaces().context("the run has no network of its own")?;
-        Ok(spaces.links().clone())
+        Ok((spaces.links().clone(), world.members()))
     }
 
     /// As a Kubernetes StatefulSet does: the highest first, wait until it takes part, the next.
@@ -330,6 +334,26 @@ fn shape(
     }
 }
 
+/// What agents see of a partition: often nothing, else those hit are gone for them too, or everyone is.
+fn of_agents(
+    dice: &Dice,
+    hit: &[usize],
+    members: usize,
+    nodes: usize,
+) -> (&'static str, Vec<(usize, usize)>) {
+    if nodes == members {
+        return ("", Vec::new());
+    }
+    let all: Vec<usize> = (0..members).collect();
+    let (how, gone) = match dice.within(0..=3) {
+        0 => (", agents see no one", all.as_slice()),
+        1 => (", nor do agents see those hit", hit),
+        _ => return ("", Vec::new()),
+    };
+    let pairs = gone.iter().flat_map(|at| (members..nodes).map(move |agent| (*at, agent)));
+    (how, pairs.flat_map(|(at, agent)| [(at, agent), (agent, at)]).collect())
+}
+
 /// Some links of those hit, each bad in a way of its own.
 fn bad_links(dice: &Dice, hit: &[usize], nodes: usize) -> Vec<(usize, usize, Link)> {
     let mut bad = Vec::new();
@@ -381,5 +405,23 @@ mod tests {
         }
         let (_, cut) = shape(&Dice::new(1, 3), Victims::All, &[0, 1, 2], 3);
         assert_eq!(cut.len(), 6);
+    }
+
+    #[test]
+    fn agents_are_cut_off_from_those_hit_or_from_everyone_or_not_at_all() {
+        let mut seen = std::collections::BTreeSet::new();
+        for roll in 0..40 {
+            let (how, cut) = of_agents(&Dice::new(roll, 3), &[1], 3, 5);
+            seen.insert(how);
+            match how {
+                "" => assert_eq!(cut, []),
+                ", nor do agents see those hit" => {
+                    assert_eq!(cut, [(1, 3), (3, 1), (1, 4), (4, 1)]);
+                }
+                _ => assert_eq!(cut.len(), 12, "{how}"),
+            }
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        assert_eq!(of_agents(&Dice::new(1, 3), &[1], 3, 3), ("", Vec::new()), "nobody there");
     }
 }

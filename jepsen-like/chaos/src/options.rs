@@ -100,15 +100,17 @@ pub(crate) struct Options {
     pub(crate) results: Option<PathBuf>,
     /// Concurrent clients.
     pub(crate) clients: u64,
+    /// Agents with workloads beside them.
+    pub(crate) agents: usize,
     /// A deliberate bug that the server is started with, if it was built with them.
     pub(crate) mutant: Option<String>,
 }
 
 /// How the program is called.
 pub(crate) const USAGE: &str = "usage: steeple-chaos [--seed N | --seeds A..B] [--seconds 60] \
-[--nemesis kill,pause,…] [--members 3] [--clients 8] [--out FOLDER] [--results FILE] [--mutant NAME]
+[--nemesis kill,pause,…] [--members 3] [--clients 8] [--agents 2] [--out FOLDER] [--results FILE] [--mutant NAME]
        steeple-chaos quick [--out FOLDER]
-       steeple-chaos merge FILE…
+       steeple-chaos merge FILE…, steeple-chaos figures FILE…
 nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock";
 
 impl Options {
@@ -128,6 +130,7 @@ impl Options {
             out: std::env::temp_dir().join("steeple-chaos"),
             results: None,
             clients: 8,
+            agents: 2,
             mutant: None,
         };
         let mut left = arguments.iter();
@@ -143,6 +146,7 @@ impl Options {
                 "--seconds" => parsed.seconds = value()?.parse().context("--seconds")?,
                 "--members" => parsed.members = value()?.parse().context("--members")?,
                 "--clients" => parsed.clients = value()?.parse().context("--clients")?,
+                "--agents" => parsed.agents = value()?.parse().context("--agents")?,
                 "--nemesis" => {
                     let names = value()?.split(',').filter(|name| !name.is_empty());
                     parsed.nemeses = names.map(Nemesis::parse).collect::<Result<_>>()?;
@@ -155,15 +159,23 @@ impl Options {
         }
         ensure!((1..=7).contains(&parsed.members), "--members is 1 to 7");
         ensure!((1..=32).contains(&parsed.clients), "--clients is 1 to 32");
+        ensure!(parsed.agents <= 8, "--agents is 0 to 8");
         ensure!(parsed.seconds >= 5, "--seconds is 5 or more: faults need time to begin and end");
         ensure!(!parsed.seeds.is_empty(), "--seeds names no seed");
         Ok(parsed)
     }
 
-    /// The same with other faults, length and seed.
+    /// How many agents a run has: none where members move, since an agent knows them by address.
+    pub(crate) fn agents_of_a_run(&self) -> usize {
+        if self.nemeses.contains(&Nemesis::Move) { 0 } else { self.agents }
+    }
+
+    /// A short run with other faults, length and seed.
     pub(crate) fn of(&self, seed: u64, seconds: u64, nemeses: &[Nemesis]) -> Self {
         let nemeses = nemeses.to_vec();
-        Self { seeds: seed..seed + 1, seconds, nemeses, ..self.clone() }
+        // Agents take a while to begin: one of the short runs has them.
+        let agents = if nemeses == [Nemesis::Kill] { self.agents } else { 0 };
+        Self { seeds: seed..seed + 1, seconds, nemeses, agents, ..self.clone() }
     }
 
     /// The names of its faults, as the command line has them.
@@ -175,11 +187,13 @@ impl Options {
     pub(crate) fn replay(&self, seed: u64) -> String {
         let mutant = self.mutant.as_ref().map(|name| format!(" --mutant {name}"));
         format!(
-            "cargo xtask chaos --seed {seed} --seconds {} --nemesis {} --members {} --clients {}{}",
+            "cargo xtask chaos --seed {seed} --seconds {} --nemesis {} --members {} --clients {} \
+             --agents {}{}",
             self.seconds,
             self.nemesis_list(),
             self.members,
             self.clients,
+            self.agents,
             mutant.unwrap_or_default()
         )
     }

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use steeple_checker::{Report as Checked, Verdict};
 
+use crate::agents::judge as agents;
+use crate::agents::judge::{Figures, Story};
 use crate::journal::Entry;
 use crate::options::Options;
 use crate::record::Told;
@@ -59,6 +61,8 @@ pub(crate) struct Facts {
     /// None if it never healed, or nobody waited for it.
     pub(crate) heal_ms: Option<u64>,
     pub(crate) checked: Option<Checked>,
+    /// What agents and workloads saw.
+    pub(crate) story: Story,
 }
 
 /// A run in a line of the results.
@@ -90,6 +94,9 @@ pub(crate) struct Line {
     /// From the end of all faults until there was one cluster in one state.
     pub(crate) heal_ms: Option<u64>,
     pub(crate) elections: u64,
+    /// Of agents and workloads; nothing in results from before there were any.
+    #[serde(default)]
+    pub(crate) agents: Figures,
     pub(crate) replay: String,
     pub(crate) folder: PathBuf,
 }
@@ -111,6 +118,7 @@ impl Facts {
             seen: Seen::default(),
             heal_ms: None,
             checked: None,
+            story: Story::default(),
         }
     }
 
@@ -158,7 +166,9 @@ const COMES_BACK_NS: u64 = 2_000_000_000;
 /// Judges a run.
 pub(crate) fn judge(facts: &Facts) -> Line {
     let mut violations = facts.unexplained.clone();
+    violations.extend(agents::violations(&facts.story));
     let mut unacceptable = facts.harness.clone();
+    unacceptable.extend(agents::missing(&facts.story, facts.seconds));
     unacceptable.extend(facts.told.strange.iter().map(|what| format!("a strange answer: {what}")));
     for report in facts.checked.iter().flat_map(|checked| &checked.checks) {
         match &report.verdict {
@@ -216,6 +226,7 @@ pub(crate) fn judge(facts: &Facts) -> Line {
         worst_gap_with_majority_ms: gap_with_majority / 1_000_000,
         heal_ms: facts.heal_ms,
         elections: facts.seen.elections,
+        agents: agents::figures(&facts.story, &facts.faults),
         replay: facts.replay.clone(),
         folder: facts.folder.clone(),
     }
@@ -228,11 +239,12 @@ impl Line {
         let heal = self.heal_ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         format!(
             "{}: {} operations checked, {faults} faults installed, worst write gap {} ms ({} ms with a \
-             majority), healed in {heal}; again: {}",
+             majority), healed in {heal}{}; again: {}",
             self.verdict.text(),
             self.operations,
             self.worst_gap_ms,
             self.worst_gap_with_majority_ms,
+            self.agents.words(),
             self.replay
         )
     }
@@ -256,11 +268,13 @@ mod tests {
     fn only_a_run_with_nothing_wrong_and_nothing_missing_passes() {
         let pass = || facts(Verdict::Pass);
         type Change = fn(&mut Facts);
-        let cases: [(&str, Change, Word); 6] = [
+        let cases: [(&str, Change, Word); 8] = [
             ("nothing", |_| {}, Word::Pass),
             ("the harness failed", |f| f.harness.push("x".to_owned()), Word::Unacceptable),
             ("a strange answer", |f| f.told.strange.push("x".to_owned()), Word::Unacceptable),
             ("never checked", |f| f.checked = None, Word::Unacceptable),
+            ("an agent ended", |f| f.story.wrong.push("x".to_owned()), Word::Violation),
+            ("workloads saw nothing", |f| f.story.agents = 1, Word::Unacceptable),
             ("a process ended", |f| f.unexplained.push("x".to_owned()), Word::Violation),
             (
                 "a process ended, and the harness failed",

@@ -13,10 +13,13 @@ use anyhow::{Context as _, Result, ensure};
 use steeple_checker::history::ReadLimits;
 use steeple_checker::{History, Report as Checked, Requirements, Settings, check};
 use steeple_testkit::client::unix_channel;
+use steeple_testkit::process::wait_for;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use crate::agents::seen::now_ms;
+use crate::agents::{Crew, Notebook, crew};
 use crate::clients::ask::NewEntry;
 use crate::clients::workload::Workload;
 use crate::clients::{Ask, Client};
@@ -122,6 +125,7 @@ async fn perform(
         let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
         ensure!(said, "spire-server was built without deliberate bugs");
     }
+    let mut crew = begin_agents(options, seed, &world, &channels, recorder, facts).await?;
     let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
     let unexplained = Arc::default();
     let stage = Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained };
@@ -135,9 +139,15 @@ async fn perform(
     };
     let ended = if healed.is_ok() && facts.heal_ms.is_some() {
         recorder.mark("final_phase");
-        last_words(options, seed, &channels, recorder).await
+        let said = last_words(options, seed, &channels, recorder).await;
+        let synced = last_identities(options, seed, &channels, recorder, &crew).await;
+        said.and(synced.map(|why_not| facts.story.wrong.extend(why_not)))
     } else {
         healed
+    };
+    let told = match &mut crew {
+        Some(crew) => end_agents(crew, &stage, recorder, facts).await,
+        None => Ok(()),
     };
     stop_looking.send_replace(true);
     looks.await.context("look at the members")?;
@@ -145,7 +155,82 @@ async fn perform(
     facts.faults = journal.entries();
     facts.seen = eyes.seen();
     facts.unexplained = stage.unexplained.lock().await.clone();
-    ended.and(found)
+    ended.and(found).and(told)
+}
+
+/// Entries for agents, as a client makes them, and the agents; none if the run has none.
+async fn begin_agents(
+    options: &Options,
+    seed: u64,
+    world: &Mutex<World>,
+    channels: &[Channel],
+    recorder: &Recorder,
+    facts: &mut Facts,
+) -> Result<Option<Crew>> {
+    let agents = options.agents_of_a_run();
+    facts.story.agents = agents;
+    if agents == 0 {
+        return Ok(None);
+    }
+    let mut client = agents_client(options, Dice::new(seed, 2_000), channels, recorder)?;
+    for entry in crew::entries(agents) {
+        let made = client.ask(&Ask::Create(vec![entry])).await;
+        made.context("no entry for an agent was made")?;
+    }
+    let notes = Notebook::create(&facts.folder.join("agents.jsonl"), recorder.clone())?;
+    let world = world.lock().await;
+    let sites = world.sites()?;
+    // The leader makes the first authorities a moment after the cluster has formed.
+    let bundle = wait_for("a trust bundle", FORM_MAX, async || world.bundle()).await?;
+    let crew = Crew::start(&sites, world.machines(), &bundle, notes).await;
+    Ok(Some(crew.context("start the agents")?))
+}
+
+/// A client whose number no other has. Request ids are drawn: each time with other dice.
+fn agents_client(
+    options: &Options,
+    dice: Dice,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<Client> {
+    let number = options.clients + channels.len() as u64;
+    Client::new(number, dice, channels.to_vec(), recorder.clone())
+}
+
+/// An identity for each agent that none has had, which must reach its workloads. Returns why not.
+async fn last_identities(
+    options: &Options,
+    seed: u64,
+    channels: &[Channel],
+    recorder: &Recorder,
+    crew: &Option<Crew>,
+) -> Result<Option<String>> {
+    let Some(crew) = crew else { return Ok(None) };
+    let mut client = agents_client(options, Dice::new(seed, 2_001), channels, recorder)?;
+    let new = (0..crew.agents()).map(|agent| crew::identity(agent, "last")).collect();
+    let made = client.ask(&Ask::Create(new)).await;
+    made.context("no last entry for agents was made")?;
+    Ok(crew.wait_synced("last").await)
+}
+
+/// What agents and workloads have seen.
+async fn end_agents(
+    crew: &mut Crew,
+    stage: &Stage,
+    recorder: &Recorder,
+    facts: &mut Facts,
+) -> Result<()> {
+    let world = stage.world.lock().await;
+    let admin = world.sockets().into_iter().next().context("no member")?;
+    facts.story.until_ms = now_ms();
+    facts.story.wrong.extend(crew.finish(&admin).await?);
+    facts.story.sights = crew.sights()?;
+    let members = world.members();
+    let asked = world.spaces().map(|spaces| spaces.links().connections()).unwrap_or_default();
+    let of_agents = asked.into_iter().filter(|(_, from, to)| *from >= members && *to < members);
+    facts.story.connections =
+        of_agents.map(|(at, from, to)| (recorder.ns_of(at), from - members, to)).collect();
+    Ok(())
 }
 
 /// Clients at work.
@@ -245,7 +330,7 @@ async fn last_words(
         let dice = Dice::new(seed, 1_000 + number);
         let mut client = Client::new(number, dice, channels.to_vec(), recorder.clone())?;
         let id = format!("last-{seed}-{at}");
-        let entry = NewEntry { id: id.clone(), likeness: id.clone(), parent: "/last".to_owned() };
+        let entry = NewEntry::alike(id.clone(), &id, "/last".to_owned());
         let listing = u64::MAX / 2 + at as u64;
         for ask in [
             Ask::Create(vec![entry]),

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use steeple_testkit::cluster::Place;
-use steeple_testkit::{Cluster, ClusterSpec};
+use steeple_testkit::{Cluster, ClusterSpec, Machines};
 
+use crate::agents::TTL_S;
+use crate::agents::crew::Site;
 use crate::disk::{self, Disk};
 use crate::net::Spaces;
 use crate::options::{Nemesis, Options};
@@ -34,6 +36,8 @@ pub(crate) struct World {
     disks: Vec<Disk>,
     spaces: Option<Spaces>,
     spec: ClusterSpec,
+    machines: Machines,
+    agents: usize,
     folder: PathBuf,
     /// Which members are stopped, by us.
     paused: Vec<bool>,
@@ -58,19 +62,26 @@ impl World {
     /// Prepares members for a run; starts none.
     pub(crate) fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<Self> {
         let wants = |of: fn(Nemesis) -> bool| options.nemeses.iter().any(|one| of(*one));
+        // Agents on a network of ours can be counted and cut off; where there is none, they are not.
+        let agents = options.agents_of_a_run();
+        let on_network = agents > 0 && lacks(Nemesis::Partition).is_none();
         let needs = Needs {
-            network: wants(Nemesis::needs_network),
+            network: wants(Nemesis::needs_network) || on_network,
             disks: wants(Nemesis::needs_disk),
             clocks: options.nemeses.contains(&Nemesis::Clock),
         };
         let pid = std::process::id();
         let spaces = needs
             .network
-            .then(|| Spaces::make(&format!("chaos{pid}-"), options.members, folder, seed));
+            .then(|| Spaces::make(&format!("chaos{pid}-"), options.members + agents, folder, seed));
         let spaces = spaces.transpose().context("make the network")?;
+        let machines = Machines::new()?;
         let mut spec = ClusterSpec {
             members: options.members,
-            server_lines: "  ratelimit { attestation = false }\n".to_owned(),
+            server_lines: format!(
+                "  agent_ttl = \"{TTL_S}s\"\n  ratelimit {{ attestation = false }}\n"
+            ),
+            plugin_lines: machines.plugin(folder)?,
             ..ClusterSpec::default()
         };
         for at in 0..options.members {
@@ -85,7 +96,43 @@ impl World {
         }
         let paused = vec![false; options.members];
         let folder = folder.to_owned();
-        Ok(Self { cluster, disks, spaces, spec, folder, paused })
+        Ok(Self { cluster, disks, spaces, spec, machines, agents, folder, paused })
+    }
+
+    /// Who vouches for the machines of agents.
+    pub(crate) fn machines(&self) -> &Machines {
+        &self.machines
+    }
+
+    /// Where agents run, and whom each asks first.
+    pub(crate) fn sites(&self) -> Result<Vec<Site>> {
+        let addresses: Vec<String> = self
+            .cluster
+            .members()
+            .iter()
+            .map(|member| format!("{}:{}", member.api_address, member.api_port))
+            .collect();
+        let mut sites = Vec::new();
+        for at in 0..self.agents {
+            let launcher = match &self.spaces {
+                Some(spaces) => spaces.launcher(self.members() + at)?,
+                None => Vec::new(),
+            };
+            let mut servers = addresses.clone();
+            servers.rotate_left(at % self.members().max(1));
+            let folder = self.folder.join(format!("agent-{at}"));
+            sites.push(Site { folder, launcher, servers });
+        }
+        Ok(sites)
+    }
+
+    /// The trust bundle as a member's command line shows it.
+    pub(crate) fn bundle(&self) -> Result<Vec<u8>> {
+        let shown = self.cluster.member(0)?.cli(&["bundle", "show"])?;
+        if !shown.status.success() {
+            bail!("bundle show: {}", String::from_utf8_lossy(&shown.stderr));
+        }
+        Ok(shown.stdout)
     }
 
     /// How many members there are.
