@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
+pub mod issuing;
 pub mod load;
 pub mod machines;
 pub mod ports;

@@ -1,11 +1,13 @@
 //! What agents and workloads saw in many runs, in one table.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 
 use anyhow::{Context as _, Result};
 
 use crate::agents::judge::Figures;
+use crate::issuers::Issued;
 use crate::report::Line;
 use crate::slice::say;
 
@@ -51,6 +53,23 @@ fn table(lines: &[Line]) -> String {
     for (what, value) in rows {
         text.push_str(&format!("\n| {what} | {value} |"));
     }
+    let mut kinds: BTreeMap<&str, Vec<&Issued>> = BTreeMap::new();
+    for issued in lines.iter().flat_map(|line| &line.issued) {
+        kinds.entry(&issued.kind).or_default().push(issued);
+    }
+    for (kind, all) in kinds {
+        let sum = |of: fn(&Issued) -> u64| all.iter().map(|one| of(one)).sum::<u64>();
+        let most = |of: fn(&Issued) -> u64| all.iter().map(|one| of(one)).max().unwrap_or(0);
+        text.push_str(&format!(
+            "\n| {kind} in runs of planned work | {} calls, {} failed, {} attempts; longest gap {} ms, \
+             slowest {} ms |",
+            sum(|one| one.calls),
+            sum(|one| one.failed),
+            sum(|one| one.attempts),
+            most(|one| one.longest_gap_ms),
+            most(|one| one.slowest_ms),
+        ));
+    }
     text
 }
 
@@ -71,13 +90,24 @@ mod tests {
             slowest_answer_ms,
             ..Figures::default()
         };
+        let issued = |calls| Issued {
+            kind: "Mint".to_owned(),
+            calls,
+            slowest_ms: 10 * calls,
+            ..Issued::default()
+        };
         let lines = [
             Line { agents: figures(3, 70), ..line.clone() },
-            Line { agents: figures(4, 50), ..line.clone() },
+            Line { agents: figures(4, 50), issued: vec![issued(5), issued(6)], ..line.clone() },
             line,
         ];
         let table = table(&lines);
-        for row in ["runs with agents | 2", "tokens fetched | 7", "slowest answer, ms | 70"] {
+        for row in [
+            "runs with agents | 2",
+            "tokens fetched | 7",
+            "slowest answer, ms | 70",
+            "| 11 calls, 0 failed",
+        ] {
             assert!(table.contains(row), "{row}: {table}");
         }
     }

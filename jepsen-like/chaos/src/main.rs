@@ -13,15 +13,20 @@
 
 mod agents;
 mod clients;
+mod damage;
 mod dice;
 mod disk;
 mod figures;
+mod issuers;
 mod journal;
 mod nemesis;
 mod net;
 mod options;
 mod plan;
+mod planned;
+mod rebuild;
 mod record;
+mod releases;
 mod report;
 mod run;
 mod slice;

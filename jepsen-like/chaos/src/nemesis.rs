@@ -21,10 +21,7 @@ use crate::world::World;
 
 /// How long members may take to be one cluster again where a fault waits for it: a lost volume is
 /// given up after 30 s, and its successor votes 10 s after it has caught up.
-const TOGETHER_MAX: Duration = Duration::from_secs(90);
-
-/// A fault that waits for the cluster begins no later than this before the end.
-const LAST_LONG_FAULT: Duration = Duration::from_secs(60);
+pub(crate) const TOGETHER_MAX: Duration = Duration::from_secs(90);
 
 /// What a track works on. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,6 +34,8 @@ pub(crate) struct Stage {
     pub(crate) journal: Journal,
     /// Processes that ended though no fault explains it.
     pub(crate) unexplained: Arc<Mutex<Vec<String>>>,
+    /// Whether releases change to the older one now.
+    pub(crate) to_older: Arc<Mutex<bool>>,
 }
 
 /// Installs the faults of a track until the time is over.
@@ -49,8 +48,8 @@ pub(crate) async fn run(stage: Stage, mut plan: Plan, until: Instant) -> Result<
         }
         tokio::time::sleep_until(begins).await;
         stage.restart_ended(&[]).await?;
-        let is_long = matches!(planned.nemesis, Nemesis::Rolling | Nemesis::Wipe | Nemesis::Move);
-        if is_long && begins + LAST_LONG_FAULT > until && moves > 0 {
+        let waits = Duration::from_secs(planned.nemesis.waits_s().unwrap_or(0));
+        if begins + waits > until && moves > 0 {
             continue;
         }
         moves += 1;
@@ -76,11 +75,14 @@ impl Stage {
             Nemesis::Wipe => self.wipe(planned).await,
             Nemesis::Move => self.move_one(planned, number).await,
             Nemesis::Clock => self.jump(planned, lasts).await,
+            Nemesis::Upgrade => self.change_release(planned).await,
+            Nemesis::Corrupt => self.corrupt(planned, number).await,
+            Nemesis::Membership => self.change_members(planned, lasts).await,
         }
     }
 
     /// Who is hit, and whether the leader is among them.
-    fn choose(&self, planned: Planned, members: usize) -> (Vec<usize>, bool) {
+    pub(crate) fn choose(&self, planned: Planned, members: usize) -> (Vec<usize>, bool) {
         let leader = self.eyes.seen().leader;
         let dice = Dice::new(planned.roll, 1);
         let any = dice.place(members);
@@ -182,14 +184,9 @@ impl Stage {
         let members = self.world.lock().await.members();
         let all: Vec<usize> = (0..members).collect();
         let number = self.journal.begin(Nemesis::Rolling, "SIGTERM, highest first", &all, true)?;
+        self.wait_together(TOGETHER_MAX).await?;
         for at in all.into_iter().rev() {
-            self.wait_together(TOGETHER_MAX).await?;
-            let mut world = self.world.lock().await;
-            if world.is_up(at) {
-                world.stop(at).await?;
-            }
-            world.start(at)?;
-            drop(world);
+            self.replace(at, None).await?;
         }
         self.wait_together(TOGETHER_MAX).await?;
         self.journal.end(Nemesis::Rolling, number)
@@ -292,7 +289,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn wait_together(&self, within: Duration) -> Result<()> {
+    pub(crate) async fn wait_together(&self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
         while let Some(why) = apart(&self.eyes.look().await, false) {
             anyhow::ensure!(Instant::now() < deadline, "not one cluster within {within:?}: {why}");
@@ -303,7 +300,7 @@ impl Stage {
 }
 
 /// One member, where all would be more than is promised.
-fn one_of(victims: Victims) -> Victims {
+pub(crate) fn one_of(victims: Victims) -> Victims {
     if victims == Victims::All { Victims::Anyone } else { victims }
 }
 

@@ -28,11 +28,17 @@ pub(crate) enum Nemesis {
     Move,
     /// A member's wall clock jumps.
     Clock,
+    /// Members become the newer release, the older one, and the newer one again.
+    Upgrade,
+    /// Files of a member that does not run are damaged.
+    Corrupt,
+    /// Commands change who leads, who votes and who belongs to the cluster.
+    Membership,
 }
 
 impl Nemesis {
     /// Every kind.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::PowerCut,
@@ -43,6 +49,9 @@ impl Nemesis {
         Self::Wipe,
         Self::Move,
         Self::Clock,
+        Self::Upgrade,
+        Self::Corrupt,
+        Self::Membership,
     ];
 
     /// Its name.
@@ -58,6 +67,9 @@ impl Nemesis {
             Self::Wipe => "wipe",
             Self::Move => "move",
             Self::Clock => "clock",
+            Self::Upgrade => "upgrade",
+            Self::Corrupt => "corrupt",
+            Self::Membership => "membership",
         }
     }
 
@@ -74,6 +86,27 @@ impl Nemesis {
     /// Whether it is installed on links rather than on members; such faults overlap the others.
     pub(crate) fn is_of_links(self) -> bool {
         matches!(self, Self::Partition | Self::Network)
+    }
+
+    /// Whether it is work that a cluster is there for: nobody is to notice it.
+    pub(crate) fn is_planned(self) -> bool {
+        matches!(self, Self::Rolling | Self::Upgrade)
+    }
+
+    /// How long it may take until the cluster is whole again; such faults begin no later than this
+    /// before the end. None: it waits for nothing.
+    pub(crate) fn waits_s(self) -> Option<u64> {
+        match self {
+            Self::Wipe | Self::Move | Self::Corrupt | Self::Membership => Some(60),
+            Self::Rolling | Self::Upgrade => Some(25),
+            Self::Kill
+            | Self::Pause
+            | Self::PowerCut
+            | Self::Partition
+            | Self::Network
+            | Self::DiskFull
+            | Self::Clock => None,
+        }
     }
 
     fn parse(name: &str) -> Result<Self> {
@@ -111,7 +144,8 @@ pub(crate) const USAGE: &str = "usage: steeple-chaos [--seed N | --seeds A..B] [
 [--nemesis kill,pause,…] [--members 3] [--clients 8] [--agents 2] [--out FOLDER] [--results FILE] [--mutant NAME]
        steeple-chaos quick [--out FOLDER]
        steeple-chaos merge FILE…, steeple-chaos figures FILE…
-nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock";
+nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock, \
+upgrade, corrupt, membership";
 
 impl Options {
     /// Parses a command line.
@@ -168,6 +202,11 @@ impl Options {
     /// How many agents a run has: none where members move, since an agent knows them by address.
     pub(crate) fn agents_of_a_run(&self) -> usize {
         if self.nemeses.contains(&Nemesis::Move) { 0 } else { self.agents }
+    }
+
+    /// Whether nothing happens but planned work: then no call to issue may fail.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.nemeses.iter().all(|nemesis| nemesis.is_planned())
     }
 
     /// A short run with other faults, length and seed.

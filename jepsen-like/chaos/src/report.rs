@@ -12,6 +12,7 @@ use steeple_checker::{Report as Checked, Verdict};
 
 use crate::agents::judge as agents;
 use crate::agents::judge::{Figures, Story};
+use crate::issuers::Issued;
 use crate::journal::Entry;
 use crate::options::Options;
 use crate::record::Told;
@@ -63,6 +64,8 @@ pub(crate) struct Facts {
     pub(crate) checked: Option<Checked>,
     /// What agents and workloads saw.
     pub(crate) story: Story,
+    /// What issuers came to, if there were any.
+    pub(crate) issued: Vec<Issued>,
 }
 
 /// A run in a line of the results.
@@ -97,6 +100,9 @@ pub(crate) struct Line {
     /// Of agents and workloads; nothing in results from before there were any.
     #[serde(default)]
     pub(crate) agents: Figures,
+    /// Issuance in runs of planned work.
+    #[serde(default)]
+    pub(crate) issued: Vec<Issued>,
     pub(crate) replay: String,
     pub(crate) folder: PathBuf,
 }
@@ -119,6 +125,7 @@ impl Facts {
             heal_ms: None,
             checked: None,
             story: Story::default(),
+            issued: Vec::new(),
         }
     }
 
@@ -136,11 +143,18 @@ impl Facts {
         }
     }
 
-    /// The longest time between two acknowledged writes; also the longest during which faults left a
-    /// majority of the members alone. In nanoseconds.
+    /// The longest time between two acknowledged writes while clients were at work; also the longest
+    /// during which faults left a majority of the members alone. In nanoseconds.
     pub(crate) fn worst_gaps(&self) -> (u64, u64) {
         let mut worst = (0, 0);
-        for (from, to) in self.told.writes_ns.iter().zip(self.told.writes_ns.iter().skip(1)) {
+        let marked = |what: &str| {
+            let mut marks = self.told.marks.iter();
+            marks.find(|(_, mark)| mark == what).map(|(at, _)| *at)
+        };
+        let load = marked(LOAD).unwrap_or(0)..=marked(FINAL_PHASE).unwrap_or(u64::MAX);
+        let writes: Vec<u64> =
+            self.told.writes_ns.iter().copied().filter(|at| load.contains(at)).collect();
+        for (from, to) in writes.iter().zip(writes.iter().skip(1)) {
             let length = to.saturating_sub(*from);
             worst.0 = worst.0.max(length);
             if length > worst.1 && self.had_majority(*from, *to) {
@@ -160,6 +174,10 @@ impl Facts {
     }
 }
 
+/// The marks from when on and until when clients are at work.
+pub(crate) const LOAD: &str = "load";
+pub(crate) const FINAL_PHASE: &str = "final_phase";
+
 /// So long after a fault a member may still be on its way back: an unoptimised program opens its log.
 const COMES_BACK_NS: u64 = 2_000_000_000;
 
@@ -167,6 +185,7 @@ const COMES_BACK_NS: u64 = 2_000_000_000;
 pub(crate) fn judge(facts: &Facts) -> Line {
     let mut violations = facts.unexplained.clone();
     violations.extend(agents::violations(&facts.story));
+    violations.extend(facts.issued.iter().filter_map(Issued::wrong));
     let mut unacceptable = facts.harness.clone();
     unacceptable.extend(agents::missing(&facts.story, facts.seconds));
     unacceptable.extend(facts.told.strange.iter().map(|what| format!("a strange answer: {what}")));
@@ -227,6 +246,7 @@ pub(crate) fn judge(facts: &Facts) -> Line {
         heal_ms: facts.heal_ms,
         elections: facts.seen.elections,
         agents: agents::figures(&facts.story, &facts.faults),
+        issued: facts.issued.clone(),
         replay: facts.replay.clone(),
         folder: facts.folder.clone(),
     }
@@ -268,12 +288,17 @@ mod tests {
     fn only_a_run_with_nothing_wrong_and_nothing_missing_passes() {
         let pass = || facts(Verdict::Pass);
         type Change = fn(&mut Facts);
-        let cases: [(&str, Change, Word); 8] = [
+        let cases: [(&str, Change, Word); 9] = [
             ("nothing", |_| {}, Word::Pass),
             ("the harness failed", |f| f.harness.push("x".to_owned()), Word::Unacceptable),
             ("a strange answer", |f| f.told.strange.push("x".to_owned()), Word::Unacceptable),
             ("never checked", |f| f.checked = None, Word::Unacceptable),
             ("an agent ended", |f| f.story.wrong.push("x".to_owned()), Word::Violation),
+            (
+                "an issuer's call failed",
+                |f| f.issued.push(Issued { failed: 1, ..Issued::default() }),
+                Word::Violation,
+            ),
             ("workloads saw nothing", |f| f.story.agents = 1, Word::Unacceptable),
             ("a process ended", |f| f.unexplained.push("x".to_owned()), Word::Violation),
             (
@@ -314,6 +339,9 @@ mod tests {
         };
         facts.faults = vec![fault(&[0, 1], 10_000, 12_000), fault(&[2], 20_500, 21_000)];
         assert_eq!(facts.worst_gaps(), (ms(11_000), ms(8_000)));
+        facts.told.marks = vec![(ms(5_000), LOAD.to_owned()), (ms(22_000), FINAL_PHASE.to_owned())];
+        assert_eq!(facts.worst_gaps(), (ms(11_000), 0), "nobody writes before and after");
+        facts.told.marks.clear();
         facts.faults.push(fault(&[1, 2], 2_000, 3_000));
         assert_eq!(facts.worst_gaps(), (ms(11_000), ms(3_000)));
         assert_eq!(judge(&facts).worst_gap_ms, 11_000);

@@ -19,17 +19,20 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::agents::seen::now_ms;
+use crate::agents::workload::Audiences;
 use crate::agents::{Crew, Notebook, crew};
 use crate::clients::ask::NewEntry;
 use crate::clients::workload::Workload;
 use crate::clients::{Ask, Client};
 use crate::dice::Dice;
+use crate::issuers::{self, Issuers};
 use crate::journal::Journal;
 use crate::nemesis::{self, Stage};
 use crate::options::{Nemesis, Options};
 use crate::plan::Plan;
 use crate::record::Recorder;
-use crate::report::{Facts, Line, Word, judge};
+use crate::releases;
+use crate::report::{FINAL_PHASE, Facts, LOAD, Line, Word, judge};
 use crate::timeline;
 use crate::watch::{Eyes, apart};
 use crate::world::{World, lacks};
@@ -54,11 +57,11 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
     facts.harness = options.nemeses.iter().filter_map(|nemesis| lacks(*nemesis)).collect();
     let mut world = None;
     if facts.harness.is_empty() {
-        match World::prepare(&folder, options, seed) {
-            Ok(prepared) => {
+        match prepare(&folder, options, seed).await {
+            Ok((prepared, older)) => {
                 let prepared = Arc::new(Mutex::new(prepared));
                 world = Some(Arc::clone(&prepared));
-                let ran = perform(options, seed, prepared, &recorder, &mut facts).await;
+                let ran = perform(options, seed, prepared, older, &recorder, &mut facts).await;
                 facts.harness.extend(ran.err().map(|error| format!("{error:#}")));
             }
             Err(error) => facts.harness.push(format!("{error:#}")),
@@ -90,6 +93,15 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
     Ok(line)
 }
 
+/// The world, and the feature level of the older release if the run has two.
+async fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<(World, Option<u32>)> {
+    let older = match options.nemeses.contains(&Nemesis::Upgrade) {
+        true => Some(releases::older(folder).await?),
+        false => None,
+    };
+    Ok((World::prepare(folder, options, seed, older)?, older))
+}
+
 fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     for number in 0..10_000 {
@@ -107,6 +119,7 @@ async fn perform(
     options: &Options,
     seed: u64,
     world: Arc<Mutex<World>>,
+    older: Option<u32>,
     recorder: &Recorder,
     facts: &mut Facts,
 ) -> Result<()> {
@@ -127,18 +140,29 @@ async fn perform(
     }
     let mut crew = begin_agents(options, seed, &world, &channels, recorder, facts).await?;
     let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
-    let unexplained = Arc::default();
-    let stage = Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained };
+    let issuers = begin_issuers(options, seed, &world, &channels, recorder).await?;
+    // It begins with the older release everywhere: the first change is to the newer.
+    let (unexplained, to_older) = (Arc::default(), Arc::new(Mutex::new(older.is_some())));
+    let stage =
+        Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained, to_older };
     let (stop_looking, looking) = watch::channel(false);
     let looks = tokio::spawn(eyes.clone().keep_looking(recorder.clone(), looking));
+    recorder.mark(LOAD);
     let crowd = Crowd::start(options, seed, &channels, recorder)?;
     let disturbed = disturb(options, seed, &stage, recorder).await;
+    if let Some(issuers) = issuers {
+        facts.issued = issuers.stop().await?;
+    }
     let healed = match disturbed {
         Ok(()) => heal(&stage, crowd, &mut facts.heal_ms).await,
         Err(error) => crowd.stop().await.and(Err(error)),
     };
+    if let Some(older) = older.filter(|_| healed.is_ok() && facts.heal_ms.is_some()) {
+        let raised = stage.finish_upgrade(older).await;
+        stage.unexplained.lock().await.extend(raised.err().map(|error| format!("{error:#}")));
+    }
     let ended = if healed.is_ok() && facts.heal_ms.is_some() {
-        recorder.mark("final_phase");
+        recorder.mark(FINAL_PHASE);
         let said = last_words(options, seed, &channels, recorder).await;
         let synced = last_identities(options, seed, &channels, recorder, &crew).await;
         said.and(synced.map(|why_not| facts.story.wrong.extend(why_not)))
@@ -182,8 +206,31 @@ async fn begin_agents(
     let sites = world.sites()?;
     // The leader makes the first authorities a moment after the cluster has formed.
     let bundle = wait_for("a trust bundle", FORM_MAX, async || world.bundle()).await?;
-    let crew = Crew::start(&sites, world.machines(), &bundle, notes).await;
+    let audiences = if options.is_planned() { Audiences::Fresh } else { Audiences::Same };
+    let crew = Crew::start(&sites, world.machines(), &bundle, notes, audiences).await;
     Ok(Some(crew.context("start the agents")?))
+}
+
+/// Issuance beside the clients, if the run is of planned work alone.
+async fn begin_issuers(
+    options: &Options,
+    seed: u64,
+    world: &Mutex<World>,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<Option<Issuers>> {
+    if !options.is_planned() {
+        return Ok(None);
+    }
+    let mut client = agents_client(options, Dice::new(seed, 2_002), channels, recorder)?;
+    let token = format!("issuer-{seed}");
+    for ask in [Ask::Token(token.clone()), Ask::Create(vec![issuers::entry(&token)])] {
+        client.ask(&ask).await.context("nothing was made for an issuer")?;
+    }
+    let world = world.lock().await;
+    let (sockets, ports) = (world.sockets(), world.ports());
+    let targets = issuers::Targets { sockets, ports, token, client: client.number };
+    Ok(Some(Issuers::start(targets, recorder.clone())?))
 }
 
 /// A client whose number no other has. Request ids are drawn: each time with other dice.
@@ -223,8 +270,9 @@ async fn end_agents(
     let world = stage.world.lock().await;
     let admin = world.sockets().into_iter().next().context("no member")?;
     facts.story.until_ms = now_ms();
-    facts.story.wrong.extend(crew.finish(&admin).await?);
+    let wrong = crew.finish(&admin).await;
     facts.story.sights = crew.sights()?;
+    facts.story.wrong.extend(wrong?);
     let members = world.members();
     let asked = world.spaces().map(|spaces| spaces.links().connections()).unwrap_or_default();
     let of_agents = asked.into_iter().filter(|(_, from, to)| *from >= members && *to < members);

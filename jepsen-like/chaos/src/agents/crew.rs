@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::seen::{Notebook, Sight};
-use super::workload::{self, Workload};
+use super::workload::{self, Audiences, Workload};
 use super::{IDENTITIES, TTL_S, WORKLOADS};
 use crate::clients::ask::NewEntry;
 
@@ -96,6 +96,7 @@ impl Crew {
         machines: &Machines,
         bundle: &[u8],
         notes: Notebook,
+        audiences: Audiences,
     ) -> Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let (agents, sockets, workloads) = Default::default();
@@ -114,10 +115,18 @@ impl Crew {
             });
             waited.await.with_context(|| format!("agent {at}"))?;
             for number in 0..WORKLOADS {
-                let one = Workload::new(at, number, socket, crew.notes.clone());
+                let one = Workload::new(at, number, socket, audiences, crew.notes.clone());
                 crew.workloads.push(tokio::spawn(one.run(stopped.clone())));
             }
         }
+        // Before the first fault: nobody promises a token that no server has signed yet.
+        let warm = wait_for("every workload to have a token", READY_MAX, async || {
+            let mut all = (0..sites.len()).flat_map(|at| (0..WORKLOADS).map(move |one| (at, one)));
+            let cold = all.find(|(agent, number)| !crew.notes.has_token(*agent, *number));
+            ensure!(cold.is_none(), "{cold:?} has none");
+            Ok(())
+        });
+        warm.await?;
         Ok(crew)
     }
 

@@ -103,6 +103,13 @@ impl Notebook {
         messages.next().unwrap_or_default()
     }
 
+    /// Whether a workload was given a token.
+    pub(crate) fn has_token(&self, agent: usize, workload: usize) -> bool {
+        let is_own = |one: &Sight| (one.agent, one.workload) == (agent, workload);
+        let is_token = |what: &What| matches!(what, What::Token { .. });
+        self.lock().sights.iter().any(|one| is_own(one) && is_token(&one.what))
+    }
+
     /// Everything that was seen. Nothing is to be written after it.
     pub(crate) fn finish(&self) -> Result<Vec<Sight>> {
         let mut inner = self.lock();

@@ -38,8 +38,18 @@ pub(crate) struct Workload {
     agent: usize,
     number: usize,
     socket: PathBuf,
+    audiences: Audiences,
     notes: Notebook,
     held: Arc<Mutex<Held>>,
+}
+
+/// For whom tokens are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audiences {
+    /// Always the same one: what an agent has at hand serves while no server answers.
+    Same,
+    /// Each time another: a server has to sign each.
+    Fresh,
 }
 
 /// The bundles that it holds.
@@ -51,9 +61,15 @@ struct Held {
 
 impl Workload {
     /// A workload that has not begun.
-    pub(crate) fn new(agent: usize, number: usize, socket: &Path, notes: Notebook) -> Self {
+    pub(crate) fn new(
+        agent: usize,
+        number: usize,
+        socket: &Path,
+        audiences: Audiences,
+        notes: Notebook,
+    ) -> Self {
         let held = Arc::default();
-        Self { agent, number, socket: socket.to_owned(), notes, held }
+        Self { agent, number, socket: socket.to_owned(), audiences, notes, held }
     }
 
     /// Does all that it does until told to stop.
@@ -148,6 +164,7 @@ impl Workload {
 
     async fn ask_for_tokens(&self, mut stop: watch::Receiver<bool>) {
         let channel = unix_channel(&self.socket);
+        let mut asked_for = 0_u64;
         let mut ticks = tokio::time::interval(TOKEN_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -159,8 +176,13 @@ impl Workload {
             if self.lock().jwt.is_empty() {
                 continue;
             }
-            let asked = tokio::time::timeout(PATIENCE, self.token(Api::new(channel.clone()))).await;
-            match asked {
+            let audience = match self.audiences {
+                Audiences::Same => "chaos".to_owned(),
+                Audiences::Fresh => format!("chaos-{}-{asked_for}", self.number),
+            };
+            asked_for += 1;
+            let asked = self.token(Api::new(channel.clone()), &audience);
+            match tokio::time::timeout(PATIENCE, asked).await {
                 Ok(Ok(what)) => self.note(what),
                 Ok(Err(error)) => self.fail("FetchJWTSVID", format!("{error:#}")),
                 Err(_elapsed) => self.fail("FetchJWTSVID", format!("no answer in {PATIENCE:?}")),
@@ -168,8 +190,7 @@ impl Workload {
         }
     }
 
-    async fn token(&self, mut api: Api) -> Result<What> {
-        let audience = "chaos";
+    async fn token(&self, mut api: Api, audience: &str) -> Result<What> {
         let body = pb::workload::JwtsvidRequest {
             audience: vec![audience.to_owned()],
             ..pb::workload::JwtsvidRequest::default()

@@ -287,7 +287,7 @@ fn answer(told: &MetadataMap, reply: h::Reply) -> Said {
     }
 }
 
-fn revision(told: &MetadataMap) -> Option<u64> {
+pub(crate) fn revision(told: &MetadataMap) -> Option<u64> {
     told.get("steeple-revision")?.to_str().ok()?.parse().ok()
 }
 
