@@ -39,6 +39,10 @@ fn table(lines: &[Line]) -> String {
     let hours = with_agents(lines).map(|line| line.seconds * line.agents.workloads).sum::<u64>();
     let rows = [
         ("runs with agents", with_agents(lines).count() as u64),
+        (
+            "… one of them a stock agent",
+            with_agents(lines).filter(|line| line.agents.stock > 0).count() as u64,
+        ),
         ("seconds of faults, times workloads", hours),
         ("tokens fetched", sum(|figures| figures.tokens)),
         ("newcomers served", sum(|figures| figures.newcomers)),

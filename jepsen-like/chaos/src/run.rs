@@ -204,6 +204,7 @@ async fn begin_agents(
     let notes = Notebook::create(&facts.folder.join("agents.jsonl"), recorder.clone())?;
     let world = world.lock().await;
     let sites = world.sites()?;
+    facts.story.stock = sites.iter().filter(|site| site.stock.is_some()).count();
     // The leader makes the first authorities a moment after the cluster has formed.
     let bundle = wait_for("a trust bundle", FORM_MAX, async || world.bundle()).await?;
     let audiences = if options.is_planned() { Audiences::Fresh } else { Audiences::Same };

@@ -39,6 +39,7 @@ pub(crate) struct World {
     spec: ClusterSpec,
     machines: Machines,
     agents: usize,
+    is_planned: bool,
     folder: PathBuf,
     /// Which members are stopped, by us.
     paused: Vec<bool>,
@@ -122,6 +123,7 @@ impl World {
             spec,
             machines,
             agents,
+            is_planned: options.is_planned(),
             folder,
             paused,
             awaited,
@@ -208,7 +210,10 @@ impl World {
             let mut servers = addresses.clone();
             servers.rotate_left(at % self.members().max(1));
             let folder = self.folder.join(format!("agent-{at}"));
-            sites.push(Site { folder, launcher, servers });
+            // One of several, and where members are away for seconds: it knows one of them alone.
+            let is_last = at > 0 && at + 1 == self.agents;
+            let stock = stock_agents().filter(|_| is_last && self.is_planned);
+            sites.push(Site { folder, launcher, servers, stock });
         }
         Ok(sites)
     }
@@ -399,6 +404,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The folder of published binaries, if there is one.
+fn stock_agents() -> Option<PathBuf> {
+    std::env::var_os("STEEPLE_STOCK_BIN").map(PathBuf::from)
 }
 
 fn kept(data: &Path) -> PathBuf {

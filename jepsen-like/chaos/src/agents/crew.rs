@@ -41,6 +41,29 @@ pub(crate) struct Site {
     pub(crate) launcher: Vec<String>,
     /// Addresses of the servers.
     pub(crate) servers: Vec<String>,
+    /// Where the program lies if it is a stock agent's.
+    pub(crate) stock: Option<PathBuf>,
+}
+
+impl Site {
+    /// Configures the agent of this site.
+    fn configure(&self, bundle: &[u8]) -> Result<()> {
+        Agent::configure_at(&self.folder, &self.servers, bundle, "")?;
+        if self.stock.is_none() {
+            return Ok(());
+        }
+        // It takes one address.
+        let (address, port) =
+            self.servers.first().and_then(|first| first.split_once(':')).context("no server")?;
+        let path = self.folder.join("agent.conf");
+        let text = std::fs::read_to_string(&path).context("read agent.conf")?;
+        let own = text.lines().map(|line| match line.contains("server_addresses") {
+            true => format!("  server_address = \"{address}\"\n  server_port = {port}"),
+            false => line.to_owned(),
+        });
+        let text: Vec<String> = own.collect();
+        std::fs::write(&path, text.join("\n")).context("write agent.conf")
+    }
 }
 
 /// Agents and their workloads. Ends with the run.
@@ -102,12 +125,14 @@ impl Crew {
         let (agents, sockets, workloads) = Default::default();
         let mut crew = Self { agents, sockets, notes, stop, workloads };
         for (at, site) in sites.iter().enumerate() {
-            Agent::configure_at(&site.folder, &site.servers, bundle, "")?;
+            site.configure(bundle)?;
             machines.equip(&site.folder, &machine(at))?;
             crew.agents.push(launch(at, site)?);
             crew.sockets.push(site.folder.join("api.sock"));
         }
-        for (at, socket) in crew.sockets.iter().enumerate() {
+        for (at, (socket, site)) in crew.sockets.iter().zip(sites).enumerate() {
+            // While the only server that it knows is away, a stock agent has what it has.
+            let audiences = if site.stock.is_some() { Audiences::Same } else { audiences };
             let waited = wait_for("an agent's workloads", READY_MAX, async || {
                 let given = workload::fetch(socket).await?.len();
                 ensure!(given == IDENTITIES, "{given} identities of {IDENTITIES}");
@@ -194,7 +219,10 @@ impl Crew {
 }
 
 fn launch(at: usize, site: &Site) -> Result<Process> {
-    let program = binary("spire-agent")?;
+    let program = match &site.stock {
+        Some(folder) => folder.join("spire-agent"),
+        None => binary("spire-agent")?,
+    };
     let mut command = match site.launcher.split_first() {
         None => Command::new(program),
         Some((first, rest)) => {

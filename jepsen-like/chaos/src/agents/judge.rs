@@ -28,6 +28,8 @@ pub(crate) type Connection = (u64, usize, usize);
 pub(crate) struct Story {
     /// How many agents there were; 0: there is nothing to judge.
     pub(crate) agents: usize,
+    /// How many of them were stock agents.
+    pub(crate) stock: usize,
     /// What workloads saw.
     pub(crate) sights: Vec<Sight>,
     /// Until when they looked, by the wall clock.
@@ -42,6 +44,9 @@ pub(crate) struct Story {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Figures {
     pub(crate) agents: u64,
+    /// Those of them that were stock agents.
+    #[serde(default)]
+    pub(crate) stock: u64,
     pub(crate) workloads: u64,
     /// X.509-SVIDs that took the place of an older one.
     pub(crate) renewals: u64,
@@ -66,8 +71,8 @@ impl Figures {
         }
         let calls = self.tokens + self.newcomers + self.failures;
         format!(
-            "; {} agents: {} of {calls} calls failed, {} renewals",
-            self.agents, self.failures, self.renewals
+            "; {} agents ({} stock): {} of {calls} calls failed, {} renewals",
+            self.agents, self.stock, self.failures, self.renewals
         )
     }
 }
@@ -142,6 +147,7 @@ pub(crate) fn figures(story: &Story, faults: &[Entry]) -> Figures {
     let most = by_member.values().map(|times| most_within(times, SECOND_NS)).max();
     Figures {
         agents: story.agents as u64,
+        stock: story.stock as u64,
         workloads: (story.agents * WORKLOADS) as u64,
         renewals: of_first.len() as u64,
         renewals_near_leader_faults: of_first.iter().filter(near).count() as u64,
@@ -280,7 +286,7 @@ mod tests {
             add(31_000, svids("b", 91_000));
         }
         let connections = vec![(SECOND_NS, 0, 1), (2 * SECOND_NS, 0, 2)];
-        Story { agents: 1, sights, until_ms: END_MS, connections, wrong: Vec::new() }
+        Story { agents: 1, stock: 0, sights, until_ms: END_MS, connections, wrong: Vec::new() }
     }
 
     #[test]
