@@ -21,6 +21,10 @@ pub const SYNC_ON_DEMAND_WAIT: Duration = Duration::from_secs(2);
 /// One RPC to the servers, all attempts together.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a workload waits for a token in the place of one that still holds. A server that is well
+/// signs in milliseconds.
+pub const TOKEN_RENEWAL_WAIT: Duration = Duration::from_millis(500);
+
 /// Dial and handshake with one address, four round trips: short, so that a server that hangs, whose
 /// kernel still accepts connections, costs a call seconds.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

@@ -23,8 +23,8 @@ use crate::limits::{
 };
 use crate::rotate::{Condition, Rotator};
 use crate::serve::{
-    GrpcHealth, HealthListener, ListenError, ReadyFlag, Tokens, WorkloadApi, WorkloadSocket,
-    watch_health,
+    GrpcHealth, HealthListener, ListenError, ReadyFlag, Renewing, Tokens, WorkloadApi,
+    WorkloadSocket, watch_health,
 };
 use crate::signing::SigningTask;
 use crate::start::{Seams, StartError, Started, start};
@@ -166,6 +166,7 @@ async fn serve(
         upstream: Arc::clone(&upstream),
         clock: Arc::clone(&seams.clock),
         random: Arc::clone(&seams.random),
+        renewing: Renewing::default(),
     };
     if let Some(socket) = &config.socket_path {
         let api = WorkloadApi {

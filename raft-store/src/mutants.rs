@@ -9,6 +9,8 @@
 pub(crate) enum Mutant {
     /// Appends and votes are answered without a sync.
     SyncSkipped,
+    /// Appends and votes are answered before they are synced.
+    AckBeforeSync,
     /// A vote is answered without being written.
     VoteNotPersisted,
     /// A leader counts an append as stored by a follower when it is sent.
@@ -56,7 +58,7 @@ pub(crate) enum Mutant {
 }
 
 impl Mutant {
-    /// Every one.
+    /// Every one that simulation must find.
     #[cfg(feature = "mutants")]
     pub(crate) const ALL: &'static [(&'static str, Self)] = &[
         ("sync-skipped", Self::SyncSkipped),
@@ -78,6 +80,14 @@ impl Mutant {
         ("serials-not-compared", Self::SerialsNotCompared),
         ("pending-overwritten", Self::PendingOverwritten),
         ("feed-off-by-one", Self::FeedOffByOne),
+    ];
+
+    /// Those that need a real disk, or a thread that syncs it.
+    #[cfg(feature = "mutants")]
+    pub(crate) const OF_PROCESSES: &'static [(&'static str, Self)] = &[
+        ("ack-before-sync", Self::AckBeforeSync),
+        #[cfg(feature = "rocks")]
+        ("log-cut-at-damage", Self::LogCutAtDamage),
     ];
 }
 
@@ -109,7 +119,8 @@ static ON: std::sync::OnceLock<Mutant> = std::sync::OnceLock::new();
 /// Switches one on for the rest of the process; false if there is none of that name, or another is on.
 #[cfg(feature = "mutants")]
 pub(crate) fn switch_on(name: &str) -> bool {
-    let found = Mutant::ALL.iter().find(|(known, _)| *known == name);
+    let mut all = Mutant::ALL.iter().chain(Mutant::OF_PROCESSES);
+    let found = all.find(|(known, _)| *known == name);
     found.is_some_and(|(_, mutant)| ON.set(*mutant).is_ok())
 }
 

@@ -41,7 +41,7 @@ impl Agent {
         bundle: &[u8],
         token: &str,
     ) -> Result<Self> {
-        Self::write_config(folder, addresses, bundle, "")?;
+        Self::configure_at(folder, addresses, bundle, "")?;
         Self::launch(folder, Some(token)).await
     }
 
@@ -73,10 +73,16 @@ impl Agent {
             .iter()
             .map(|index| Ok(format!("127.0.0.1:{}", cluster.member(*index)?.api_port)))
             .collect::<Result<Vec<_>>>()?;
-        Self::write_config(folder, &addresses, &bundle.stdout, lines)
+        Self::configure_at(folder, &addresses, &bundle.stdout, lines)
     }
 
-    fn write_config(folder: &Path, addresses: &[String], bundle: &[u8], lines: &str) -> Result<()> {
+    /// As [`Agent::configure`], for servers at these addresses with this trust bundle.
+    pub fn configure_at(
+        folder: &Path,
+        addresses: &[String],
+        bundle: &[u8],
+        lines: &str,
+    ) -> Result<()> {
         fs::create_dir_all(folder).context("create the agent's folder")?;
         let [health_port] = ports::lease()?;
         fs::write(folder.join("health-port"), health_port.to_string())

@@ -17,6 +17,7 @@ use steeple_spiffe_core::{Secret, SpiffeId, TrustDomain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_stream::StreamExt as _;
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
@@ -87,6 +88,8 @@ impl BundleSource for OneBundle {
 pub struct AttestedClient {
     /// The agent's id.
     pub id: SpiffeId,
+    /// What the server said beside the result of the attestation.
+    pub told: MetadataMap,
     channels: Vec<Channel>,
 }
 
@@ -109,6 +112,7 @@ impl AttestedClient {
         let mut agents = pb::server::agent::v1::agent_client::AgentClient::new(bootstrap.clone());
         let mut replies = agents.attest_agent(tokio_stream::once(request)).await?.into_inner();
         let reply = replies.next().await.context("the server ended the attestation")??;
+        let told = replies.trailers().await?.unwrap_or_default();
         let svid = match reply.step {
             Some(pb::server::agent::v1::attest_agent_response::Step::Result(result)) => {
                 result.svid.context("no SVID in the result")?
@@ -127,7 +131,7 @@ impl AttestedClient {
             Arc::new(steeple_spiffe_core::time::SystemClock),
         )?;
         let channels = ports.iter().map(|port| tls_channel(*port, Arc::clone(&config))).collect();
-        Ok(Self { id, channels })
+        Ok(Self { id, told, channels })
     }
 
     /// One channel a server, in the order of the ports.

@@ -9,11 +9,14 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
+pub mod issuing;
 pub mod load;
+pub mod machines;
 pub mod ports;
 pub mod process;
 pub mod skip;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, ClusterSpec};
+pub use machines::Machines;
 pub use process::Process;

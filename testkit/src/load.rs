@@ -31,6 +31,8 @@ pub struct Report {
     pub attempts: u64,
     /// Longest time between two successes.
     pub longest_gap: Duration,
+    /// Longest time from when an operation was due to its success.
+    pub slowest: Duration,
     /// The first failure's text.
     pub first_failure: Option<String>,
 }
@@ -50,6 +52,7 @@ impl Attempts {
 struct Successes {
     last: Option<Instant>,
     longest_gap: Duration,
+    slowest: Duration,
 }
 
 /// Runs one kind until told to stop, then waits for what is under way.
@@ -92,6 +95,7 @@ where
                 let now = Instant::now();
                 let gap = successes.last.map_or(Duration::ZERO, |last| now - last);
                 successes.longest_gap = successes.longest_gap.max(gap);
+                successes.slowest = successes.slowest.max(now - due);
                 successes.last = Some(now);
             }
             outcome
@@ -107,7 +111,10 @@ where
         }
     }
     report.attempts = attempts.0.load(Ordering::Relaxed);
-    report.longest_gap = successes.lock().await.longest_gap;
+    let successes = successes.lock().await;
+    report.longest_gap = successes.longest_gap;
+    report.slowest = successes.slowest;
+    drop(successes);
     report
 }
 

@@ -73,8 +73,10 @@ fn mutant_server() -> Result<PathBuf> {
     check(command.args(["--features", "mutants"]))?;
     let folder = binaries().join("mutants");
     std::fs::create_dir_all(&folder).context("create a folder for the server")?;
-    std::fs::copy(binaries().join("spire-server"), folder.join("spire-server"))
-        .context("put the server aside")?;
+    for program in ["spire-server", "spire-agent"] {
+        std::fs::copy(binaries().join(program), folder.join(program))
+            .with_context(|| format!("put {program} aside"))?;
+    }
     Ok(folder)
 }
 

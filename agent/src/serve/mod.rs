@@ -11,5 +11,5 @@ mod workload_api;
 
 pub use health::{GrpcHealth, HealthListener, HealthState, ReadyFlag, probe, watch_health};
 pub use listen::{Caller, ListenError, WorkloadSocket};
-pub use tokens::{TokenError, Tokens};
+pub use tokens::{Renewing, TokenError, Tokens};
 pub use workload_api::{WorkloadApi, WorkloadPolicy};

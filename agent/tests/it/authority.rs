@@ -72,13 +72,18 @@ impl Authority {
         }
     }
 
-    pub(crate) fn token(&self, id: &SpiffeId, audience: &[String]) -> pb::types::Jwtsvid {
+    pub(crate) fn token(
+        &self,
+        id: &SpiffeId,
+        audience: &[String],
+        ttl: Duration,
+    ) -> pb::types::Jwtsvid {
         let now = SystemClock.now();
         let claims = JwtClaims {
             subject: id,
             audience,
             issued_at: now,
-            expires_at: now.plus(Duration::from_secs(300)),
+            expires_at: now.plus(ttl),
             issuer: Some("test"),
             jwt_id: None,
         };

@@ -44,6 +44,7 @@ pub(crate) struct State {
     pub(crate) pushes: bool,
     /// How long a JWT-SVID takes.
     pub(crate) jwt_takes: Duration,
+    pub(crate) jwt_ttl: Duration,
     pub(crate) calls: BTreeMap<&'static str, usize>,
 }
 
@@ -101,6 +102,7 @@ impl FakeServer {
             batch_max: 500,
             pushes: true,
             jwt_takes: Duration::ZERO,
+            jwt_ttl: Duration::from_secs(300),
             calls: BTreeMap::new(),
         };
         Self {
@@ -458,7 +460,7 @@ mod svid_service {
             let entry = state.entries.get(&message.entry_id);
             let entry = entry.ok_or_else(|| Status::not_found("entry not found"))?;
             let id = convert::id::any_id(entry.spiffe_id.as_ref()).expect("id");
-            let svid = Some(self.authority.token(&id, &message.audience));
+            let svid = Some(self.authority.token(&id, &message.audience, state.jwt_ttl));
             Ok(Response::new(NewJwtsvidResponse { svid }))
         }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use crate::fake_server::{FakeServer, Listening};
-use crate::scene::{Agent, Scene, Settings, eventually, ids, next, with_header, within};
+use crate::scene::{Agent, DEADLINE, Scene, Settings, eventually, ids, next, with_header, within};
 
 async fn scene_with(entries: &[&str]) -> (Scene, Listening, Settings) {
     let scene = Scene::new();
@@ -218,6 +218,34 @@ async fn cached_identities_are_served_while_no_server_can_be_reached() {
     let _again = scene.server.listen(Some(address));
     let mut stream = agent.x509_stream().await.expect("stream");
     while next(&mut stream).await.expect("update").svids.len() < 2 {}
+}
+
+#[tokio::test]
+async fn a_token_that_holds_is_served_at_once_while_its_renewal_takes_long() {
+    let (scene, _listening, settings) = scene_with(&["web"]).await;
+    scene.server.state().jwt_ttl = Duration::from_secs(20);
+    let agent = scene.serving(&settings).await;
+    let mut client = agent.client().await;
+    let mut fetch = async || {
+        let request = with_header(pb::workload::JwtsvidRequest {
+            audience: vec!["db".to_owned()],
+            spiffe_id: String::new(),
+        });
+        let asked = Instant::now();
+        let reply = within(client.fetch_jwtsvid(request)).await.expect("token").into_inner();
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(2), "a token took {took:?}");
+        reply.svids[0].svid.clone()
+    };
+    let first = fetch().await;
+    scene.server.state().jwt_takes = Duration::from_secs(4);
+    // From half of its life on it is to be renewed: nobody waits for that, and it comes.
+    let deadline = Instant::now() + DEADLINE;
+    while fetch().await == first {
+        assert!(Instant::now() < deadline, "never renewed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(scene.server.calls("NewJWTSVID"), 2, "one renewal at a time");
 }
 
 #[tokio::test]

@@ -11,14 +11,21 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
 mod clients;
+mod damage;
 mod disk;
+mod figures;
+mod issuers;
 mod journal;
 mod nemesis;
 mod net;
 mod options;
 mod plan;
+mod planned;
+mod rebuild;
 mod record;
+mod releases;
 mod report;
 mod run;
 mod slice;
@@ -66,6 +73,7 @@ fn dispatch(words: &[String]) -> Result<bool> {
             runtime()?.block_on(until_interrupted(slice::quick(&options)))
         }
         "merge" => slice::merge(rest),
+        "figures" => figures::print(rest),
         other => anyhow::bail!("no command {other:?}\n{}", options::USAGE),
     }
 }

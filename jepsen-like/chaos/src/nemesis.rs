@@ -21,10 +21,7 @@ use steeple_spiffe_core::dice::Dice;
 
 /// How long members may take to be one cluster again where a fault waits for it: a lost volume is
 /// given up after 30 s, and its successor votes 10 s after it has caught up.
-const TOGETHER_MAX: Duration = Duration::from_secs(90);
-
-/// A fault that waits for the cluster begins no later than this before the end.
-const LAST_LONG_FAULT: Duration = Duration::from_secs(60);
+pub(crate) const TOGETHER_MAX: Duration = Duration::from_secs(90);
 
 /// What a track works on. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,6 +34,8 @@ pub(crate) struct Stage {
     pub(crate) journal: Journal,
     /// Processes that ended though no fault explains it.
     pub(crate) unexplained: Arc<Mutex<Vec<String>>>,
+    /// Whether releases change to the older one now.
+    pub(crate) to_older: Arc<Mutex<bool>>,
 }
 
 /// Installs the faults of a track until the time is over.
@@ -49,8 +48,8 @@ pub(crate) async fn run(stage: Stage, mut plan: Plan, until: Instant) -> Result<
         }
         tokio::time::sleep_until(begins).await;
         stage.restart_ended(&[]).await?;
-        let is_long = matches!(planned.nemesis, Nemesis::Rolling | Nemesis::Wipe | Nemesis::Move);
-        if is_long && begins + LAST_LONG_FAULT > until && moves > 0 {
+        let waits = Duration::from_secs(planned.nemesis.waits_s().unwrap_or(0));
+        if begins + waits > until && moves > 0 {
             continue;
         }
         moves += 1;
@@ -76,11 +75,14 @@ impl Stage {
             Nemesis::Wipe => self.wipe(planned).await,
             Nemesis::Move => self.move_one(planned, number).await,
             Nemesis::Clock => self.jump(planned, lasts).await,
+            Nemesis::Upgrade => self.change_release(planned).await,
+            Nemesis::Corrupt => self.corrupt(planned, number).await,
+            Nemesis::Membership => self.change_members(planned, lasts).await,
         }
     }
 
     /// Who is hit, and whether the leader is among them.
-    fn choose(&self, planned: Planned, members: usize) -> (Vec<usize>, bool) {
+    pub(crate) fn choose(&self, planned: Planned, members: usize) -> (Vec<usize>, bool) {
         let leader = self.eyes.seen().leader;
         let dice = Dice::new(planned.roll, 1);
         let any = dice.place(members);
@@ -138,12 +140,15 @@ impl Stage {
     }
 
     async fn disturb_links(&self, planned: Planned, lasts: Duration) -> Result<()> {
-        let links = self.links().await?;
-        let (hit, hit_leader) = self.choose(planned, links.nodes());
+        let (links, members) = self.links().await?;
+        let (hit, hit_leader) = self.choose(planned, members);
         let dice = Dice::new(planned.roll, 3);
         let how = if planned.nemesis == Nemesis::Partition {
-            let (how, cut) = shape(&dice, planned.victims, &hit, links.nodes());
-            let number = self.journal.begin(planned.nemesis, how, &hit, hit_leader)?;
+            let (how, mut cut) = shape(&dice, planned.victims, &hit, members);
+            let (agents, more) = of_agents(&dice, &hit, members, links.nodes());
+            cut.extend(more);
+            let how = format!("{how}{agents}");
+            let number = self.journal.begin(planned.nemesis, &how, &hit, hit_leader)?;
             for (from, to) in &cut {
                 links.set(*from, *to, |link| link.is_cut = true);
             }
@@ -167,10 +172,11 @@ impl Stage {
         self.journal.end(planned.nemesis, number)
     }
 
-    async fn links(&self) -> Result<Links> {
+    /// The links, and how many of the nodes are members: the first ones.
+    async fn links(&self) -> Result<(Links, usize)> {
         let world = self.world.lock().await;
         let spaces = world.spaces().context("the run has no network of its own")?;
-        Ok(spaces.links().clone())
+        Ok((spaces.links().clone(), world.members()))
     }
 
     /// As a Kubernetes StatefulSet does: the highest first, wait until it takes part, the next.
@@ -178,14 +184,9 @@ impl Stage {
         let members = self.world.lock().await.members();
         let all: Vec<usize> = (0..members).collect();
         let number = self.journal.begin(Nemesis::Rolling, "SIGTERM, highest first", &all, true)?;
+        self.wait_together(TOGETHER_MAX).await?;
         for at in all.into_iter().rev() {
-            self.wait_together(TOGETHER_MAX).await?;
-            let mut world = self.world.lock().await;
-            if world.is_up(at) {
-                world.stop(at).await?;
-            }
-            world.start(at)?;
-            drop(world);
+            self.replace(at, None).await?;
         }
         self.wait_together(TOGETHER_MAX).await?;
         self.journal.end(Nemesis::Rolling, number)
@@ -288,7 +289,7 @@ impl Stage {
         Ok(())
     }
 
-    async fn wait_together(&self, within: Duration) -> Result<()> {
+    pub(crate) async fn wait_together(&self, within: Duration) -> Result<()> {
         let deadline = Instant::now() + within;
         while let Some(why) = apart(&self.eyes.look().await, false) {
             anyhow::ensure!(Instant::now() < deadline, "not one cluster within {within:?}: {why}");
@@ -299,7 +300,7 @@ impl Stage {
 }
 
 /// One member, where all would be more than is promised.
-fn one_of(victims: Victims) -> Victims {
+pub(crate) fn one_of(victims: Victims) -> Victims {
     if victims == Victims::All { Victims::Anyone } else { victims }
 }
 
@@ -328,6 +329,26 @@ fn shape(
         }
         _ => ("one alone", out().chain(back()).collect()),
     }
+}
+
+/// What agents see of a partition: often nothing, else those hit are gone for them too, or everyone is.
+fn of_agents(
+    dice: &Dice,
+    hit: &[usize],
+    members: usize,
+    nodes: usize,
+) -> (&'static str, Vec<(usize, usize)>) {
+    if nodes == members {
+        return ("", Vec::new());
+    }
+    let all: Vec<usize> = (0..members).collect();
+    let (how, gone) = match dice.within(0..=3) {
+        0 => (", agents see no one", all.as_slice()),
+        1 => (", nor do agents see those hit", hit),
+        _ => return ("", Vec::new()),
+    };
+    let pairs = gone.iter().flat_map(|at| (members..nodes).map(move |agent| (*at, agent)));
+    (how, pairs.flat_map(|(at, agent)| [(at, agent), (agent, at)]).collect())
 }
 
 /// Some links of those hit, each bad in a way of its own.
@@ -381,5 +402,23 @@ mod tests {
         }
         let (_, cut) = shape(&Dice::new(1, 3), Victims::All, &[0, 1, 2], 3);
         assert_eq!(cut.len(), 6);
+    }
+
+    #[test]
+    fn agents_are_cut_off_from_those_hit_or_from_everyone_or_not_at_all() {
+        let mut seen = std::collections::BTreeSet::new();
+        for roll in 0..40 {
+            let (how, cut) = of_agents(&Dice::new(roll, 3), &[1], 3, 5);
+            seen.insert(how);
+            match how {
+                "" => assert_eq!(cut, []),
+                ", nor do agents see those hit" => {
+                    assert_eq!(cut, [(1, 3), (3, 1), (1, 4), (4, 1)]);
+                }
+                _ => assert_eq!(cut.len(), 12, "{how}"),
+            }
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        assert_eq!(of_agents(&Dice::new(1, 3), &[1], 3, 3), ("", Vec::new()), "nobody there");
     }
 }

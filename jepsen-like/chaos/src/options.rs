@@ -28,11 +28,17 @@ pub(crate) enum Nemesis {
     Move,
     /// A member's wall clock jumps.
     Clock,
+    /// Members become the newer release, the older one, and the newer one again.
+    Upgrade,
+    /// Files of a member that does not run are damaged.
+    Corrupt,
+    /// Commands change who leads, who votes and who belongs to the cluster.
+    Membership,
 }
 
 impl Nemesis {
     /// Every kind.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Kill,
         Self::Pause,
         Self::PowerCut,
@@ -43,6 +49,9 @@ impl Nemesis {
         Self::Wipe,
         Self::Move,
         Self::Clock,
+        Self::Upgrade,
+        Self::Corrupt,
+        Self::Membership,
     ];
 
     /// Its name.
@@ -58,6 +67,9 @@ impl Nemesis {
             Self::Wipe => "wipe",
             Self::Move => "move",
             Self::Clock => "clock",
+            Self::Upgrade => "upgrade",
+            Self::Corrupt => "corrupt",
+            Self::Membership => "membership",
         }
     }
 
@@ -74,6 +86,27 @@ impl Nemesis {
     /// Whether it is installed on links rather than on members; such faults overlap the others.
     pub(crate) fn is_of_links(self) -> bool {
         matches!(self, Self::Partition | Self::Network)
+    }
+
+    /// Whether it is work that a cluster is there for: nobody is to notice it.
+    pub(crate) fn is_planned(self) -> bool {
+        matches!(self, Self::Rolling | Self::Upgrade)
+    }
+
+    /// How long it may take until the cluster is whole again; such faults begin no later than this
+    /// before the end. None: it waits for nothing.
+    pub(crate) fn waits_s(self) -> Option<u64> {
+        match self {
+            Self::Wipe | Self::Move | Self::Corrupt | Self::Membership => Some(60),
+            Self::Rolling | Self::Upgrade => Some(25),
+            Self::Kill
+            | Self::Pause
+            | Self::PowerCut
+            | Self::Partition
+            | Self::Network
+            | Self::DiskFull
+            | Self::Clock => None,
+        }
     }
 
     fn parse(name: &str) -> Result<Self> {
@@ -100,16 +133,19 @@ pub(crate) struct Options {
     pub(crate) results: Option<PathBuf>,
     /// Concurrent clients.
     pub(crate) clients: u64,
+    /// Agents with workloads beside them.
+    pub(crate) agents: usize,
     /// A deliberate bug that the server is started with, if it was built with them.
     pub(crate) mutant: Option<String>,
 }
 
 /// How the program is called.
 pub(crate) const USAGE: &str = "usage: steeple-chaos [--seed N | --seeds A..B] [--seconds 60] \
-[--nemesis kill,pause,…] [--members 3] [--clients 8] [--out FOLDER] [--results FILE] [--mutant NAME]
+[--nemesis kill,pause,…] [--members 3] [--clients 8] [--agents 2] [--out FOLDER] [--results FILE] [--mutant NAME]
        steeple-chaos quick [--out FOLDER]
-       steeple-chaos merge FILE…
-nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock";
+       steeple-chaos merge FILE…, steeple-chaos figures FILE…
+nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock, \
+upgrade, corrupt, membership";
 
 impl Options {
     /// Parses a command line.
@@ -128,6 +164,7 @@ impl Options {
             out: std::env::temp_dir().join("steeple-chaos"),
             results: None,
             clients: 8,
+            agents: 2,
             mutant: None,
         };
         let mut left = arguments.iter();
@@ -143,6 +180,7 @@ impl Options {
                 "--seconds" => parsed.seconds = value()?.parse().context("--seconds")?,
                 "--members" => parsed.members = value()?.parse().context("--members")?,
                 "--clients" => parsed.clients = value()?.parse().context("--clients")?,
+                "--agents" => parsed.agents = value()?.parse().context("--agents")?,
                 "--nemesis" => {
                     let names = value()?.split(',').filter(|name| !name.is_empty());
                     parsed.nemeses = names.map(Nemesis::parse).collect::<Result<_>>()?;
@@ -155,15 +193,28 @@ impl Options {
         }
         ensure!((1..=7).contains(&parsed.members), "--members is 1 to 7");
         ensure!((1..=32).contains(&parsed.clients), "--clients is 1 to 32");
+        ensure!(parsed.agents <= 8, "--agents is 0 to 8");
         ensure!(parsed.seconds >= 5, "--seconds is 5 or more: faults need time to begin and end");
         ensure!(!parsed.seeds.is_empty(), "--seeds names no seed");
         Ok(parsed)
     }
 
-    /// The same with other faults, length and seed.
+    /// How many agents a run has: none where members move, since an agent knows them by address.
+    pub(crate) fn agents_of_a_run(&self) -> usize {
+        if self.nemeses.contains(&Nemesis::Move) { 0 } else { self.agents }
+    }
+
+    /// Whether nothing happens but planned work: then no call to issue may fail.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.nemeses.iter().all(|nemesis| nemesis.is_planned())
+    }
+
+    /// A short run with other faults, length and seed.
     pub(crate) fn of(&self, seed: u64, seconds: u64, nemeses: &[Nemesis]) -> Self {
         let nemeses = nemeses.to_vec();
-        Self { seeds: seed..seed + 1, seconds, nemeses, ..self.clone() }
+        // Agents take a while to begin: one of the short runs has them.
+        let agents = if nemeses == [Nemesis::Kill] { self.agents } else { 0 };
+        Self { seeds: seed..seed + 1, seconds, nemeses, agents, ..self.clone() }
     }
 
     /// The names of its faults, as the command line has them.
@@ -175,11 +226,13 @@ impl Options {
     pub(crate) fn replay(&self, seed: u64) -> String {
         let mutant = self.mutant.as_ref().map(|name| format!(" --mutant {name}"));
         format!(
-            "cargo xtask chaos --seed {seed} --seconds {} --nemesis {} --members {} --clients {}{}",
+            "cargo xtask chaos --seed {seed} --seconds {} --nemesis {} --members {} --clients {} \
+             --agents {}{}",
             self.seconds,
             self.nemesis_list(),
             self.members,
             self.clients,
+            self.agents,
             mutant.unwrap_or_default()
         )
     }

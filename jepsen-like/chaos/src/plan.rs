@@ -87,7 +87,15 @@ impl Plan {
             (Nemesis::Partition | Nemesis::Network, _) if is_long => (3_000, 8_000),
             (Nemesis::Partition | Nemesis::Network, _) => (300, 3_000),
             (Nemesis::DiskFull | Nemesis::Clock, _) => (1_000, 5_000),
-            (Nemesis::Rolling | Nemesis::Wipe | Nemesis::Move, _) => (0, 1_000),
+            (
+                Nemesis::Rolling
+                | Nemesis::Wipe
+                | Nemesis::Move
+                | Nemesis::Upgrade
+                | Nemesis::Corrupt,
+                _,
+            ) => (0, 1_000),
+            (Nemesis::Membership, _) => (300, 3_000),
         }
     }
 }

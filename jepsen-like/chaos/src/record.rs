@@ -137,6 +137,12 @@ impl Recorder {
         self.lock().now_ns()
     }
 
+    /// A time since the system's start, in nanoseconds of the run.
+    pub(crate) fn ns_of(&self, since_boot: Duration) -> u64 {
+        let passed = since_boot.saturating_sub(self.lock().began);
+        u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// How many calls were answered so far.
     pub(crate) fn answered(&self) -> u64 {
         self.lock().told.ok

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use steeple_checker::{Report as Checked, Verdict};
 
+use crate::agents::judge as agents;
+use crate::agents::judge::{Figures, Story};
+use crate::issuers::Issued;
 use crate::journal::Entry;
 use crate::options::Options;
 use crate::record::Told;
@@ -59,6 +62,10 @@ pub(crate) struct Facts {
     /// None if it never healed, or nobody waited for it.
     pub(crate) heal_ms: Option<u64>,
     pub(crate) checked: Option<Checked>,
+    /// What agents and workloads saw.
+    pub(crate) story: Story,
+    /// What issuers came to, if there were any.
+    pub(crate) issued: Vec<Issued>,
 }
 
 /// A run in a line of the results.
@@ -90,6 +97,12 @@ pub(crate) struct Line {
     /// From the end of all faults until there was one cluster in one state.
     pub(crate) heal_ms: Option<u64>,
     pub(crate) elections: u64,
+    /// Of agents and workloads; nothing in results from before there were any.
+    #[serde(default)]
+    pub(crate) agents: Figures,
+    /// Issuance in runs of planned work.
+    #[serde(default)]
+    pub(crate) issued: Vec<Issued>,
     pub(crate) replay: String,
     pub(crate) folder: PathBuf,
 }
@@ -111,6 +124,8 @@ impl Facts {
             seen: Seen::default(),
             heal_ms: None,
             checked: None,
+            story: Story::default(),
+            issued: Vec::new(),
         }
     }
 
@@ -128,11 +143,18 @@ impl Facts {
         }
     }
 
-    /// The longest time between two acknowledged writes; also the longest during which faults left a
-    /// majority of the members alone. In nanoseconds.
+    /// The longest time between two acknowledged writes while clients were at work; also the longest
+    /// during which faults left a majority of the members alone. In nanoseconds.
     pub(crate) fn worst_gaps(&self) -> (u64, u64) {
         let mut worst = (0, 0);
-        for (from, to) in self.told.writes_ns.iter().zip(self.told.writes_ns.iter().skip(1)) {
+        let marked = |what: &str| {
+            let mut marks = self.told.marks.iter();
+            marks.find(|(_, mark)| mark == what).map(|(at, _)| *at)
+        };
+        let load = marked(LOAD).unwrap_or(0)..=marked(FINAL_PHASE).unwrap_or(u64::MAX);
+        let writes: Vec<u64> =
+            self.told.writes_ns.iter().copied().filter(|at| load.contains(at)).collect();
+        for (from, to) in writes.iter().zip(writes.iter().skip(1)) {
             let length = to.saturating_sub(*from);
             worst.0 = worst.0.max(length);
             if length > worst.1 && self.had_majority(*from, *to) {
@@ -152,13 +174,20 @@ impl Facts {
     }
 }
 
+/// The marks from when on and until when clients are at work.
+pub(crate) const LOAD: &str = "load";
+pub(crate) const FINAL_PHASE: &str = "final_phase";
+
 /// So long after a fault a member may still be on its way back: an unoptimised program opens its log.
 const COMES_BACK_NS: u64 = 2_000_000_000;
 
 /// Judges a run.
 pub(crate) fn judge(facts: &Facts) -> Line {
     let mut violations = facts.unexplained.clone();
+    violations.extend(agents::violations(&facts.story));
+    violations.extend(facts.issued.iter().filter_map(Issued::wrong));
     let mut unacceptable = facts.harness.clone();
+    unacceptable.extend(agents::missing(&facts.story, facts.seconds));
     unacceptable.extend(facts.told.strange.iter().map(|what| format!("a strange answer: {what}")));
     for report in facts.checked.iter().flat_map(|checked| &checked.checks) {
         match &report.verdict {
@@ -216,6 +245,8 @@ pub(crate) fn judge(facts: &Facts) -> Line {
         worst_gap_with_majority_ms: gap_with_majority / 1_000_000,
         heal_ms: facts.heal_ms,
         elections: facts.seen.elections,
+        agents: agents::figures(&facts.story, &facts.faults),
+        issued: facts.issued.clone(),
         replay: facts.replay.clone(),
         folder: facts.folder.clone(),
     }
@@ -228,11 +259,12 @@ impl Line {
         let heal = self.heal_ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         format!(
             "{}: {} operations checked, {faults} faults installed, worst write gap {} ms ({} ms with a \
-             majority), healed in {heal}; again: {}",
+             majority), healed in {heal}{}; again: {}",
             self.verdict.text(),
             self.operations,
             self.worst_gap_ms,
             self.worst_gap_with_majority_ms,
+            self.agents.words(),
             self.replay
         )
     }
@@ -256,11 +288,18 @@ mod tests {
     fn only_a_run_with_nothing_wrong_and_nothing_missing_passes() {
         let pass = || facts(Verdict::Pass);
         type Change = fn(&mut Facts);
-        let cases: [(&str, Change, Word); 6] = [
+        let cases: [(&str, Change, Word); 9] = [
             ("nothing", |_| {}, Word::Pass),
             ("the harness failed", |f| f.harness.push("x".to_owned()), Word::Unacceptable),
             ("a strange answer", |f| f.told.strange.push("x".to_owned()), Word::Unacceptable),
             ("never checked", |f| f.checked = None, Word::Unacceptable),
+            ("an agent ended", |f| f.story.wrong.push("x".to_owned()), Word::Violation),
+            (
+                "an issuer's call failed",
+                |f| f.issued.push(Issued { failed: 1, ..Issued::default() }),
+                Word::Violation,
+            ),
+            ("workloads saw nothing", |f| f.story.agents = 1, Word::Unacceptable),
             ("a process ended", |f| f.unexplained.push("x".to_owned()), Word::Violation),
             (
                 "a process ended, and the harness failed",
@@ -300,6 +339,9 @@ mod tests {
         };
         facts.faults = vec![fault(&[0, 1], 10_000, 12_000), fault(&[2], 20_500, 21_000)];
         assert_eq!(facts.worst_gaps(), (ms(11_000), ms(8_000)));
+        facts.told.marks = vec![(ms(5_000), LOAD.to_owned()), (ms(22_000), FINAL_PHASE.to_owned())];
+        assert_eq!(facts.worst_gaps(), (ms(11_000), 0), "nobody writes before and after");
+        facts.told.marks.clear();
         facts.faults.push(fault(&[1, 2], 2_000, 3_000));
         assert_eq!(facts.worst_gaps(), (ms(11_000), ms(3_000)));
         assert_eq!(judge(&facts).worst_gap_ms, 11_000);

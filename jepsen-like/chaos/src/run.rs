@@ -13,19 +13,25 @@ use anyhow::{Context as _, Result, ensure};
 use steeple_checker::history::ReadLimits;
 use steeple_checker::{History, Report as Checked, Requirements, Settings, check};
 use steeple_testkit::client::unix_channel;
+use steeple_testkit::process::wait_for;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
+use crate::agents::seen::now_ms;
+use crate::agents::workload::Audiences;
+use crate::agents::{Crew, Notebook, crew};
 use crate::clients::ask::NewEntry;
 use crate::clients::workload::Workload;
 use crate::clients::{Ask, Client};
+use crate::issuers::{self, Issuers};
 use crate::journal::Journal;
 use crate::nemesis::{self, Stage};
 use crate::options::{Nemesis, Options};
 use crate::plan::Plan;
 use crate::record::Recorder;
-use crate::report::{Facts, Line, Word, judge};
+use crate::releases;
+use crate::report::{FINAL_PHASE, Facts, LOAD, Line, Word, judge};
 use crate::timeline;
 use crate::watch::{Eyes, apart};
 use crate::world::{World, lacks};
@@ -51,11 +57,11 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
     facts.harness = options.nemeses.iter().filter_map(|nemesis| lacks(*nemesis)).collect();
     let mut world = None;
     if facts.harness.is_empty() {
-        match World::prepare(&folder, options, seed) {
-            Ok(prepared) => {
+        match prepare(&folder, options, seed).await {
+            Ok((prepared, older)) => {
                 let prepared = Arc::new(Mutex::new(prepared));
                 world = Some(Arc::clone(&prepared));
-                let ran = perform(options, seed, prepared, &recorder, &mut facts).await;
+                let ran = perform(options, seed, prepared, older, &recorder, &mut facts).await;
                 facts.harness.extend(ran.err().map(|error| format!("{error:#}")));
             }
             Err(error) => facts.harness.push(format!("{error:#}")),
@@ -87,6 +93,15 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Line> {
     Ok(line)
 }
 
+/// The world, and the feature level of the older release if the run has two.
+async fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<(World, Option<u32>)> {
+    let older = match options.nemeses.contains(&Nemesis::Upgrade) {
+        true => Some(releases::older(folder).await?),
+        false => None,
+    };
+    Ok((World::prepare(folder, options, seed, older)?, older))
+}
+
 fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     for number in 0..10_000 {
@@ -104,6 +119,7 @@ async fn perform(
     options: &Options,
     seed: u64,
     world: Arc<Mutex<World>>,
+    older: Option<u32>,
     recorder: &Recorder,
     facts: &mut Facts,
 ) -> Result<()> {
@@ -122,22 +138,40 @@ async fn perform(
         let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
         ensure!(said, "spire-server was built without deliberate bugs");
     }
+    let mut crew = begin_agents(options, seed, &world, &channels, recorder, facts).await?;
     let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
-    let unexplained = Arc::default();
-    let stage = Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained };
+    let issuers = begin_issuers(options, seed, &world, &channels, recorder).await?;
+    // It begins with the older release everywhere: the first change is to the newer.
+    let (unexplained, to_older) = (Arc::default(), Arc::new(Mutex::new(older.is_some())));
+    let stage =
+        Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained, to_older };
     let (stop_looking, looking) = watch::channel(false);
     let looks = tokio::spawn(eyes.clone().keep_looking(recorder.clone(), looking));
+    recorder.mark(LOAD);
     let crowd = Crowd::start(options, seed, &channels, recorder)?;
     let disturbed = disturb(options, seed, &stage, recorder).await;
+    if let Some(issuers) = issuers {
+        facts.issued = issuers.stop().await?;
+    }
     let healed = match disturbed {
         Ok(()) => heal(&stage, crowd, &mut facts.heal_ms).await,
         Err(error) => crowd.stop().await.and(Err(error)),
     };
+    if let Some(older) = older.filter(|_| healed.is_ok() && facts.heal_ms.is_some()) {
+        let raised = stage.finish_upgrade(older).await;
+        stage.unexplained.lock().await.extend(raised.err().map(|error| format!("{error:#}")));
+    }
     let ended = if healed.is_ok() && facts.heal_ms.is_some() {
-        recorder.mark("final_phase");
-        last_words(options, seed, &channels, recorder).await
+        recorder.mark(FINAL_PHASE);
+        let said = last_words(options, seed, &channels, recorder).await;
+        let synced = last_identities(options, seed, &channels, recorder, &crew).await;
+        said.and(synced.map(|why_not| facts.story.wrong.extend(why_not)))
     } else {
         healed
+    };
+    let told = match &mut crew {
+        Some(crew) => end_agents(crew, &stage, recorder, facts).await,
+        None => Ok(()),
     };
     stop_looking.send_replace(true);
     looks.await.context("look at the members")?;
@@ -145,7 +179,107 @@ async fn perform(
     facts.faults = journal.entries();
     facts.seen = eyes.seen();
     facts.unexplained = stage.unexplained.lock().await.clone();
-    ended.and(found)
+    ended.and(found).and(told)
+}
+
+/// Entries for agents, as a client makes them, and the agents; none if the run has none.
+async fn begin_agents(
+    options: &Options,
+    seed: u64,
+    world: &Mutex<World>,
+    channels: &[Channel],
+    recorder: &Recorder,
+    facts: &mut Facts,
+) -> Result<Option<Crew>> {
+    let agents = options.agents_of_a_run();
+    facts.story.agents = agents;
+    if agents == 0 {
+        return Ok(None);
+    }
+    let mut client = agents_client(options, Dice::new(seed, 2_000), channels, recorder)?;
+    for entry in crew::entries(agents) {
+        let made = client.ask(&Ask::Create(vec![entry])).await;
+        made.context("no entry for an agent was made")?;
+    }
+    let notes = Notebook::create(&facts.folder.join("agents.jsonl"), recorder.clone())?;
+    let world = world.lock().await;
+    let sites = world.sites()?;
+    facts.story.stock = sites.iter().filter(|site| site.stock.is_some()).count();
+    // The leader makes the first authorities a moment after the cluster has formed.
+    let bundle = wait_for("a trust bundle", FORM_MAX, async || world.bundle()).await?;
+    let audiences = if options.is_planned() { Audiences::Fresh } else { Audiences::Same };
+    let crew = Crew::start(&sites, world.machines(), &bundle, notes, audiences).await;
+    Ok(Some(crew.context("start the agents")?))
+}
+
+/// Issuance beside the clients, if the run is of planned work alone.
+async fn begin_issuers(
+    options: &Options,
+    seed: u64,
+    world: &Mutex<World>,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<Option<Issuers>> {
+    if !options.is_planned() {
+        return Ok(None);
+    }
+    let mut client = agents_client(options, Dice::new(seed, 2_002), channels, recorder)?;
+    let token = format!("issuer-{seed}");
+    for ask in [Ask::Token(token.clone()), Ask::Create(vec![issuers::entry(&token)])] {
+        client.ask(&ask).await.context("nothing was made for an issuer")?;
+    }
+    let world = world.lock().await;
+    let (sockets, ports) = (world.sockets(), world.ports());
+    let targets = issuers::Targets { sockets, ports, token, client: client.number };
+    Ok(Some(Issuers::start(targets, recorder.clone())?))
+}
+
+/// A client whose number no other has. Request ids are drawn: each time with other dice.
+fn agents_client(
+    options: &Options,
+    dice: Dice,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<Client> {
+    let number = options.clients + channels.len() as u64;
+    Client::new(number, dice, channels.to_vec(), recorder.clone())
+}
+
+/// An identity for each agent that none has had, which must reach its workloads. Returns why not.
+async fn last_identities(
+    options: &Options,
+    seed: u64,
+    channels: &[Channel],
+    recorder: &Recorder,
+    crew: &Option<Crew>,
+) -> Result<Option<String>> {
+    let Some(crew) = crew else { return Ok(None) };
+    let mut client = agents_client(options, Dice::new(seed, 2_001), channels, recorder)?;
+    let new = (0..crew.agents()).map(|agent| crew::identity(agent, "last")).collect();
+    let made = client.ask(&Ask::Create(new)).await;
+    made.context("no last entry for agents was made")?;
+    Ok(crew.wait_synced("last").await)
+}
+
+/// What agents and workloads have seen.
+async fn end_agents(
+    crew: &mut Crew,
+    stage: &Stage,
+    recorder: &Recorder,
+    facts: &mut Facts,
+) -> Result<()> {
+    let world = stage.world.lock().await;
+    let admin = world.sockets().into_iter().next().context("no member")?;
+    facts.story.until_ms = now_ms();
+    let wrong = crew.finish(&admin).await;
+    facts.story.sights = crew.sights()?;
+    facts.story.wrong.extend(wrong?);
+    let members = world.members();
+    let asked = world.spaces().map(|spaces| spaces.links().connections()).unwrap_or_default();
+    let of_agents = asked.into_iter().filter(|(_, from, to)| *from >= members && *to < members);
+    facts.story.connections =
+        of_agents.map(|(at, from, to)| (recorder.ns_of(at), from - members, to)).collect();
+    Ok(())
 }
 
 /// Clients at work.
@@ -245,7 +379,7 @@ async fn last_words(
         let dice = Dice::new(seed, 1_000 + number);
         let mut client = Client::new(number, dice, channels.to_vec(), recorder.clone())?;
         let id = format!("last-{seed}-{at}");
-        let entry = NewEntry { id: id.clone(), likeness: id.clone(), parent: "/last".to_owned() };
+        let entry = NewEntry::alike(id.clone(), &id, "/last".to_owned());
         let listing = u64::MAX / 2 + at as u64;
         for ask in [
             Ask::Create(vec![entry]),

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use steeple_checker::Verdict;
 
+use crate::agents::judge as agents;
+use crate::agents::seen::What;
 use crate::journal::Entry;
 use crate::report::{Facts, Line, Word};
 
@@ -77,7 +79,7 @@ fn head(line: &Line) -> String {
 fn drawing(facts: &Facts) -> String {
     let end_ns = facts.told.lines_ns.last().copied().unwrap_or(0);
     let width = LEFT + x(end_ns) - x(0) + 40;
-    let lanes = facts.members as u64;
+    let lanes = (facts.members + facts.story.agents) as u64;
     let height = 30 + lanes * LANE + 20 + LANE + WRITES + 30;
     let mut svg = format!(
         "<div style=\"overflow-x:auto\"><svg width=\"{width}\" height=\"{height}\" xmlns=\"http://www.w3.org/2000/svg\">"
@@ -93,6 +95,9 @@ fn drawing(facts: &Facts) -> String {
     for member in 0..facts.members {
         lane(&mut svg, facts, member, end_ns);
     }
+    for agent in 0..facts.story.agents {
+        lane_of_agent(&mut svg, facts, agent, end_ns);
+    }
     let base = 30 + lanes * LANE + 20;
     faults_of_links(&mut svg, facts, base, end_ns);
     writes(&mut svg, facts, base + LANE, end_ns);
@@ -102,7 +107,7 @@ fn drawing(facts: &Facts) -> String {
     for (at, what) in facts.told.marks.iter().filter(|(_, what)| what != "election") {
         rect(&mut svg, (x(*at), 16, 2, height - 30), "#3355ff", Some(what));
     }
-    svg.push_str("</svg></div><p>Gold: leads. Coloured: a fault; hold the pointer over it. Bars: acknowledged writes in 100 ms. Pink: no write for a second or more. Red lines: what shows a violation. Blue: phases.</p>");
+    svg.push_str("</svg></div><p>Gold: leads. Green: workloads of an agent have a new SVID; red there: they noticed something. Coloured: a fault; hold the pointer over it. Bars: acknowledged writes in 100 ms. Pink: no write for a second or more. Red lines: what shows a violation. Blue: phases.</p>");
     svg
 }
 
@@ -121,6 +126,25 @@ fn lane(svg: &mut String, facts: &Facts, member: usize, end_ns: u64) {
         if *leader == Some(member) {
             let width = x(until).saturating_sub(x(*from)).max(1);
             rect(svg, (x(*from), top, width, 6), "#e0a800", Some("leads"));
+        }
+    }
+}
+
+/// What the workloads of an agent saw: renewals, and failures over them.
+fn lane_of_agent(svg: &mut String, facts: &Facts, agent: usize, end_ns: u64) {
+    let top = 30 + (facts.members + agent) as u64 * LANE;
+    add(svg, format_args!("<text x=\"4\" y=\"{}\">agent{agent}</text>", top + 18));
+    rect(svg, (LEFT, top, x(end_ns).saturating_sub(LEFT), LANE - 6), "#f0f5f0", None);
+    for (at, (_, workload)) in agents::renewals(&facts.story).iter().filter(|one| one.1.0 == agent)
+    {
+        let note = format!("workload {workload}: an X.509-SVID was renewed at {} s", seconds(*at));
+        rect(svg, (x(*at), top + 4, 3, LANE - 14), "#2a7d2a", Some(&note));
+    }
+    for sight in facts.story.sights.iter().filter(|one| one.agent == agent) {
+        if let What::Failed { call, text } = &sight.what {
+            let number = sight.workload;
+            let note = format!("workload {number}: {call}: {text} at {} s", seconds(sight.at_ns));
+            rect(svg, (x(sight.at_ns), top, 3, LANE - 6), "#ff0033", Some(&note));
         }
     }
 }
@@ -231,6 +255,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::agents::seen::{Sight, Svid};
     use crate::options::Options;
     use crate::report::judge;
 
@@ -249,7 +274,20 @@ mod tests {
             from_ns: 1_000_000_000,
             until_ns: Some(2_000_000_000),
         }];
+        facts.story.agents = 1;
+        let svid = |serial: &str| What::Svids {
+            svids: vec![Svid { id: "w".to_owned(), serial: serial.to_owned(), not_after_ms: 0 }],
+        };
+        let failed = What::Failed { call: "FetchJWTSVID", text: "<late>".to_owned() };
+        for (number, what) in [svid("first"), svid("second"), failed].into_iter().enumerate() {
+            let at_ns = 1_000_000_000 * number as u64;
+            facts.story.sights.push(Sight { at_ns, wall_ms: 0, agent: 0, workload: 1, what });
+        }
         let page = page(&facts, &judge(&facts));
+        for text in ["workload 1: an X.509-SVID was renewed at 1.000 s", "&lt;late&gt; at 2.000 s"]
+        {
+            assert!(page.contains(text), "{text}");
+        }
         for text in ["VIOLATION", "no write for 4.000 s", "kill: one on [1]", "&lt;why&gt;"] {
             assert!(page.contains(text), "{text}");
         }

@@ -66,6 +66,14 @@ impl Eyes {
         statuses
     }
 
+    /// For commands to a member.
+    pub(crate) fn commands(
+        &self,
+        at: usize,
+    ) -> Option<cluster::cluster_client::ClusterClient<Channel>> {
+        self.channels.get(at).cloned().map(cluster::cluster_client::ClusterClient::new)
+    }
+
     /// What was seen so far.
     pub(crate) fn seen(&self) -> Seen {
         self.lock().clone()

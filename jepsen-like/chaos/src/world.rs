@@ -2,14 +2,17 @@
 //!
 //! Owns everything that must not outlive the run. Who is hit and when is the plan's.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use steeple_testkit::cluster::Place;
-use steeple_testkit::{Cluster, ClusterSpec};
+use steeple_testkit::{Cluster, ClusterSpec, Machines};
 
+use crate::agents::TTL_S;
+use crate::agents::crew::Site;
 use crate::disk::{self, Disk};
 use crate::net::Spaces;
 use crate::options::{Nemesis, Options};
@@ -34,9 +37,17 @@ pub(crate) struct World {
     disks: Vec<Disk>,
     spaces: Option<Spaces>,
     spec: ClusterSpec,
+    machines: Machines,
+    agents: usize,
+    is_planned: bool,
     folder: PathBuf,
     /// Which members are stopped, by us.
     paused: Vec<bool>,
+    /// Members that may end by themselves: someone waits for it.
+    awaited: BTreeSet<usize>,
+    /// The feature level of the older release, if the run has two, and which members are of it.
+    older: Option<u32>,
+    are_older: Vec<bool>,
 }
 
 /// Why a kind of fault cannot be installed here; `None` if it can.
@@ -56,21 +67,40 @@ pub(crate) fn lacks(nemesis: Nemesis) -> Option<String> {
 
 impl World {
     /// Prepares members for a run; starts none.
-    pub(crate) fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<Self> {
+    ///
+    /// `older` is the feature level of the older release, if it is to begin with that.
+    pub(crate) fn prepare(
+        folder: &Path,
+        options: &Options,
+        seed: u64,
+        older: Option<u32>,
+    ) -> Result<Self> {
         let wants = |of: fn(Nemesis) -> bool| options.nemeses.iter().any(|one| of(*one));
+        // Agents on a network of ours can be counted and cut off; where there is none, they are not.
+        let agents = options.agents_of_a_run();
+        // Issuers call on loopback.
+        let may = agents > 0 && !options.is_planned();
+        let on_network = may && lacks(Nemesis::Partition).is_none();
         let needs = Needs {
-            network: wants(Nemesis::needs_network),
+            network: wants(Nemesis::needs_network) || on_network,
             disks: wants(Nemesis::needs_disk),
             clocks: options.nemeses.contains(&Nemesis::Clock),
         };
         let pid = std::process::id();
         let spaces = needs
             .network
-            .then(|| Spaces::make(&format!("chaos{pid}-"), options.members, folder, seed));
+            .then(|| Spaces::make(&format!("chaos{pid}-"), options.members + agents, folder, seed));
         let spaces = spaces.transpose().context("make the network")?;
+        let machines = Machines::new()?;
+        // Issuers are agents that never renew.
+        let agent_ttl = if options.is_planned() { "1h".to_owned() } else { format!("{TTL_S}s") };
         let mut spec = ClusterSpec {
             members: options.members,
-            server_lines: "  ratelimit { attestation = false }\n".to_owned(),
+            server_lines: format!(
+                "  agent_ttl = \"{agent_ttl}\"\n  ratelimit {{ attestation = false }}\n"
+            ),
+            feature_level_max: older,
+            plugin_lines: machines.plugin(folder)?,
             ..ClusterSpec::default()
         };
         for at in 0..options.members {
@@ -85,7 +115,116 @@ impl World {
         }
         let paused = vec![false; options.members];
         let folder = folder.to_owned();
-        Ok(Self { cluster, disks, spaces, spec, folder, paused })
+        let (awaited, are_older) = (BTreeSet::new(), vec![older.is_some(); options.members]);
+        Ok(Self {
+            cluster,
+            disks,
+            spaces,
+            spec,
+            machines,
+            agents,
+            is_planned: options.is_planned(),
+            folder,
+            paused,
+            awaited,
+            older,
+            are_older,
+        })
+    }
+
+    /// Ports of the server API.
+    pub(crate) fn ports(&self) -> Vec<u16> {
+        self.cluster.members().iter().map(|member| member.api_port).collect()
+    }
+
+    /// Where a member's ready check can be asked; none if it is on a network of ours.
+    pub(crate) fn health_port(&self, at: usize) -> Result<Option<u16>> {
+        let port = self.cluster.member(at)?.health_port;
+        Ok(self.spaces.is_none().then_some(port))
+    }
+
+    /// Which members are of the older release.
+    pub(crate) fn are_older(&self) -> &[bool] {
+        &self.are_older
+    }
+
+    /// Makes a member that does not run one of the older release, or of this one.
+    pub(crate) fn set_release(&mut self, at: usize, is_older: bool) -> Result<()> {
+        let older = self.older.context("the run has one release")?;
+        self.cluster.set_feature_level_max(at, is_older.then_some(older))?;
+        if let Some(known) = self.are_older.get_mut(at) {
+            *known = is_older;
+        }
+        Ok(())
+    }
+
+    /// A member's registry: what it would lose with its volume.
+    pub(crate) fn registry(&self, at: usize) -> Result<PathBuf> {
+        Ok(self.cluster.member(at)?.data().join("raft"))
+    }
+
+    /// A member's log.
+    pub(crate) fn log(&self, at: usize) -> Result<PathBuf> {
+        Ok(self.cluster.member(at)?.log())
+    }
+
+    /// From now on someone waits for a member to end by itself, or no longer.
+    pub(crate) fn await_end(&mut self, at: usize, is_awaited: bool) {
+        if is_awaited {
+            self.awaited.insert(at);
+        } else {
+            self.awaited.remove(&at);
+        }
+    }
+
+    /// The last words of a member that has ended by itself.
+    pub(crate) fn last_words(&mut self, at: usize) -> Result<Option<String>> {
+        let process = self.cluster.process(at)?;
+        if process.is_running() {
+            return Ok(None);
+        }
+        let words = process.log_tail(3);
+        self.kill(at)?;
+        Ok(Some(words))
+    }
+
+    /// Who vouches for the machines of agents.
+    pub(crate) fn machines(&self) -> &Machines {
+        &self.machines
+    }
+
+    /// Where agents run, and whom each asks first.
+    pub(crate) fn sites(&self) -> Result<Vec<Site>> {
+        let addresses: Vec<String> = self
+            .cluster
+            .members()
+            .iter()
+            .map(|member| format!("{}:{}", member.api_address, member.api_port))
+            .collect();
+        let mut sites = Vec::new();
+        for at in 0..self.agents {
+            let launcher = match &self.spaces {
+                Some(spaces) => spaces.launcher(self.members() + at)?,
+                None => Vec::new(),
+            };
+            let mut servers = addresses.clone();
+            servers.rotate_left(at % self.members().max(1));
+            let folder = self.folder.join(format!("agent-{at}"));
+            // One of several, and where members are away for seconds: it knows one of them alone.
+            let is_last = at > 0 && at + 1 == self.agents;
+            let stock = stock_agents().filter(|_| is_last && self.is_planned);
+            sites.push(Site { folder, launcher, servers, stock });
+        }
+        Ok(sites)
+    }
+
+    /// The trust bundle as a member's command line shows it.
+    pub(crate) fn bundle(&self) -> Result<Vec<u8>> {
+        let shown = self.cluster.member(0)?.cli(&["bundle", "show"])?;
+        if !shown.status.success() {
+            bail!("bundle show: {}", String::from_utf8_lossy(&shown.stderr));
+        }
+        Ok(shown.stdout)
     }
 
     /// How many members there are.
@@ -206,16 +345,12 @@ impl World {
     pub(crate) fn find_ended(&mut self) -> Result<Vec<(usize, String)>> {
         let mut ended = Vec::new();
         for at in 0..self.members() {
-            if !self.is_up(at) {
+            if !self.is_up(at) || self.awaited.contains(&at) {
                 continue;
             }
-            let process = self.cluster.process(at)?;
-            if process.is_running() {
-                continue;
+            if let Some(words) = self.last_words(at)? {
+                ended.push((at, format!("m{at} ended by itself: {words}")));
             }
-            let words = process.log_tail(3);
-            self.kill(at)?;
-            ended.push((at, format!("m{at} ended by itself: {words}")));
         }
         Ok(ended)
     }
@@ -269,6 +404,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The folder of published binaries, if there is one.
+fn stock_agents() -> Option<PathBuf> {
+    std::env::var_os("STEEPLE_STOCK_BIN").map(PathBuf::from)
 }
 
 fn kept(data: &Path) -> PathBuf {

@@ -127,6 +127,9 @@ fn run(disk: &dyn LogDisk, syncs: &SyncWatch, queue: &Receiver<Waiter>) {
         batch.push(first);
         batch.extend(queue.try_iter());
         syncs.begin();
+        if mutants::on(Mutant::AckBeforeSync) {
+            answer_all(&mut batch, &Ok(()));
+        }
         let result = match mutants::on(Mutant::SyncSkipped) {
             true => Ok(()),
             false => disk.sync(),

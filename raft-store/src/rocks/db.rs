@@ -15,6 +15,7 @@ use crate::ids::MemberId;
 use crate::local::LocalRecords;
 use crate::mutants::{self, Mutant};
 use crate::rocks::format::Folder;
+use crate::rocks::framing;
 use crate::rocks::keys;
 use crate::rocks::local::RocksLocal;
 use crate::rocks::log::RocksLog;
@@ -86,12 +87,20 @@ pub(crate) fn open(path: &Path) -> Result<Engine, OpenError> {
 }
 
 fn open_db(path: &Path, is_new: bool) -> Result<DB, OpenError> {
+    let files = path.join("db");
+    if !is_new {
+        let damage = framing::find_damage(&files);
+        let damage = damage.map_err(|source| OpenError::Io { folder: path.to_owned(), source })?;
+        if let Some(reason) = damage {
+            return Err(OpenError::Corrupt { folder: path.to_owned(), reason });
+        }
+    }
     let mut options = db_options();
     options.create_if_missing(is_new);
     options.create_missing_column_families(is_new);
     let families = [keys::META, keys::LOG, keys::STATE]
         .map(|name| ColumnFamilyDescriptor::new(name, family_options()));
-    DB::open_cf_descriptors(&options, path.join("db"), families).map_err(|error| {
+    DB::open_cf_descriptors(&options, files, families).map_err(|error| {
         let folder = path.to_owned();
         // A file that is named and not there is no failure of the disk: RocksDB tells it in words alone.
         let lacks_a_file = !is_new && error.to_string().contains("No such file or directory");

@@ -15,6 +15,7 @@
 
 mod db;
 mod format;
+mod framing;
 mod keys;
 mod local;
 mod log;

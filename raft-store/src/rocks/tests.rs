@@ -212,6 +212,40 @@ async fn a_torn_tail_is_dropped_and_a_hole_or_a_loss_stops_the_start() {
     assert!(matches!(hole, Err(OpenError::Corrupt { .. })), "{hole:?}");
 }
 
+#[tokio::test]
+async fn a_record_damaged_into_one_of_a_recycled_file_stops_the_start_instead_of_hanging_it() {
+    let (_parent, path) = folder();
+    {
+        let engine = open(&path).unwrap();
+        claim(&engine, 7);
+        let mut log = LogStore::open(Arc::clone(&engine.log)).unwrap();
+        for entry in some_entries(1_000) {
+            log.blocking_append([entry]).await.unwrap();
+        }
+    }
+    let written = fs::read(write_ahead_log(&path)).unwrap();
+    assert!(written.len() > 3 * 32 * 1024, "records are split between blocks");
+    let mut headers = vec![0];
+    while let Some(at) = headers.last().copied().filter(|at| at + 7 < written.len()) {
+        let length = usize::from(u16::from_le_bytes([written[at + 4], written[at + 5]]));
+        let next = at + 7 + length;
+        let left = 32 * 1024 - next % (32 * 1024);
+        headers.push(if left < 7 { next + left } else { next });
+    }
+    headers.pop();
+    for (number, at) in
+        [headers[0], headers[headers.len() / 2], headers[headers.len() - 1]].into_iter().enumerate()
+    {
+        let damaged = reopen_copy(&path, &format!("kind-{number}"), &["STEEPLE"], |bytes| {
+            bytes[at + 6] ^= 4;
+        });
+        let text = damaged.unwrap_err().to_string();
+        assert!(text.contains(&format!("has a damaged record at byte {at}")), "{text}");
+    }
+    let sound = reopen_copy(&path, "sound", &["STEEPLE", "SYNCED"], |_| {}).unwrap();
+    assert_eq!(sound.log.bounds().unwrap().last.unwrap().index, 1_000);
+}
+
 /// Opens a copy of the folder whose write-ahead log was tampered with.
 fn reopen_copy(
     path: &Path,

@@ -3,9 +3,7 @@
 //! Each operation retries until its deadline and turns to the next replica when one does not answer,
 //! as real clients do.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use spiffe::WorkloadApiClient;
 use steeple_api::pb;
 use tokio::time::Instant;
@@ -13,15 +11,9 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use steeple_testkit::client::request_key;
 use steeple_testkit::cluster::TRUST_DOMAIN;
+use steeple_testkit::issuing::{self, again, retry};
 use steeple_testkit::load::Attempts;
-
-/// One call may take this long before the next replica is tried.
-const ATTEMPT: Duration = Duration::from_secs(1);
-
-/// Pause between attempts, so that a refusing replica is not hammered.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the operations work on.
 #[derive(Clone, Debug)]
@@ -50,20 +42,7 @@ impl Targets {
         deadline: Instant,
         attempts: Attempts,
     ) -> Result<()> {
-        let (_key, csr) = tokio::task::spawn_blocking(request_key).await??;
-        let params =
-            pb::server::svid::v1::NewX509svidParams { entry_id: self.entry_id.clone(), csr };
-        let request = pb::server::svid::v1::BatchNewX509svidRequest { params: vec![params] };
-        retry(&self.issuers, number, deadline, &attempts, async |channel| {
-            let mut svids = pb::server::svid::v1::svid_client::SvidClient::new(channel);
-            let reply = svids.batch_new_x509svid(request.clone()).await?.into_inner();
-            let result = reply.results.into_iter().next().context("no result")?;
-            let status = result.status.unwrap_or_default();
-            ensure!(status.code == 0, "{}", status.message);
-            ensure!(result.svid.is_some_and(|svid| !svid.cert_chain.is_empty()), "no certificate");
-            Ok(())
-        })
-        .await
+        issuing::issue(&self.issuers, &self.entry_id, number, deadline, &attempts).await
     }
 
     /// A JWT-SVID for an audience that nobody has asked for, so that no cache can answer.
@@ -189,45 +168,4 @@ fn with_id<T>(body: T, request_id: &str) -> Result<Request<T>> {
     let mut request = Request::new(body);
     request.metadata_mut().insert("steeple-request-id", MetadataValue::try_from(request_id)?);
     Ok(request)
-}
-
-/// Tries replica after replica until one answers or the deadline is here.
-async fn retry<F>(
-    channels: &[Channel],
-    first: u64,
-    deadline: Instant,
-    attempts: &Attempts,
-    mut call: F,
-) -> Result<()>
-where
-    F: AsyncFnMut(Channel) -> Result<()>,
-{
-    let count = channels.len();
-    ensure!(count > 0, "no replica to ask");
-    let mut turn = usize::try_from(first)? % count;
-    again(deadline, attempts, async || {
-        let channel = channels.get(turn).context("a replica")?.clone();
-        turn = (turn + 1) % count;
-        call(channel).await
-    })
-    .await
-}
-
-/// Tries until it works or the deadline is here; the error is the last attempt's.
-async fn again<F>(deadline: Instant, attempts: &Attempts, mut call: F) -> Result<()>
-where
-    F: AsyncFnMut() -> Result<()>,
-{
-    loop {
-        attempts.count();
-        let error = match tokio::time::timeout(ATTEMPT, call()).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => anyhow::anyhow!("no answer within {ATTEMPT:?}"),
-        };
-        if Instant::now() + PAUSE >= deadline {
-            bail!("{error:#}");
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
 }

@@ -5,47 +5,19 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use steeple_testkit::process::{Process, binary, wait_for};
-use steeple_testkit::{Agent, Cluster, ClusterSpec};
+use steeple_testkit::{Agent, Cluster, ClusterSpec, Machines};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// A certificate authority of machines, and its certificate in PEM.
-fn authority() -> (Issuer<'static, KeyPair>, String) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let pem = params.self_signed(&key).unwrap().pem();
-    (Issuer::new(params, key), pem)
-}
-
-/// Writes key and certificate of one machine.
-fn machine(folder: &Path, name: &str, issuer: &Issuer<'_, KeyPair>) {
-    let key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    let certificate = params.signed_by(&key, issuer).unwrap();
-    fs::create_dir_all(folder).unwrap();
-    fs::write(folder.join("machine.key"), key.serialize_pem()).unwrap();
-    fs::write(folder.join("machine.crt"), certificate.pem()).unwrap();
-}
-
 /// An agent's folder: its machine's certificate instead of a token, and keys that die with it.
-fn configure(folder: &Path, cluster: &Cluster, order: &[usize]) {
+fn configure(folder: &Path, cluster: &Cluster, order: &[usize], machines: &Machines, name: &str) {
     Agent::configure(folder, cluster, order, "").unwrap();
+    machines.equip(folder, name).unwrap();
     let path = folder.join("agent.conf");
-    let place = folder.display();
-    let attestor = format!(
-        "NodeAttestor \"x509pop\" {{\n    plugin_data {{\n      private_key_path = \
-         \"{place}/machine.key\"\n      certificate_path = \"{place}/machine.crt\"\n    }}"
-    );
     let text = fs::read_to_string(&path).unwrap();
-    let text = text.replace("NodeAttestor \"join_token\" {\n    plugin_data {}", &attestor);
     let text = text.replace("KeyManager \"disk\"", "KeyManager \"memory\"");
-    let keys = format!("      directory = \"{place}/data\"\n");
+    let keys = format!("      directory = \"{}/data\"\n", folder.display());
     fs::write(&path, text.replace(&keys, "")).unwrap();
 }
 
@@ -61,22 +33,16 @@ async fn logs(agent: &Agent, text: &str, times: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_attests_by_its_machines_certificate_renews_and_attests_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (issuer, pem) = authority();
-    let ca = folder.path().join("machines.pem");
-    fs::write(&ca, pem).unwrap();
+    let machines = Machines::new().unwrap();
     let spec = ClusterSpec {
         server_lines: "  agent_ttl = \"24s\"\n  ratelimit { attestation = false }\n".to_owned(),
-        plugin_lines: format!(
-            "  NodeAttestor \"x509pop\" {{\n    plugin_data {{\n      ca_bundle_path = \"{}\"\n    }}\n  }}\n",
-            ca.display()
-        ),
+        plugin_lines: machines.plugin(folder.path()).unwrap(),
         ..ClusterSpec::default()
     };
     let cluster = Cluster::start(&folder.path().join("cluster"), &spec).await.unwrap();
 
     let place = folder.path().join("agent");
-    machine(&place, "one", &issuer);
-    configure(&place, &cluster, &[0, 1, 2]);
+    configure(&place, &cluster, &[0, 1, 2], &machines, "one");
     let mut agent = Agent::launch(&place, None).await.unwrap();
     logs(&agent, "Node attestation was successful", 1).await;
     let listed = cluster.member(1).unwrap().cli_json(&["agent", "list"]).unwrap().to_string();
@@ -92,10 +58,9 @@ async fn an_agent_attests_by_its_machines_certificate_renews_and_attests_again()
     // At half its life; an agent of this kind proves itself again instead of renewing.
     logs(&agent, "Successfully reattested node", 1).await;
 
-    let (stranger, _) = authority();
+    let strangers = Machines::new().unwrap();
     let place = folder.path().join("stranger");
-    machine(&place, "two", &stranger);
-    configure(&place, &cluster, &[1]);
+    configure(&place, &cluster, &[1], &strangers, "two");
     let mut command = Command::new(binary("spire-agent").unwrap());
     command.arg("run").arg("-config").arg(place.join("agent.conf"));
     let log = place.join("agent.log");

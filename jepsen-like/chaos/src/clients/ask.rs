@@ -37,15 +37,19 @@ pub(crate) enum Ask {
     CountAgents,
 }
 
-/// An entry to be created. Two ids may have the same likeness: one of them is refused.
+/// An entry to be created.
 #[derive(Clone, Debug)]
 pub(crate) struct NewEntry {
     /// Its id.
     pub(crate) id: String,
-    /// What makes it similar to another.
-    pub(crate) likeness: String,
+    /// The path of its SPIFFE ID.
+    pub(crate) path: String,
     /// The path of its parent.
     pub(crate) parent: String,
+    /// Its only selector.
+    pub(crate) selector: (String, String),
+    /// How long its SVIDs live in seconds; 0: as the server is configured.
+    pub(crate) ttl_s: i32,
 }
 
 /// How long tokens live: longer than any run.
@@ -107,12 +111,23 @@ impl Ask {
 }
 
 impl NewEntry {
+    /// One that no agent has. Two ids may have the same likeness: one of them is refused.
+    pub(crate) fn alike(id: String, likeness: &str, parent: String) -> Self {
+        Self {
+            id,
+            path: format!("/chaos/{likeness}"),
+            parent,
+            selector: ("unix".to_owned(), format!("user:{likeness}")),
+            ttl_s: 0,
+        }
+    }
+
     fn recorded(&self) -> h::Entry {
         h::Entry {
             id: self.id.clone(),
-            spiffe_id: full_id(&self.path()),
+            spiffe_id: full_id(&self.path),
             parent_id: full_id(&self.parent),
-            selectors: BTreeSet::from([format!("unix:{}", self.selector())]),
+            selectors: BTreeSet::from([format!("{}:{}", self.selector.0, self.selector.1)]),
             ..h::Entry::default()
         }
     }
@@ -121,22 +136,16 @@ impl NewEntry {
     pub(crate) fn message(&self) -> pb::types::Entry {
         pb::types::Entry {
             id: self.id.clone(),
-            spiffe_id: Some(spiffe_id(&self.path())),
+            spiffe_id: Some(spiffe_id(&self.path)),
             parent_id: Some(spiffe_id(&self.parent)),
             selectors: vec![pb::types::Selector {
-                r#type: "unix".to_owned(),
-                value: self.selector(),
+                r#type: self.selector.0.clone(),
+                value: self.selector.1.clone(),
             }],
+            x509_svid_ttl: self.ttl_s,
+            jwt_svid_ttl: self.ttl_s,
             ..pb::types::Entry::default()
         }
-    }
-
-    fn path(&self) -> String {
-        format!("/chaos/{}", self.likeness)
-    }
-
-    fn selector(&self) -> String {
-        format!("user:{}", self.likeness)
     }
 }
 

@@ -103,7 +103,11 @@ async fn make(channel: Channel, ask: &Ask, attempt: &Attempt) -> Result<Said, St
             looked_up(found, |agent| h::Reply::Agent(agent.map(ask::agent)))
         }
         Ask::CountAgents => {
-            let body = agents::CountAgentsRequest { filter: None };
+            // Those that came by token: the others are no part of the history.
+            let by_attestation_type = "join_token".to_owned();
+            let filter =
+                agents::count_agents_request::Filter { by_attestation_type, ..Default::default() };
+            let body = agents::CountAgentsRequest { filter: Some(filter) };
             let (told, reply) = open(agents.count_agents(attempt.request(body)?).await?);
             Ok(counted(&told, reply.count))
         }
@@ -283,7 +287,7 @@ fn answer(told: &MetadataMap, reply: h::Reply) -> Said {
     }
 }
 
-fn revision(told: &MetadataMap) -> Option<u64> {
+pub(crate) fn revision(told: &MetadataMap) -> Option<u64> {
     told.get("steeple-revision")?.to_str().ok()?.parse().ok()
 }
 

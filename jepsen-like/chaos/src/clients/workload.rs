@@ -59,7 +59,7 @@ impl Workload {
         let new = || {
             let likeness = format!("s{}-{set}-{}", self.0.seed, dice.place(LIKENESSES));
             let id = format!("{likeness}{}", if dice.chance(0.5) { "a" } else { "b" });
-            NewEntry { id, likeness, parent: parent.clone() }
+            NewEntry::alike(id, &likeness, parent.clone())
         };
         match dice.within(0..=99) {
             0..=21 => Ask::Create(vec![new()]),

@@ -1,6 +1,7 @@
 //! What happens to packets from one node to another. One link for each direction.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// What a link does to a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,12 +23,20 @@ pub(crate) struct Link {
 pub(crate) struct Links {
     nodes: usize,
     table: Arc<Mutex<Vec<Link>>>,
+    connections: Arc<Mutex<Vec<Connection>>>,
 }
+
+/// A connection that was asked for: when since the system's start, from which node, to which.
+pub(crate) type Connection = (Duration, usize, usize);
+
+/// Above so many nobody counts on.
+const CONNECTIONS_MAX: usize = 1 << 20;
 
 impl Links {
     /// Links that do nothing to packets.
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { nodes, table: Arc::new(Mutex::new(vec![Link::default(); nodes * nodes])) }
+        let table = Arc::new(Mutex::new(vec![Link::default(); nodes * nodes]));
+        Self { nodes, table, connections: Arc::default() }
     }
 
     /// How many nodes there are.
@@ -50,6 +59,19 @@ impl Links {
     /// Makes every link do nothing to packets.
     pub(crate) fn mend(&self) {
         self.lock().fill(Link::default());
+    }
+
+    /// Somebody asks for a connection.
+    pub(super) fn note_connection(&self, connection: Connection) {
+        let mut known = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < CONNECTIONS_MAX {
+            known.push(connection);
+        }
+    }
+
+    /// All that were asked for, in their order.
+    pub(crate) fn connections(&self) -> Vec<Connection> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Link>> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use steeple_spiffe_core::time::{Clock as _, SystemClock};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -120,6 +121,9 @@ impl Switch<'_> {
         let Some(to) = destination(&packet.bytes).and_then(|address| self.node(address)) else {
             return;
         };
+        if asks_to_connect(&packet.bytes) {
+            self.links.note_connection((SystemClock.boot_time(), packet.from, to));
+        }
         let link = self.links.get(packet.from, to);
         if link.is_cut || self.dice.chance(link.loss) {
             return;
@@ -175,6 +179,16 @@ fn destination(bytes: &[u8]) -> Option<Ipv4Addr> {
     (version == 4).then(|| octets.into())
 }
 
+/// Whether an IPv4 packet is the first one of a TCP connection.
+fn asks_to_connect(bytes: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    const SYN_AND_ACK: u8 = 0x12;
+    const SYN: u8 = 0x02;
+    let header = bytes.first().map_or(0, |byte| usize::from(byte & 0x0f) * 4);
+    let flags = bytes.get(header + 13).copied().unwrap_or(0);
+    bytes.get(9) == Some(&TCP) && flags & SYN_AND_ACK == SYN
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,5 +202,21 @@ mod tests {
         packet[0] = 0x60;
         assert_eq!(destination(&packet), None, "IPv6 is not carried");
         assert_eq!(destination(&[0x45, 0]), None, "a stump");
+    }
+
+    #[test]
+    fn only_the_first_packet_of_a_connection_asks_for_it() {
+        let packet = |protocol: u8, flags: u8| {
+            let mut packet = vec![0; 40];
+            packet[0] = 0x45;
+            packet[9] = protocol;
+            packet[33] = flags;
+            packet
+        };
+        assert!(asks_to_connect(&packet(6, 0x02)));
+        for (protocol, flags) in [(6, 0x12), (6, 0x10), (6, 0x04), (17, 0x02)] {
+            assert!(!asks_to_connect(&packet(protocol, flags)), "{protocol} {flags}");
+        }
+        assert!(!asks_to_connect(&[]));
     }
 }
