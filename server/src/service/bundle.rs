@@ -3,6 +3,8 @@
 //! The own bundle is served by a confirmed read where one is to be had, so that an authority is in no
 //! answer after its revocation was acknowledged anywhere; a replica that is cut off serves what it has. What is written is checked and proposed in [`super::bundle_write`].
 
+use std::time::Duration;
+
 use steeple_api::convert::{ConvertError, bundle as convert, id};
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1 as rpc;
@@ -51,8 +53,11 @@ impl rpc::bundle_server::Bundle for BundleService {
         match self.context.gate.reads.for_issuance(call.deadline()).await {
             Ok(Basis::Confirmed(revision)) => call.notes.reflects(revision),
             Ok(Basis::Stale { age }) => call.notes.stale(age),
-            // An old bundle is better than none.
-            Err(_unavailable) => {}
+            // An old bundle is better than none; one that was never confirmed is of any age.
+            Err(_unavailable) => {
+                let age = self.context.gate.reads.confirmed_age();
+                call.notes.stale(age.unwrap_or(Duration::MAX));
+            }
         }
         let mut found = self.context.views().bundle(trust_domain);
         if found.is_none() {
