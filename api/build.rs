@@ -9,10 +9,11 @@ use std::path::Path;
 use tonic_prost_build::FileDescriptorSet;
 
 /// The files that nothing else imports; the rest follows by imports.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
+    "spire/api/server/localauthority/v1/localauthority.proto",
     "spire/api/server/svid/v1/svid.proto",
     "spire/api/server/trustdomain/v1/trustdomain.proto",
     "spire/api/types/federationrelationship.proto",

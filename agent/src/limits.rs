@@ -62,6 +62,10 @@ pub const SIGN_MARGIN: Duration = Duration::from_secs(1);
 /// But never more often than this.
 pub const SIGN_SPACING_MIN: Duration = Duration::from_secs(1);
 
+/// Agents that learn of a tainted authority at once begin to replace what it signed within this time,
+/// each at its own moment: as far apart as syncs would have spread them.
+pub const TAINT_SPREAD: Duration = SYNC_INTERVAL;
+
 /// Most certificate requests in one call: the server's rate limiter refuses more.
 pub const SIGN_BATCH_MAX: usize = 500;
 

@@ -55,6 +55,14 @@ mod packages {
                         include!(concat!(env!("OUT_DIR"), "/spire.api.server.entry.v1.rs"));
                     }
                 }
+                pub mod localauthority {
+                    pub mod v1 {
+                        include!(concat!(
+                            env!("OUT_DIR"),
+                            "/spire.api.server.localauthority.v1.rs"
+                        ));
+                    }
+                }
                 pub mod svid {
                     pub mod v1 {
                         include!(concat!(env!("OUT_DIR"), "/spire.api.server.svid.v1.rs"));

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod authority;
 mod batch;
 mod bundle;
 mod cluster;

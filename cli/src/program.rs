@@ -4,7 +4,9 @@
 //! their groups' folders.
 
 use crate::command::Command;
-use crate::{agent, bundle, cluster, entry, federation, healthcheck, mint, token, workload};
+use crate::{
+    agent, authority, bundle, cluster, entry, federation, healthcheck, mint, token, workload,
+};
 
 /// A binary as its user sees it.
 #[derive(Debug)]
@@ -86,7 +88,9 @@ pub(crate) static SERVER: Program = Program {
         ("entry", "Registration entries"),
         ("federation", "Relationships with other trust domains"),
         ("jwt", "JWT-SVIDs"),
+        ("localauthority", "Signing authorities of this cluster"),
         ("token", "Join tokens"),
+        ("upstreamauthority", "Authorities that this cluster's chain to"),
         ("x509", "X509-SVIDs"),
     ],
     mounts: &[
@@ -192,8 +196,58 @@ pub(crate) static SERVER: Program = Program {
         ours("federation update", "Updates federation relationships", boxed::<federation::Update>),
         ours("healthcheck", "Determines server health status", boxed::<healthcheck::Server>),
         ours("jwt mint", "Mints a JWT-SVID", boxed::<mint::Jwt>),
+        ours("localauthority jwt activate", "Activates a prepared JWT authority for use", || {
+            Box::new(authority::Step::activate_jwt())
+        }),
+        ours(
+            "localauthority jwt prepare",
+            "Prepares a new JWT authority and publishes it in the bundle",
+            || Box::new(authority::Prepare::jwt()),
+        ),
+        ours(
+            "localauthority jwt revoke",
+            "Revokes a tainted JWT authority by removing it from the bundle",
+            || Box::new(authority::Step::revoke_jwt()),
+        ),
+        ours("localauthority jwt show", "Shows the local JWT authorities", || {
+            Box::new(authority::Show::jwt())
+        }),
+        ours("localauthority jwt taint", "Marks an old JWT authority as being tainted", || {
+            Box::new(authority::Step::taint_jwt())
+        }),
+        ours(
+            "localauthority x509 activate",
+            "Activates a prepared X.509 authority for use",
+            || Box::new(authority::Step::activate_x509()),
+        ),
+        ours(
+            "localauthority x509 prepare",
+            "Prepares a new X.509 authority and publishes it in the bundle",
+            || Box::new(authority::Prepare::x509()),
+        ),
+        ours(
+            "localauthority x509 revoke",
+            "Revokes a tainted X.509 authority by removing it from the bundle",
+            || Box::new(authority::Step::revoke_x509()),
+        ),
+        ours("localauthority x509 show", "Shows the local X.509 authorities", || {
+            Box::new(authority::Show::x509())
+        }),
+        ours("localauthority x509 taint", "Marks an old X.509 authority as being tainted", || {
+            Box::new(authority::Step::taint_x509())
+        }),
         mounted("run", "Runs the server", Action::Run),
         ours("token generate", "Generates a join token", boxed::<token::Generate>),
+        ours(
+            "upstreamauthority revoke",
+            "Revokes an old X.509 upstream authority by removing it from the bundle",
+            || Box::new(authority::Upstream::revoke()),
+        ),
+        ours(
+            "upstreamauthority taint",
+            "Marks the provided X.509 upstream authority as being tainted",
+            || Box::new(authority::Upstream::taint()),
+        ),
         mounted("validate", "Validates a SPIRE server configuration file", Action::Validate),
         ours("x509 mint", "Mints an X509-SVID", boxed::<mint::X509>),
     ],

@@ -64,6 +64,26 @@ pub enum Command {
         /// Which authority.
         id: AuthorityId,
     },
+    /// Marks an authority that does not sign as tainted, in the journal and in the bundle: what it
+    /// signed is to be replaced, and it never signs again.
+    TaintAuthority {
+        /// The journal revision that the authorising read saw; compare-and-set.
+        expected_journal: u64,
+        /// Which journal.
+        kind: AuthorityKind,
+        /// Which authority.
+        id: AuthorityId,
+    },
+    /// Withdraws a tainted authority from the bundle and destroys its private key: what it signed
+    /// verifies no more.
+    RevokeAuthority {
+        /// The journal revision that the authorising read saw; compare-and-set.
+        expected_journal: u64,
+        /// Which journal.
+        kind: AuthorityKind,
+        /// Which authority.
+        id: AuthorityId,
+    },
     /// Removes old authorities from the journal and the bundle.
     PruneAuthorities {
         /// The journal revision the planner saw; compare-and-set.

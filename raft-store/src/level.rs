@@ -34,6 +34,7 @@ impl Command {
             | Self::AdoptAgent(_)
             | Self::DecideAgents(_) => 2,
             Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
+            Self::TaintAuthority { .. } | Self::RevokeAuthority { .. } => 4,
         }
     }
 }
@@ -45,4 +46,5 @@ impl Command {
 /// | 1 | the first build |
 /// | 2 | the rolling state hash; bundles of other trust domains; agents after a restore |
 /// | 3 | federation relationships |
-pub const FEATURE_LEVEL_MAX: u32 = 3;
+/// | 4 | taint and revoke of authorities |
+pub const FEATURE_LEVEL_MAX: u32 = 4;

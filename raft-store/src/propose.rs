@@ -50,10 +50,14 @@ impl Command {
         match self {
             Self::InitCluster(_)
             | Self::PruneExpired(_)
-            | Self::PrepareAuthority { .. }
-            | Self::ActivateAuthority { .. }
             | Self::PruneAuthorities { .. }
             | Self::RaiseFeatureLevel { .. } => true,
+            // Operators prepare and activate through any member: the journal's revision, which the
+            // command compares, keeps two who would from both having their way.
+            Self::PrepareAuthority { .. }
+            | Self::ActivateAuthority { .. }
+            | Self::TaintAuthority { .. }
+            | Self::RevokeAuthority { .. } => false,
             Self::CreateEntries(_)
             | Self::UpdateEntries(_)
             | Self::DeleteEntries(_)

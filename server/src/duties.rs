@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{RotateError, Rotator};
+use crate::authority::{MintError, RotateError, Rotator};
 use crate::snapshots::Schedule;
 use crate::view::Views;
 
@@ -158,7 +158,7 @@ fn report(error: &RotateError) {
         RotateError::Unavailable(_)
         | RotateError::ViewsBehind(_)
         | RotateError::NotFormed
-        | RotateError::ShuttingDown
+        | RotateError::Mint(MintError::ShuttingDown)
         | RotateError::Propose(_)
         | RotateError::Rejected(_) => false,
         RotateError::Mint(_) => true,

@@ -102,6 +102,11 @@ impl Failure {
         Self { retry_after: Some(retry_after), ..Self::new(Code::Unavailable, message) }
     }
 
+    /// There is nothing to sign with yet.
+    pub fn initializing(message: impl Into<String>) -> Self {
+        Self::unavailable(message, RETRY_NO_AUTHORITY)
+    }
+
     /// The client broke off, or broke the protocol of a stream.
     pub fn stream(status: &Status) -> Self {
         Self::new(status.code(), status.message())

@@ -52,6 +52,27 @@ pub enum AuthorityStatus {
     Active,
     /// Signed once; still published so that what it signed verifies.
     Old,
+    /// Withdrawn from the bundle by an operator, its private key destroyed. The name stays until its
+    /// end, so that what became of it can be told.
+    Revoked,
+}
+
+impl AuthorityStatus {
+    /// Whether it signs now or may sign next, so that its private key is needed.
+    pub fn may_sign(self) -> bool {
+        match self {
+            Self::Prepared | Self::Active => true,
+            Self::Old | Self::Revoked => false,
+        }
+    }
+
+    /// Whether verifiers are told of it.
+    pub fn is_published(self) -> bool {
+        match self {
+            Self::Prepared | Self::Active | Self::Old => true,
+            Self::Revoked => false,
+        }
+    }
 }
 
 /// A private key as it is replicated: sealed under a key-encryption key, never in plaintext.
@@ -67,6 +88,13 @@ pub struct SealedKey {
     pub ciphertext: Vec<u8>,
 }
 
+impl SealedKey {
+    /// What is left of a key that was destroyed: nothing that opens.
+    pub fn destroyed() -> Self {
+        Self { kek_id: String::new(), version: 0, nonce: Vec::new(), ciphertext: Vec::new() }
+    }
+}
+
 /// One authority of the cluster-wide journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
@@ -80,7 +108,7 @@ pub struct Authority {
     pub public_der: Vec<u8>,
     /// X.509 below an upstream authority: the chain above the CA certificate, nearest first.
     pub upstream_chain: Vec<Vec<u8>>,
-    /// The sealed private key.
+    /// The sealed private key; [`SealedKey::destroyed`] once it is revoked.
     pub sealed_key: SealedKey,
     /// When it was prepared; lifetimes of the rotation thresholds count from here, not from the
     /// backdated notBefore (SPIRE's rule).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use steeple_spiffe_core::TrustDomain;
-use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::bundle::{Bundle, X509Authority};
 use steeple_spiffe_core::svid::x509::certificate_facts;
 use steeple_spiffe_core::tls::BundleSource;
 
@@ -61,13 +61,27 @@ impl BundleSource for OwnBundle {
 /// Federated bundles by trust domain.
 pub type Bundles = BTreeMap<TrustDomain, Arc<Bundle>>;
 
+/// Subject key ids of the X.509 authorities.
+pub(super) fn roots(bundle: &Bundle) -> BTreeSet<Vec<u8>> {
+    key_ids(bundle.x509_authorities.iter())
+}
+
 /// Subject key ids of the tainted X.509 authorities.
 pub(super) fn tainted_roots(bundle: &Bundle) -> BTreeSet<Vec<u8>> {
-    let tainted = bundle.x509_authorities.iter().filter(|authority| authority.tainted);
-    tainted
+    key_ids(bundle.x509_authorities.iter().filter(|authority| authority.tainted))
+}
+
+fn key_ids<'a>(authorities: impl Iterator<Item = &'a X509Authority>) -> BTreeSet<Vec<u8>> {
+    authorities
         .filter_map(|authority| certificate_facts(&authority.certificate_der).ok())
         .map(|facts| facts.subject_key_id)
+        .filter(|id| !id.is_empty())
         .collect()
+}
+
+/// Key ids of the JWT authorities.
+pub(super) fn keys(bundle: &Bundle) -> BTreeSet<String> {
+    bundle.jwt_authorities.iter().map(|authority| authority.key_id.clone()).collect()
 }
 
 /// Key ids of the tainted JWT authorities.

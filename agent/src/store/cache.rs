@@ -13,13 +13,13 @@ use steeple_spiffe_core::{EntryId, Random, SelectorSet, Timestamp, TrustDomain};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use super::bundles::{Bundles, OwnBundle, tainted_keys, tainted_roots};
+use super::bundles::{Bundles, OwnBundle, keys, roots, tainted_keys, tainted_roots};
 use super::entries::{Entry, EntryTable, drop_repeated_hints};
 use super::jwt::JwtCache;
 use super::plan::{Candidate, SvidState, plan};
 use super::subscribe::{ServedIdentity, Subscribers, WorkloadView};
 use super::svids::WorkloadSvid;
-use crate::limits::SIGN_CHECK_INTERVAL;
+use crate::limits::{SIGN_CHECK_INTERVAL, TAINT_SPREAD};
 use crate::rotate::Condition;
 
 /// How much is kept.
@@ -81,7 +81,11 @@ struct State {
     last_access: BTreeMap<EntryId, u64>,
     accesses: u64,
     federated: Bundles,
-    tainted_roots: BTreeSet<Vec<u8>>,
+    /// Roots below which nothing is to be served any longer than it takes to replace it: tainted, or
+    /// gone from the bundle while an SVID below them was cached.
+    bad_roots: BTreeSet<Vec<u8>>,
+    /// When the replacement of what is below them begins; `None`: not drawn yet.
+    replace_from: Option<Timestamp>,
     tainted_keys: BTreeSet<String>,
     subscribers: Subscribers,
     jwt: JwtCache,
@@ -96,7 +100,8 @@ impl Store {
             last_access: BTreeMap::new(),
             accesses: 0,
             federated: Bundles::new(),
-            tainted_roots: BTreeSet::new(),
+            bad_roots: BTreeSet::new(),
+            replace_from: None,
             tainted_keys: BTreeSet::new(),
             subscribers: Subscribers::default(),
             jwt: JwtCache::new(limits.jwt_svids),
@@ -118,9 +123,11 @@ impl Store {
     /// entries.
     pub fn apply(&self, synced: Synced) {
         let mut state = self.lock();
+        let before = self.own.load();
         let own_changed = self.own.replace(synced.bundle);
         let own = self.own.load();
-        state.take_taints(&own);
+        state.take_roots(&before, &own);
+        state.take_keys(&before, &own);
         let changed_domains = state.take_federated(synced.federated);
         let changes = state.entries.replace(synced.entries);
         for entry in &changes.created {
@@ -269,12 +276,15 @@ impl State {
     }
 
     fn plan(
-        &self,
+        &mut self,
         condition: Condition,
         now: Timestamp,
         random: &dyn Random,
         limit: usize,
     ) -> super::plan::Plan {
+        if !self.bad_roots.is_empty() && self.replace_from.is_none() {
+            self.replace_from = Some(now.plus(TAINT_SPREAD.mul_f64(random.unit_f64())));
+        }
         let wanted = self.subscribers.matched();
         let entries = self.entries.all().values().filter(|entry| !entry.store_svid);
         let candidates: Vec<Candidate<'_>> = entries
@@ -307,33 +317,59 @@ impl State {
         if svid.is_expired(now) {
             return SvidState::Missing;
         }
-        if self.tainted_roots.contains(&svid.root_key_id) {
+        let may_replace = self.replace_from.is_some_and(|from| now >= from);
+        if may_replace && self.bad_roots.contains(&svid.root_key_id) {
             return SvidState::Outdated;
         }
         let is_due = condition.is_due(svid.not_before, svid.not_after, now, random.unit_f64());
         if is_due { SvidState::Due } else { SvidState::Fresh }
     }
 
-    fn take_taints(&mut self, own: &Bundle) {
-        let roots = tainted_roots(own);
-        let new_roots: Vec<String> =
-            roots.difference(&self.tainted_roots).map(|id| hex(id)).collect();
-        self.tainted_roots = roots;
-        if !new_roots.is_empty() {
-            let subject_key_ids = new_roots.join(",");
+    /// Looks which roots are tainted now, and which have left: an agent that was away between a taint
+    /// and the revocation never sees the taint.
+    fn take_roots(&mut self, before: &Bundle, own: &Bundle) {
+        let tainted = tainted_roots(own);
+        let now = roots(own);
+        let mut bad: BTreeSet<Vec<u8>> = roots(before).difference(&now).cloned().collect();
+        bad.extend(self.bad_roots.iter().filter(|id| !now.contains(*id)).cloned());
+        bad.retain(|id| self.svids.values().any(|svid| svid.root_key_id == *id));
+        bad.extend(tainted.iter().cloned());
+        let is_new = |id: &&Vec<u8>| !self.bad_roots.contains(*id);
+        let new_tainted: Vec<String> = tainted.iter().filter(is_new).map(|id| hex(id)).collect();
+        let new_gone: Vec<String> =
+            bad.difference(&tainted).filter(is_new).map(|id| hex(id)).collect();
+        if new_tainted.is_empty() && new_gone.is_empty() {
+            self.bad_roots = bad;
+            return;
+        }
+        (self.bad_roots, self.replace_from) = (bad, None);
+        let is_below = |svid: &&Arc<WorkloadSvid>| self.bad_roots.contains(&svid.root_key_id);
+        let count = self.svids.values().filter(is_below).count();
+        if !new_tainted.is_empty() {
+            let subject_key_ids = new_tainted.join(",");
             info!(%subject_key_ids, "New tainted X.509 authorities found");
-            let is_tainted =
-                |svid: &&Arc<WorkloadSvid>| self.tainted_roots.contains(&svid.root_key_id);
-            let count = self.svids.values().filter(is_tainted).count();
             info!(count, "Scheduled rotation for SVID entries due to tainted X.509 authorities");
         }
-        let keys = tainted_keys(own);
-        let new_keys: Vec<String> = keys.difference(&self.tainted_keys).cloned().collect();
-        self.tainted_keys = keys;
-        if !new_keys.is_empty() {
-            let dropped = self.jwt.drop_where(|token| new_keys.contains(&token.key_id));
+        if !new_gone.is_empty() {
+            let subject_key_ids = new_gone.join(",");
+            info!(%subject_key_ids, count, "X.509 authorities of cached SVIDs have left the bundle");
+        }
+    }
+
+    /// Forgets tokens of keys that are tainted now or have left the bundle.
+    fn take_keys(&mut self, before: &Bundle, own: &Bundle) {
+        let tainted = tainted_keys(own);
+        let now = keys(own);
+        let new: BTreeSet<String> = tainted.difference(&self.tainted_keys).cloned().collect();
+        self.tainted_keys = tainted;
+        let gone = keys(before).difference(&now).cloned().collect::<BTreeSet<_>>();
+        let dropped = self
+            .jwt
+            .drop_where(|token| new.contains(&token.key_id) || gone.contains(&token.key_id));
+        if !new.is_empty() {
+            let jwt_authority_key_ids = new.into_iter().collect::<Vec<_>>().join(",");
             info!(
-                jwt_authority_key_ids = new_keys.join(","),
+                jwt_authority_key_ids,
                 tainted_jwt_svids = dropped,
                 "JWT-SVIDs were removed from the JWT cache because they were issued by a tainted authority",
             );

@@ -228,3 +228,82 @@ fn a_new_svid_of_an_old_version_of_its_entry_is_replaced_at_once() {
     store.put_svids(vec![svid("a", 0)]);
     assert_eq!(work(&store, NOW), ["a"]);
 }
+
+/// A root of the trust domain and its subject key id.
+fn root(serial: u8) -> (Vec<u8>, Vec<u8>) {
+    use steeple_spiffe_core::signer::LocalSigner;
+    use steeple_spiffe_core::svid::x509::{certificate_facts, self_signed_ca};
+
+    let (signer, _) = LocalSigner::generate(Default::default()).unwrap();
+    let end = NOW.plus(Duration::from_secs(86_400));
+    let serial = [serial; 16];
+    let der = self_signed_ca(&domain("example.org"), None, &signer, serial, NOW, end).unwrap();
+    let id = certificate_facts(&der).unwrap().subject_key_id;
+    (der, id)
+}
+
+/// What a sync brings with these roots and their taints.
+fn synced_below(roots: &[(&[u8], bool)]) -> Synced {
+    let entries = ["a", "b", "c"].map(|id| entry(id, &["t:1"]));
+    let mut synced = synced(entries.to_vec());
+    let authority = |(der, tainted): &(&[u8], bool)| X509Authority {
+        certificate_der: der.to_vec(),
+        tainted: *tainted,
+    };
+    synced.bundle.x509_authorities = roots.iter().map(authority).collect();
+    synced
+}
+
+fn svid_below(id: &str, root: &[u8]) -> (EntryId, WorkloadSvid) {
+    let (id, mut svid) = svid(id, 0);
+    svid.root_key_id = root.to_vec();
+    (id, svid)
+}
+
+#[test]
+fn what_a_tainted_or_a_vanished_root_signed_is_replaced_within_the_spread_and_nothing_else() {
+    let (old, old_id) = root(1);
+    let (new, new_id) = root(2);
+    let tainted: &[(&[u8], bool)] = &[(&old, true), (&new, false)];
+    let vanished: &[(&[u8], bool)] = &[(&new, false)];
+    for after in [tainted, vanished] {
+        let store = store();
+        store.apply(synced_below(&[(&old, false), (&new, false)]));
+        let ids = [("a", &old_id), ("b", &new_id), ("c", &old_id)];
+        store.put_svids(ids.map(|(id, root)| svid_below(id, root)).to_vec());
+        // Later than the spacing of replacements, earlier than half of their life.
+        let now = NOW.plus(Duration::from_secs(60));
+        assert_eq!(work(&store, now), [""; 0]);
+        store.apply(synced_below(after));
+        work(&store, now);
+        let end = now.plus(TAINT_SPREAD);
+        assert_eq!(work(&store, end), ["a", "c"], "{after:?}");
+        // A later sync changes nothing about it, until they are replaced.
+        store.apply(synced_below(after));
+        assert_eq!(work(&store, end), ["a", "c"]);
+        store.put_svids(["a", "c"].map(|id| svid_below(id, &new_id)).to_vec());
+        assert_eq!(work(&store, end.plus(Duration::from_secs(60))), [""; 0]);
+    }
+}
+
+#[test]
+fn agents_that_learn_of_a_taint_together_do_not_begin_together() {
+    let (old, old_id) = root(1);
+    let (new, _) = root(2);
+    let now = NOW.plus(Duration::from_secs(60));
+    let begins = (0..20).map(|seed| {
+        let store = store();
+        store.apply(synced_below(&[(&old, false), (&new, false)]));
+        store.put_svids(vec![svid_below("a", &old_id)]);
+        store.apply(synced_below(&[(&old, true), (&new, false)]));
+        let random = SeededRandom::new(seed);
+        let begun = |ms: &u64| {
+            let at = now.plus(Duration::from_millis(*ms));
+            let orders = store.next_work(Condition::default(), at, &random, 500);
+            orders.iter().any(|order| order.is_renewal)
+        };
+        (0..=5_000).step_by(500).find(begun).expect("within the spread")
+    });
+    let begins: BTreeSet<u64> = begins.collect();
+    assert!(begins.len() > 5, "{begins:?}");
+}

@@ -225,4 +225,91 @@ const ADDITIONS: &[Stated] = &[
             ),
         ],
     },
+    Stated {
+        place: "sect. 2.6",
+        facts: &[
+            ("spire.api.server.localauthority.v1.ActivateWITAuthorityRequest", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.ActivateWITAuthorityRequest.authority_id",
+                "1: string, json authorityId",
+            ),
+            ("spire.api.server.localauthority.v1.ActivateWITAuthorityResponse", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.ActivateWITAuthorityResponse.activated_authority",
+                "1: spire.api.server.localauthority.v1.AuthorityState, json activatedAuthority",
+            ),
+            (
+                "spire.api.server.localauthority.v1.AuthorityState.upstream_authority_subject_key_id",
+                "3: string, json upstreamAuthoritySubjectKeyId",
+            ),
+            ("spire.api.server.localauthority.v1.GetWITAuthorityStateRequest", "proto3 message"),
+            ("spire.api.server.localauthority.v1.GetWITAuthorityStateResponse", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.GetWITAuthorityStateResponse.active",
+                "1: spire.api.server.localauthority.v1.AuthorityState, json active",
+            ),
+            (
+                "spire.api.server.localauthority.v1.GetWITAuthorityStateResponse.old",
+                "3: spire.api.server.localauthority.v1.AuthorityState, json old",
+            ),
+            (
+                "spire.api.server.localauthority.v1.GetWITAuthorityStateResponse.prepared",
+                "2: spire.api.server.localauthority.v1.AuthorityState, json prepared",
+            ),
+            (
+                "spire.api.server.localauthority.v1.LocalAuthority.ActivateWITAuthority",
+                "rpc (spire.api.server.localauthority.v1.ActivateWITAuthorityRequest) returns (spire.api.server.localauthority.v1.ActivateWITAuthorityResponse)",
+            ),
+            (
+                "spire.api.server.localauthority.v1.LocalAuthority.GetWITAuthorityState",
+                "rpc (spire.api.server.localauthority.v1.GetWITAuthorityStateRequest) returns (spire.api.server.localauthority.v1.GetWITAuthorityStateResponse)",
+            ),
+            (
+                "spire.api.server.localauthority.v1.LocalAuthority.PrepareWITAuthority",
+                "rpc (spire.api.server.localauthority.v1.PrepareWITAuthorityRequest) returns (spire.api.server.localauthority.v1.PrepareWITAuthorityResponse)",
+            ),
+            (
+                "spire.api.server.localauthority.v1.LocalAuthority.RevokeWITAuthority",
+                "rpc (spire.api.server.localauthority.v1.RevokeWITAuthorityRequest) returns (spire.api.server.localauthority.v1.RevokeWITAuthorityResponse)",
+            ),
+            (
+                "spire.api.server.localauthority.v1.LocalAuthority.TaintWITAuthority",
+                "rpc (spire.api.server.localauthority.v1.TaintWITAuthorityRequest) returns (spire.api.server.localauthority.v1.TaintWITAuthorityResponse)",
+            ),
+            ("spire.api.server.localauthority.v1.PrepareWITAuthorityRequest", "proto3 message"),
+            ("spire.api.server.localauthority.v1.PrepareWITAuthorityResponse", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.PrepareWITAuthorityResponse.prepared_authority",
+                "1: spire.api.server.localauthority.v1.AuthorityState, json preparedAuthority",
+            ),
+            ("spire.api.server.localauthority.v1.RevokeWITAuthorityRequest", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.RevokeWITAuthorityRequest.authority_id",
+                "1: string, json authorityId",
+            ),
+            ("spire.api.server.localauthority.v1.RevokeWITAuthorityResponse", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.RevokeWITAuthorityResponse.revoked_authority",
+                "1: spire.api.server.localauthority.v1.AuthorityState, json revokedAuthority",
+            ),
+            (
+                "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse.upstream_authority_subject_key_id",
+                "1: string, json upstreamAuthoritySubjectKeyId",
+            ),
+            ("spire.api.server.localauthority.v1.TaintWITAuthorityRequest", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.TaintWITAuthorityRequest.authority_id",
+                "1: string, json authorityId",
+            ),
+            ("spire.api.server.localauthority.v1.TaintWITAuthorityResponse", "proto3 message"),
+            (
+                "spire.api.server.localauthority.v1.TaintWITAuthorityResponse.tainted_authority",
+                "1: spire.api.server.localauthority.v1.AuthorityState, json taintedAuthority",
+            ),
+            (
+                "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse.upstream_authority_subject_key_id",
+                "1: string, json upstreamAuthoritySubjectKeyId",
+            ),
+        ],
+    },
 ];

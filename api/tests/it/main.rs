@@ -24,12 +24,13 @@ use prost_types::FileDescriptorSet;
 use crate::surface::{Difference, Surface};
 
 /// The packages that stock clients speak to us. The Workload API has none.
-const SERVED: [&str; 8] = [
+const SERVED: [&str; 9] = [
     "",
     "grpc.health.v1",
     "spire.api.server.agent.v1",
     "spire.api.server.bundle.v1",
     "spire.api.server.entry.v1",
+    "spire.api.server.localauthority.v1",
     "spire.api.server.svid.v1",
     "spire.api.server.trustdomain.v1",
     "spire.api.types",

@@ -27,6 +27,7 @@ const PUBLISHED: [Published; 3] = [
             "spire/api/server/agent/v1/agent.proto",
             "spire/api/server/bundle/v1/bundle.proto",
             "spire/api/server/entry/v1/entry.proto",
+            "spire/api/server/localauthority/v1/localauthority.proto",
             "spire/api/server/svid/v1/svid.proto",
             "spire/api/server/trustdomain/v1/trustdomain.proto",
             "spire/api/types/federationrelationship.proto",

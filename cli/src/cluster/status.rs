@@ -165,10 +165,13 @@ fn authorities(authorities: &[Authority]) -> Vec<Vec<String>> {
             AuthorityStatus::Prepared => "prepared",
             AuthorityStatus::Active => "active",
             AuthorityStatus::Old => "old",
+            AuthorityStatus::Revoked => "revoked",
             AuthorityStatus::Unspecified => "-",
         };
-        let status =
-            if authority.tainted { format!("{status}, tainted") } else { status.to_owned() };
+        let status = match (status, authority.tainted) {
+            ("revoked", _) | (_, false) => status.to_owned(),
+            (_, true) => format!("{status}, tainted"),
+        };
         vec![
             kind.to_owned(),
             status,

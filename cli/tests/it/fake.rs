@@ -106,6 +106,11 @@ async fn serve(service: Service, listener: UnixListener) {
         .add_service(pb::server::agent::v1::agent_server::AgentServer::new(service.clone()))
         .add_service(pb::server::bundle::v1::bundle_server::BundleServer::new(service.clone()))
         .add_service(pb::server::entry::v1::entry_server::EntryServer::new(service.clone()))
+        .add_service(
+            pb::server::localauthority::v1::local_authority_server::LocalAuthorityServer::new(
+                service.clone(),
+            ),
+        )
         .add_service(pb::server::svid::v1::svid_server::SvidServer::new(service.clone()))
         .add_service(pb::server::trustdomain::v1::trust_domain_server::TrustDomainServer::new(
             service.clone(),
@@ -336,6 +341,33 @@ mod rebuild {
         rebuild_server::Rebuild;
         restore_snapshot: Streaming<RestoreSnapshotRequest> => RestoreSnapshotResponse,
         recover: RecoverRequest => RecoverResponse,
+    }
+}
+
+mod local_authority {
+    use steeple_api::pb::server::localauthority::v1::*;
+
+    use super::*;
+
+    service! {
+        local_authority_server::LocalAuthority;
+        get_jwt_authority_state: GetJwtAuthorityStateRequest => GetJwtAuthorityStateResponse,
+        prepare_jwt_authority: PrepareJwtAuthorityRequest => PrepareJwtAuthorityResponse,
+        activate_jwt_authority: ActivateJwtAuthorityRequest => ActivateJwtAuthorityResponse,
+        taint_jwt_authority: TaintJwtAuthorityRequest => TaintJwtAuthorityResponse,
+        revoke_jwt_authority: RevokeJwtAuthorityRequest => RevokeJwtAuthorityResponse,
+        get_x509_authority_state: GetX509AuthorityStateRequest => GetX509AuthorityStateResponse,
+        prepare_x509_authority: PrepareX509AuthorityRequest => PrepareX509AuthorityResponse,
+        activate_x509_authority: ActivateX509AuthorityRequest => ActivateX509AuthorityResponse,
+        taint_x509_authority: TaintX509AuthorityRequest => TaintX509AuthorityResponse,
+        taint_x509_upstream_authority: TaintX509UpstreamAuthorityRequest => TaintX509UpstreamAuthorityResponse,
+        revoke_x509_authority: RevokeX509AuthorityRequest => RevokeX509AuthorityResponse,
+        revoke_x509_upstream_authority: RevokeX509UpstreamAuthorityRequest => RevokeX509UpstreamAuthorityResponse,
+        get_wit_authority_state: GetWitAuthorityStateRequest => GetWitAuthorityStateResponse,
+        prepare_wit_authority: PrepareWitAuthorityRequest => PrepareWitAuthorityResponse,
+        activate_wit_authority: ActivateWitAuthorityRequest => ActivateWitAuthorityResponse,
+        taint_wit_authority: TaintWitAuthorityRequest => TaintWitAuthorityResponse,
+        revoke_wit_authority: RevokeWitAuthorityRequest => RevokeWitAuthorityResponse,
     }
 }
 

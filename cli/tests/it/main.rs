@@ -4,6 +4,7 @@
 //! (`SOURCES.md` there says which); nothing in it was copied from our own output.
 
 mod agent;
+mod authority;
 mod backup;
 mod bundle;
 mod certificates;

@@ -1,5 +1,6 @@
 //! What commands about authorities promise, as a small model of its own: the journal moves by one, each
-//! authority goes from prepared to active to old, and nobody signs with what is not published.
+//! authority goes from prepared to active to old, or by taint to revoked, and nobody signs with what is not
+//! published.
 //!
 //! Owns these rules alone; that all members have the same journal is `reference`'s.
 
@@ -7,24 +8,32 @@ use std::collections::BTreeMap;
 
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::{Change, Command, Outcome, Rejection};
-use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, AuthorityStatus};
+use steeple_spiffe_core::authority::{
+    Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
+};
 use steeple_spiffe_core::bundle::Bundle;
 
-/// Authorities and where they stand.
-type Slots = BTreeMap<(AuthorityKind, String), AuthorityStatus>;
+/// Authorities, where they stand, and whether they are tainted.
+type Slots = BTreeMap<(AuthorityKind, String), (AuthorityStatus, bool)>;
 
 fn slot(kind: AuthorityKind, id: &AuthorityId) -> (AuthorityKind, String) {
     (kind, id.as_str().to_owned())
 }
 
 fn slots(journal: &Journal) -> Slots {
-    journal.authorities.iter().map(|one| (slot(one.kind, &one.id), one.status)).collect()
+    journal
+        .authorities
+        .iter()
+        .map(|one| (slot(one.kind, &one.id), (one.status, one.tainted)))
+        .collect()
 }
 
 /// What a command must decide, and what the slots are then; `None` if it is about something else.
 fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots), Rejection>> {
     let (Command::PrepareAuthority { expected_journal, .. }
     | Command::ActivateAuthority { expected_journal, .. }
+    | Command::TaintAuthority { expected_journal, .. }
+    | Command::RevokeAuthority { expected_journal, .. }
     | Command::PruneAuthorities { expected_journal, .. }) = command
     else {
         return None;
@@ -37,29 +46,46 @@ fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots)
     let refused = |id: &AuthorityId| Some(Err(Rejection::AuthorityState(id.as_str().to_owned())));
     if let Command::PrepareAuthority { authority, .. } = command {
         let key = slot(authority.kind, &authority.id);
-        if slots.insert(key, AuthorityStatus::Prepared).is_some() {
+        if slots.insert(key, (AuthorityStatus::Prepared, false)).is_some() {
             return refused(&authority.id);
         }
     }
     if let Command::ActivateAuthority { kind, id, .. } = command {
         let key = slot(*kind, id);
-        if slots.get(&key) != Some(&AuthorityStatus::Prepared) {
+        if slots.get(&key) != Some(&(AuthorityStatus::Prepared, false)) {
             return refused(id);
         }
-        for (_, status) in slots.iter_mut().filter(|((of, _), _)| of == kind) {
+        for (_, (status, _)) in slots.iter_mut().filter(|((of, _), _)| of == kind) {
             if *status == AuthorityStatus::Active {
                 *status = AuthorityStatus::Old;
             }
         }
-        slots.insert(key, AuthorityStatus::Active);
+        slots.insert(key, (AuthorityStatus::Active, false));
+    }
+    if let Command::TaintAuthority { kind, id, .. } = command {
+        match slots.get_mut(&slot(*kind, id)) {
+            Some(one @ (AuthorityStatus::Prepared | AuthorityStatus::Old, false)) => {
+                *one = (AuthorityStatus::Old, true);
+            }
+            Some(_) | None => return refused(id),
+        }
+    }
+    if let Command::RevokeAuthority { kind, id, .. } = command {
+        match slots.get_mut(&slot(*kind, id)) {
+            Some(one @ (AuthorityStatus::Old, true)) => *one = (AuthorityStatus::Revoked, true),
+            Some(_) | None => return refused(id),
+        }
     }
     let Command::PruneAuthorities { ids, .. } = command else {
         return Some(Ok((Outcome::Done, slots)));
     };
     for (kind, id) in ids {
         match slots.remove(&slot(*kind, id)) {
-            None | Some(AuthorityStatus::Active) => return refused(id),
-            Some(AuthorityStatus::Prepared | AuthorityStatus::Old) => {}
+            None | Some((AuthorityStatus::Active, _)) => return refused(id),
+            Some((
+                AuthorityStatus::Prepared | AuthorityStatus::Old | AuthorityStatus::Revoked,
+                _,
+            )) => {}
         }
     }
     Some(Ok((Outcome::Pruned(u32::try_from(ids.len()).unwrap_or(u32::MAX)), slots)))
@@ -90,7 +116,8 @@ pub(crate) fn judge(
     Err(format!("told {told:?}, should be {expected:?}; the journal was {before:?}, is {after:?}"))
 }
 
-/// What holds in every state: one active authority of a kind, and all of them published.
+/// What holds in every state: one active authority of a kind, all of them published with their taint,
+/// and those that are revoked neither published nor able to sign.
 pub(crate) fn look(written: &Change, bundle: Option<&Change>) -> Result<(), String> {
     let Change::JournalWritten(journal) = written else { return Ok(()) };
     let Some(Change::BundleWritten { bundle, .. }) = bundle else {
@@ -102,19 +129,33 @@ pub(crate) fn look(written: &Change, bundle: Option<&Change>) -> Result<(), Stri
             return Err(format!("two authorities of one kind are active: {journal:?}"));
         }
     }
-    match journal.authorities.iter().find(|one| !is_in(bundle, one)) {
-        None => Ok(()),
-        Some(one) => Err(format!("{:?} is not in the bundle", one.id)),
+    for one in &journal.authorities {
+        let revoked = one.status == AuthorityStatus::Revoked;
+        if revoked && one.sealed_key != SealedKey::destroyed() {
+            return Err(format!("the key of revoked {:?} is still there", one.id));
+        }
+        let expected = (!revoked).then_some(one.tainted);
+        let found = taint_in(bundle, one);
+        if found != expected {
+            let id = &one.id;
+            return Err(format!(
+                "{id:?} should have taint {expected:?} in the bundle, has {found:?}"
+            ));
+        }
     }
+    Ok(())
 }
 
-fn is_in(bundle: &Bundle, one: &Authority) -> bool {
+/// Whether the authority is tainted in the bundle; `None` = it is not there.
+fn taint_in(bundle: &Bundle, one: &Authority) -> Option<bool> {
     match one.kind {
         AuthorityKind::X509 => {
-            bundle.x509_authorities.iter().any(|known| known.certificate_der == one.public_der)
+            let mut known = bundle.x509_authorities.iter();
+            known.find(|known| known.certificate_der == one.public_der).map(|known| known.tainted)
         }
         AuthorityKind::Jwt => {
-            bundle.jwt_authorities.iter().any(|known| known.key_id == one.id.as_str())
+            let mut known = bundle.jwt_authorities.iter();
+            known.find(|known| known.key_id == one.id.as_str()).map(|known| known.tainted)
         }
     }
 }
@@ -142,7 +183,7 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use steeple_spiffe_core::authority::SealedKey;
+    use steeple_spiffe_core::bundle::JwtAuthority;
     use steeple_spiffe_core::time::Timestamp;
 
     use super::*;
@@ -197,6 +238,61 @@ mod tests {
         ] {
             judge(Some(&before), Some(&after), &command, told).unwrap_err();
         }
+    }
+
+    #[test]
+    fn only_what_is_old_and_tainted_is_revoked_and_its_key_and_publication_end_with_it() {
+        use AuthorityStatus::{Active, Old, Revoked};
+        let mark = |mut change: Change, status: AuthorityStatus, destroy: bool| {
+            let Change::JournalWritten(journal) = &mut change else { unreachable!() };
+            for one in &mut Arc::make_mut(journal).authorities {
+                one.tainted = one.status == status;
+                if destroy && one.tainted {
+                    one.sealed_key = SealedKey::destroyed();
+                }
+            }
+            change
+        };
+        let id = |id: &str| AuthorityId::new(id.to_owned());
+        let kind = AuthorityKind::Jwt;
+        let taint =
+            |name: &str| Command::TaintAuthority { expected_journal: 3, kind, id: id(name) };
+        let revoke =
+            |name: &str| Command::RevokeAuthority { expected_journal: 3, kind, id: id(name) };
+        let done: Result<Outcome, Rejection> = Ok(Outcome::Done);
+        let clean = |revision| written(revision, &[("a", Old), ("b", Active)]);
+        let tainted = |revision| mark(clean(revision), Old, false);
+        let revoked = mark(written(4, &[("a", Revoked), ("b", Active)]), Revoked, true);
+
+        judge(Some(&clean(3)), Some(&tainted(4)), &taint("a"), &done).unwrap();
+        judge(Some(&tainted(3)), Some(&revoked), &revoke("a"), &done).unwrap();
+        judge(Some(&clean(3)), Some(&revoked), &revoke("a"), &done).unwrap_err();
+        judge(Some(&tainted(3)), Some(&tainted(4)), &taint("a"), &done).unwrap_err();
+        judge(Some(&clean(3)), Some(&tainted(4)), &taint("b"), &done).unwrap_err();
+
+        let trust_domain = steeple_spiffe_core::TrustDomain::parse("example.org").unwrap();
+        let mut bundle = Bundle::empty(trust_domain);
+        bundle.jwt_authorities = ["a", "b"]
+            .map(|key_id| JwtAuthority {
+                key_id: key_id.to_owned(),
+                public_key_der: Vec::new(),
+                expires_at: None,
+                tainted: false,
+            })
+            .to_vec();
+        let published = |bundle: &Bundle| Change::BundleWritten {
+            row: steeple_raft_store::RowNumber(1),
+            bundle: Arc::new(bundle.clone()),
+        };
+        look(&clean(3), Some(&published(&bundle))).unwrap();
+        look(&tainted(3), Some(&published(&bundle))).unwrap_err();
+        bundle.jwt_authorities[0].tainted = true;
+        look(&tainted(3), Some(&published(&bundle))).unwrap();
+        look(&revoked, Some(&published(&bundle))).unwrap_err();
+        bundle.jwt_authorities.remove(0);
+        look(&revoked, Some(&published(&bundle))).unwrap();
+        let kept = mark(written(4, &[("a", Revoked), ("b", Active)]), Revoked, false);
+        look(&kept, Some(&published(&bundle))).unwrap_err();
     }
 
     #[test]

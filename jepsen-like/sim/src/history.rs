@@ -369,6 +369,8 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
         | Command::ActivateAuthority { .. }
+        | Command::TaintAuthority { .. }
+        | Command::RevokeAuthority { .. }
         | Command::PruneAuthorities { .. }
         | Command::WriteBundles(_)
         | Command::DeleteBundles(_)

@@ -76,7 +76,9 @@ pub(crate) const NAMES: &[&str] = &[
     "read",
     "read_everything",
     "set_agent_version",
+    "revoke_authority",
     "set_pending_serial",
+    "taint_authority",
     "update_entries",
     "update_relationships",
 ];
@@ -97,6 +99,8 @@ fn name(command: &Command) -> &'static str {
         Command::PruneExpired(_) => "prune_expired",
         Command::PrepareAuthority { .. } => "prepare_authority",
         Command::ActivateAuthority { .. } => "activate_authority",
+        Command::TaintAuthority { .. } => "taint_authority",
+        Command::RevokeAuthority { .. } => "revoke_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
         Command::WriteBundles(_) => "write_bundles",
         Command::DeleteBundles(_) => "delete_bundles",
@@ -151,7 +155,16 @@ impl Workload {
                 Command::SetAgentVersion { agent_id: self.agent_id()?, version }
             }
             94..=96 => return Ok(Operation::Duty(self.prune())),
-            _ => return Ok(Operation::Duty(self.authority(known))),
+            _ => {
+                let command = self.authority(known);
+                // The steps that operators take too go through any member.
+                let duty = matches!(&command, Command::PruneAuthorities { .. });
+                return Ok(if duty || !self.dice.chance(0.5) {
+                    Operation::Duty(command)
+                } else {
+                    Operation::Command(command)
+                });
+            }
         };
         Ok(Operation::Command(command))
     }
@@ -410,9 +423,19 @@ impl Workload {
             all.filter(|one| one.status == status).cloned().collect::<Vec<_>>()
         };
         let prepared = of_status(AuthorityStatus::Prepared);
-        let old = of_status(AuthorityStatus::Old);
+        let old = [of_status(AuthorityStatus::Old), of_status(AuthorityStatus::Revoked)].concat();
         if let Some(one) = self.dice.pick(&old)
-            && self.dice.chance(0.5)
+            && self.dice.chance(0.4)
+        {
+            let (kind, id) = (one.kind, one.id.clone());
+            return if one.tainted {
+                Command::RevokeAuthority { expected_journal, kind, id }
+            } else {
+                Command::TaintAuthority { expected_journal, kind, id }
+            };
+        }
+        if let Some(one) = self.dice.pick(&old)
+            && self.dice.chance(0.4)
         {
             let ids = vec![(one.kind, one.id.clone())];
             return Command::PruneAuthorities { expected_journal, ids };

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, AuthorityStatus};
+use steeple_spiffe_core::authority::{
+    Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
+};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 
 use crate::apply::bundles;
@@ -63,6 +65,61 @@ pub(super) fn activate(
             authority.status = AuthorityStatus::Old;
         }
     }
+    write(step, journal);
+    Ok(Ok(Outcome::Done))
+}
+
+/// Marks an authority that does not sign. It never will: a prepared one is old from now on.
+pub(super) fn taint(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+) -> Verdict {
+    let may_be_tainted = |one: &Authority| match one.status {
+        AuthorityStatus::Prepared | AuthorityStatus::Old => !one.tainted,
+        AuthorityStatus::Active | AuthorityStatus::Revoked => false,
+    };
+    change_one(step, expected, kind, id, may_be_tainted, |authority, bundle| {
+        authority.status = AuthorityStatus::Old;
+        authority.tainted = true;
+        mark(bundle, authority)
+    })
+}
+
+/// Withdraws a tainted authority and forgets its private key.
+pub(super) fn revoke(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+) -> Verdict {
+    let may_be_revoked = |one: &Authority| one.status == AuthorityStatus::Old && one.tainted;
+    change_one(step, expected, kind, id, may_be_revoked, |authority, bundle| {
+        authority.status = AuthorityStatus::Revoked;
+        authority.sealed_key = SealedKey::destroyed();
+        withdraw(bundle, authority)
+    })
+}
+
+fn change_one(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+    may: impl FnOnce(&Authority) -> bool,
+    change: impl FnOnce(&mut Authority, &mut Bundle) -> bool,
+) -> Verdict {
+    let mut journal = match journal_at(step, expected)? {
+        Ok(journal) => journal,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let mut of_kind = journal.authorities.iter_mut().filter(|one| one.kind == kind);
+    let Some(authority) = of_kind.find(|one| one.id == *id) else { return Ok(Err(state(id))) };
+    if !may(authority) {
+        return Ok(Err(state(id)));
+    }
+    bundles::change_own(step, |bundle| change(authority, bundle))?;
     write(step, journal);
     Ok(Ok(Outcome::Done))
 }
@@ -152,6 +209,25 @@ fn publish(bundle: &mut Bundle, authority: &Authority) -> bool {
             !known
         }
     }
+}
+
+/// Marks the public half as tainted; false if it is not there or is marked already.
+fn mark(bundle: &mut Bundle, authority: &Authority) -> bool {
+    let mut changed = false;
+    let mut mark = |tainted: &mut bool| changed |= !std::mem::replace(tainted, true);
+    match authority.kind {
+        AuthorityKind::X509 => {
+            let known = bundle.x509_authorities.iter_mut();
+            let same = known.filter(|known| known.certificate_der == authority.public_der);
+            same.for_each(|known| mark(&mut known.tainted));
+        }
+        AuthorityKind::Jwt => {
+            let known = bundle.jwt_authorities.iter_mut();
+            let same = known.filter(|known| known.key_id == authority.id.as_str());
+            same.for_each(|known| mark(&mut known.tainted));
+        }
+    }
+    changed
 }
 
 /// Removes the public half from the bundle; false if it is not there.

@@ -121,6 +121,12 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::ActivateAuthority { expected_journal, kind, id } => {
             authorities::activate(step, expected_journal, kind, &id)
         }
+        Command::TaintAuthority { expected_journal, kind, id } => {
+            authorities::taint(step, expected_journal, kind, &id)
+        }
+        Command::RevokeAuthority { expected_journal, kind, id } => {
+            authorities::revoke(step, expected_journal, kind, &id)
+        }
         Command::PruneAuthorities { expected_journal, ids } => {
             authorities::prune(step, expected_journal, &ids)
         }

@@ -8,6 +8,8 @@ mod adoption;
 mod agents;
 mod authorities;
 #[cfg(test)]
+mod authority_tests;
+#[cfg(test)]
 mod bundle_tests;
 mod bundles;
 mod cluster;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
-use steeple_spiffe_core::authority::{Authority, SealedKey};
+use steeple_spiffe_core::authority::{Authority, AuthorityStatus, SealedKey};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::time::Timestamp;
 
@@ -208,7 +208,8 @@ fn journal(
     let mut journal = read_journal(tables)?;
     journal.revision = journal.revision.saturating_add(u64::from(JUMP));
     if let Some(new) = with.new_cluster {
-        for authority in &mut journal.authorities {
+        let with_key = |one: &&mut Authority| one.status != AuthorityStatus::Revoked;
+        for authority in journal.authorities.iter_mut().filter(with_key) {
             authority.sealed_key = (new.reseal)(authority, old.cluster_id, new.id)
                 .map_err(|reason| RebuildError::Reseal { id: authority.id.to_string(), reason })?;
         }

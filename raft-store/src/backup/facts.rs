@@ -3,7 +3,7 @@
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::apply::{Rows, SINGLE, Table, TableError, read_cluster, read_counters, read_journal};
-use crate::change::ClusterState;
+use crate::change::{ClusterState, Journal};
 use crate::ids::{MemberId, Revision};
 use crate::raft::state_machine::read_applied_row;
 use crate::raft::{LogId, StoredMembership};
@@ -90,7 +90,7 @@ impl State {
             agents: counters.agents,
             tokens: counters.tokens,
             bundles: count(rows, Table::Bundles)?,
-            authorities: read_journal(rows)?.authorities.len() as u64,
+            authorities: published(&read_journal(rows)?),
             relationships: count(rows, Table::Relationships)?,
         };
         let time = Timestamp::from_unix_ms(counters.time_unix_ms);
@@ -107,6 +107,10 @@ impl State {
         };
         self.membership.nodes().map(member).collect()
     }
+}
+
+fn published(journal: &Journal) -> u64 {
+    journal.authorities.iter().filter(|one| one.status.is_published()).count() as u64
 }
 
 fn count(rows: &dyn Rows, table: Table) -> Result<u64, TableError> {

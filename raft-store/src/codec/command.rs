@@ -1,8 +1,12 @@
 //! Commands.
 
-use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
 use steeple_spiffe_core::time::Timestamp;
 
+use crate::codec::authorities::{
+    activate_authority_from_pb, activate_authority_to_pb, authority_step_from_pb,
+    authority_step_to_pb, prepare_authority_from_pb, prepare_authority_to_pb,
+    prune_authorities_from_pb, prune_authorities_to_pb,
+};
 use crate::codec::bundles::{
     append_from_pb, append_to_pb, delete_bundles_from_pb, delete_bundles_to_pb,
     write_bundles_from_pb, write_bundles_to_pb,
@@ -15,9 +19,8 @@ use crate::codec::relationships::{
     delete_relationships_from_pb, write_relationships_from_pb, write_relationships_to_pb,
 };
 use crate::codec::{
-    CodecError, authority_from_pb, authority_to_pb, entry_from_pb, entry_to_pb, kind_from_pb,
-    kind_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb, serials_from_pb, serials_to_pb,
-    spiffe_id_from_pb, update_from_pb, update_to_pb,
+    CodecError, entry_from_pb, entry_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb,
+    serials_from_pb, serials_to_pb, spiffe_id_from_pb, update_from_pb, update_to_pb,
 };
 use crate::command::{
     AdmitAgent, AdoptAgent, Command, CreateJoinToken, InitCluster, PromoteSerial, PruneExpired,
@@ -62,17 +65,16 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             limit: prune.limit,
         }),
         Command::PrepareAuthority { expected_journal, authority } => {
-            Kind::PrepareAuthority(pb::store::PrepareAuthority {
-                expected_journal: *expected_journal,
-                authority: Some(authority_to_pb(authority)),
-            })
+            Kind::PrepareAuthority(prepare_authority_to_pb(*expected_journal, authority))
         }
         Command::ActivateAuthority { expected_journal, kind, id } => {
-            Kind::ActivateAuthority(pb::store::ActivateAuthority {
-                expected_journal: *expected_journal,
-                kind: kind_to_pb(*kind),
-                id: id.as_str().to_owned(),
-            })
+            Kind::ActivateAuthority(activate_authority_to_pb(*expected_journal, *kind, id))
+        }
+        Command::TaintAuthority { expected_journal, kind, id } => {
+            Kind::TaintAuthority(authority_step_to_pb(*expected_journal, *kind, id))
+        }
+        Command::RevokeAuthority { expected_journal, kind, id } => {
+            Kind::RevokeAuthority(authority_step_to_pb(*expected_journal, *kind, id))
         }
         Command::PruneAuthorities { expected_journal, ids } => {
             Kind::PruneAuthorities(prune_authorities_to_pb(*expected_journal, ids))
@@ -141,17 +143,16 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             include_non_reattestable: prune.include_non_reattestable,
             limit: prune.limit,
         }),
-        Kind::PrepareAuthority(prepare) => Command::PrepareAuthority {
-            expected_journal: prepare.expected_journal,
-            authority: Box::new(authority_from_pb(
-                prepare.authority.ok_or_else(|| CodecError::missing("authority"))?,
-            )?),
-        },
-        Kind::ActivateAuthority(activate) => Command::ActivateAuthority {
-            expected_journal: activate.expected_journal,
-            kind: kind_from_pb(activate.kind)?,
-            id: AuthorityId::new(activate.id),
-        },
+        Kind::PrepareAuthority(prepare) => prepare_authority_from_pb(prepare)?,
+        Kind::ActivateAuthority(activate) => activate_authority_from_pb(activate)?,
+        Kind::TaintAuthority(taint) => {
+            let (expected_journal, kind, id) = authority_step_from_pb(taint)?;
+            Command::TaintAuthority { expected_journal, kind, id }
+        }
+        Kind::RevokeAuthority(revoke) => {
+            let (expected_journal, kind, id) = authority_step_from_pb(revoke)?;
+            Command::RevokeAuthority { expected_journal, kind, id }
+        }
         Kind::PruneAuthorities(prune) => prune_authorities_from_pb(prune)?,
         Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
         Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
@@ -217,30 +218,6 @@ fn adopt_from_pb(adopt: pb::store::AdoptAgent) -> Result<AdoptAgent, CodecError>
         can_reattest: adopt.can_reattest,
         seen: adopt.seen.as_ref().map(serials_from_pb).transpose()?,
     })
-}
-
-fn prune_authorities_from_pb(prune: pb::store::PruneAuthorities) -> Result<Command, CodecError> {
-    let reference = |reference: pb::store::AuthorityRef| {
-        Ok((kind_from_pb(reference.kind)?, AuthorityId::new(reference.id)))
-    };
-    Ok(Command::PruneAuthorities {
-        expected_journal: prune.expected_journal,
-        ids: prune.authorities.into_iter().map(reference).collect::<Result<_, CodecError>>()?,
-    })
-}
-
-fn prune_authorities_to_pb(
-    expected_journal: u64,
-    ids: &[(AuthorityKind, AuthorityId)],
-) -> pb::store::PruneAuthorities {
-    let reference = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
-        kind: kind_to_pb(*kind),
-        id: id.as_str().to_owned(),
-    };
-    pb::store::PruneAuthorities {
-        expected_journal,
-        authorities: ids.iter().map(reference).collect(),
-    }
 }
 
 /// A level that this build can apply. Another is an error: the member must stop before it applies

@@ -76,6 +76,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("init_cluster", init_at(1)),
         ("init_cluster_at_level_2", init_at(2)),
         ("init_cluster_at_level_3", init_at(3)),
+        ("init_cluster_at_level_4", init_at(4)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -213,6 +214,22 @@ fn duties() -> Vec<(&'static str, Command)> {
             "activate_authority",
             Command::ActivateAuthority {
                 expected_journal: 5,
+                kind: AuthorityKind::Jwt,
+                id: AuthorityId::new("j"),
+            },
+        ),
+        (
+            "taint_authority",
+            Command::TaintAuthority {
+                expected_journal: 7,
+                kind: AuthorityKind::X509,
+                id: AuthorityId::new("a"),
+            },
+        ),
+        (
+            "revoke_authority",
+            Command::RevokeAuthority {
+                expected_journal: 8,
                 kind: AuthorityKind::Jwt,
                 id: AuthorityId::new("j"),
             },

@@ -3,6 +3,7 @@
 //! Encoding cannot fail; decoding checks every text, so that a value that decodes is valid. Bytes are
 //! frozen: `golden/` holds what earlier builds wrote, and it must decode for ever.
 
+mod authorities;
 mod bundles;
 mod command;
 #[cfg(test)]

@@ -284,6 +284,7 @@ fn status_to_pb(status: AuthorityStatus) -> i32 {
         AuthorityStatus::Prepared => pb::store::AuthorityStatus::Prepared,
         AuthorityStatus::Active => pb::store::AuthorityStatus::Active,
         AuthorityStatus::Old => pb::store::AuthorityStatus::Old,
+        AuthorityStatus::Revoked => pb::store::AuthorityStatus::Revoked,
     };
     status.into()
 }
@@ -293,6 +294,7 @@ fn status_from_pb(status: i32) -> Result<AuthorityStatus, CodecError> {
         Ok(pb::store::AuthorityStatus::Prepared) => Ok(AuthorityStatus::Prepared),
         Ok(pb::store::AuthorityStatus::Active) => Ok(AuthorityStatus::Active),
         Ok(pb::store::AuthorityStatus::Old) => Ok(AuthorityStatus::Old),
+        Ok(pb::store::AuthorityStatus::Revoked) => Ok(AuthorityStatus::Revoked),
         Ok(pb::store::AuthorityStatus::Unspecified) | Err(_) => {
             Err(CodecError::new("authority status", status))
         }

@@ -1,11 +1,12 @@
 //! Signs X509-SVIDs and JWT-SVIDs, locally, on any replica.
 //!
 //! Owns the pointer to the active authorities and the checks around a signature: nothing signs
-//! before its authority is in the committed bundle that this replica publishes, with a clock that is
-//! behind the cluster's, or past its authority's end; and what comes out is parsed again before it
-//! is handed on. Who may have what signed is the caller's decision.
+//! before its authority is in the committed bundle that this replica publishes, with an authority that
+//! the views show as replaced (so after a confirmed read, nothing by one that was tainted before it),
+//! with a clock that is behind the cluster's, or past its authority's end; and what comes out is parsed
+//! again before it is handed on. Who may have what signed is the caller's decision.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,15 +20,14 @@ use steeple_spiffe_core::svid::jwt::{JwtClaims, JwtSvid, sign_jwt_svid};
 use steeple_spiffe_core::svid::x509::{
     IssuerIdentity, LeafSubject, LeafTemplate, X509Svid, sign_leaf,
 };
-use steeple_spiffe_core::{
-    AuthorityId, AuthorityStatus, Clock, Serial, SpiffeId, Timestamp, TrustDomain,
-};
+use steeple_spiffe_core::{AuthorityId, Clock, Serial, SpiffeId, Timestamp, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::mint::random_serial;
 use super::planner::kind_name;
 use super::policy::{AuthorityPolicy, BACKDATE};
+use super::slots::Slots;
 use crate::keys::KeyRing;
 use crate::view::Views;
 
@@ -155,15 +155,30 @@ struct Inner {
     clock: Arc<dyn Clock>,
     cluster_clock: ClusterClock,
     random: Arc<dyn Random>,
+    ring: Mutex<KeyRing>,
     active: ArcSwap<Active>,
     changed: watch::Sender<()>,
 }
 
-/// The two slots that sign.
+/// The two slots that sign, and of which state they are.
 #[derive(Debug)]
 struct Active {
+    /// `None`: of none yet.
+    seen: Option<Seen>,
     x509: Result<X509Slot, IssueError>,
     jwt: Result<JwtSlot, IssueError>,
+}
+
+/// What the slots were made from.
+type Seen = (Arc<Journal>, Option<Arc<Bundle>>);
+
+fn is_same(seen: &Seen, now: &Seen) -> bool {
+    let same_bundle = match (&seen.1, &now.1) {
+        (Some(seen), Some(now)) => Arc::ptr_eq(seen, now),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    Arc::ptr_eq(&seen.0, &now.0) && same_bundle
 }
 
 #[derive(Debug)]
@@ -196,7 +211,7 @@ impl Issuer {
         random: Arc<dyn Random>,
     ) -> (Self, IssuerTask) {
         let missing = || IssueError::NoAuthority { text: "authorities are not known yet".into() };
-        let active = Active { x509: Err(missing()), jwt: Err(missing()) };
+        let active = Active { seen: None, x509: Err(missing()), jwt: Err(missing()) };
         let (changed, _) = watch::channel(());
         let inner = Inner {
             trust_domain,
@@ -205,11 +220,12 @@ impl Issuer {
             clock,
             cluster_clock,
             random,
+            ring: Mutex::new(KeyRing::new(keys)),
             active: ArcSwap::from_pointee(active),
             changed,
         };
         let issuer = Self { inner: Arc::new(inner) };
-        let task = IssuerTask { issuer: issuer.clone(), ring: KeyRing::new(keys), seen: None };
+        let task = IssuerTask { issuer: issuer.clone() };
         (issuer, task)
     }
 
@@ -220,7 +236,7 @@ impl Issuer {
 
     /// Whether both kinds of SVIDs can be signed now.
     pub fn ready(&self) -> bool {
-        let active = self.inner.active.load();
+        let active = self.active();
         let now = self.inner.clock.now();
         self.check_clock(now).is_ok()
             && active.x509.as_ref().is_ok_and(|slot| slot.not_after > now)
@@ -229,7 +245,7 @@ impl Issuer {
 
     /// Why nothing can be signed, if so: the first reason found, X.509 before JWT.
     pub fn not_ready_reason(&self) -> Option<IssueError> {
-        let active = self.inner.active.load();
+        let active = self.active();
         let now = self.inner.clock.now();
         self.check_clock(now)
             .and_then(|()| usable(&active.x509, "X.509", |slot| slot.not_after, now).map(drop))
@@ -239,7 +255,7 @@ impl Issuer {
 
     /// The authority that signs X509-SVIDs now.
     pub fn active_x509_authority(&self) -> Option<AuthorityId> {
-        self.inner.active.load().x509.as_ref().ok().map(|slot| slot.id.clone())
+        self.active().x509.as_ref().ok().map(|slot| slot.id.clone())
     }
 
     /// Waits until both kinds of SVIDs can be signed.
@@ -257,7 +273,7 @@ impl Issuer {
         let inner = &*self.inner;
         let now = inner.clock.now();
         self.check_clock(now)?;
-        let active = inner.active.load();
+        let active = self.active();
         let slot = usable(&active.x509, "X.509", |slot| slot.not_after, now)?;
 
         let ttl = or_default(params.ttl, inner.policy.default_x509_svid_ttl);
@@ -297,7 +313,7 @@ impl Issuer {
         let inner = &*self.inner;
         let now = inner.clock.now();
         self.check_clock(now)?;
-        let active = inner.active.load();
+        let active = self.active();
         let slot = usable(&active.jwt, "JWT", |slot| slot.not_after, now)?;
 
         let audience: Vec<String> =
@@ -323,6 +339,44 @@ impl Issuer {
         Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
     }
 
+    /// Whether this replica's clock is good enough to make anything with a time in it.
+    ///
+    /// # Errors
+    ///
+    /// How far it is off.
+    pub fn trust_clock(&self) -> Result<(), IssueError> {
+        self.check_clock(self.inner.clock.now())
+    }
+
+    /// The slots of what the views show now. The task follows the views too, but a signature does not
+    /// wait for it: an authority that a confirmed read has shown to be replaced signs no more.
+    fn active(&self) -> Arc<Active> {
+        self.refresh();
+        self.inner.active.load_full()
+    }
+
+    /// Looks at the views once.
+    fn refresh(&self) {
+        let inner = &*self.inner;
+        let Some(cluster) = inner.views.cluster() else { return };
+        let is_current =
+            |now: &Seen| inner.active.load().seen.as_ref().is_some_and(|seen| is_same(seen, now));
+        if is_current(&inner.views.trust(&inner.trust_domain)) {
+            return;
+        }
+        let mut ring = inner.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever held the ring may have looked already, and at something newer.
+        let now = inner.views.trust(&inner.trust_domain);
+        if is_current(&now) {
+            return;
+        }
+        let active = load(&mut ring, cluster.cluster_id, now);
+        log_activated(&inner.active.load(), &active);
+        inner.active.store(Arc::new(active));
+        drop(ring);
+        inner.changed.send_replace(());
+    }
+
     /// Refuses to sign with a wrong clock: what it signs would begin or end at the wrong time, and what
     /// has ended might seem good. The median of a quorum's clocks decides; where none is known yet,
     /// committed times show at least a clock that is behind.
@@ -341,82 +395,58 @@ impl Issuer {
     }
 }
 
-/// Gives the issuer the active authorities whenever journal, bundle or cluster row move.
+/// Gives the issuer the active authorities whenever journal, bundle or cluster row move, whether
+/// anything is signed or not.
 #[derive(Debug)]
 pub struct IssuerTask {
     issuer: Issuer,
-    ring: KeyRing,
-    seen: Option<(Arc<Journal>, Option<Arc<Bundle>>)>,
 }
 
 impl IssuerTask {
     /// Follows the views until shutdown.
-    pub async fn run(mut self, shutdown: CancellationToken) {
+    pub async fn run(self, shutdown: CancellationToken) {
         let mut revision = self.issuer.inner.views.subscribe_revision();
         loop {
-            self.refresh();
+            self.issuer.refresh();
             let moved = shutdown.run_until_cancelled(revision.changed()).await;
             if !matches!(moved, Some(Ok(()))) {
                 return;
             }
         }
     }
+}
 
-    /// Looks at the views once.
-    pub(super) fn refresh(&mut self) {
-        let inner = &*self.issuer.inner;
-        let (journal, bundle) = (inner.views.journal(), inner.views.bundle(&inner.trust_domain));
-        let Some(cluster) = inner.views.cluster() else { return };
-        let same = self.seen.as_ref().is_some_and(|(seen_journal, seen_bundle)| {
-            *seen_journal == journal && *seen_bundle == bundle
-        });
-        if same {
-            return;
-        }
-        let active = self.load(cluster.cluster_id, &journal, bundle.as_deref());
-        self.seen = Some((journal, bundle));
-        let inner = &*self.issuer.inner;
-        log_activated(&inner.active.load(), &active);
-        inner.active.store(Arc::new(active));
-        inner.changed.send_replace(());
+fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen) -> Active {
+    let (journal, bundle) = &seen;
+    if let Err(error) = ring.follow(cluster_id, journal) {
+        tracing::error!(%error, "Authority key does not open");
     }
+    let bundle = bundle.as_deref();
+    let x509 = slot(ring, journal, AuthorityKind::X509, bundle).and_then(x509_slot);
+    let jwt = slot(ring, journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| JwtSlot {
+        id: authority.id.clone(),
+        not_after: authority.not_after,
+        signer,
+    });
+    Active { seen: Some(seen), x509, jwt }
+}
 
-    fn load(
-        &mut self,
-        cluster_id: ClusterId,
-        journal: &Journal,
-        bundle: Option<&Bundle>,
-    ) -> Active {
-        if let Err(error) = self.ring.follow(cluster_id, journal) {
-            tracing::error!(%error, "Authority key does not open");
-        }
-        Active {
-            x509: self.slot(journal, AuthorityKind::X509, bundle).and_then(x509_slot),
-            jwt: self.slot(journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| {
-                JwtSlot { id: authority.id.clone(), not_after: authority.not_after, signer }
-            }),
-        }
+fn slot<'a>(
+    ring: &KeyRing,
+    journal: &'a Journal,
+    kind: AuthorityKind,
+    bundle: Option<&Bundle>,
+) -> Result<(&'a Authority, Arc<dyn Signer>), IssueError> {
+    let authority = Slots::of(journal, kind).current.ok_or_else(|| IssueError::NoAuthority {
+        text: format!("no active {} authority", kind_name(kind)),
+    })?;
+    if !bundle.is_some_and(|bundle| is_published(authority, bundle)) {
+        let text = format!("active {} authority is not in the bundle", kind_name(kind));
+        return Err(IssueError::NoAuthority { text });
     }
-
-    fn slot<'a>(
-        &self,
-        journal: &'a Journal,
-        kind: AuthorityKind,
-        bundle: Option<&Bundle>,
-    ) -> Result<(&'a Authority, Arc<dyn Signer>), IssueError> {
-        let is_active =
-            |one: &&Authority| one.kind == kind && one.status == AuthorityStatus::Active;
-        let authority = journal.authorities.iter().rfind(is_active).ok_or_else(|| {
-            IssueError::NoAuthority { text: format!("no active {} authority", kind_name(kind)) }
-        })?;
-        if !bundle.is_some_and(|bundle| is_published(authority, bundle)) {
-            let text = format!("active {} authority is not in the bundle", kind_name(kind));
-            return Err(IssueError::NoAuthority { text });
-        }
-        match self.ring.signer(authority) {
-            Some(signer) => Ok((authority, signer)),
-            None => Err(IssueError::Sealed { kek_id: authority.sealed_key.kek_id.clone() }),
-        }
+    match ring.signer(authority) {
+        Some(signer) => Ok((authority, signer)),
+        None => Err(IssueError::Sealed { kek_id: authority.sealed_key.kek_id.clone() }),
     }
 }
 
@@ -530,6 +560,8 @@ mod tests {
     use steeple_spiffe_core::{KeyType, LocalSigner};
 
     use super::super::mint::Minter;
+    use steeple_spiffe_core::AuthorityStatus;
+
     use super::*;
 
     const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
@@ -539,7 +571,6 @@ mod tests {
     /// An issuer with its clock, fed from a journal and a bundle that tests change.
     struct Bench {
         issuer: Issuer,
-        task: IssuerTask,
         views: Views,
         clock: Arc<FixedClock>,
         minter: Minter,
@@ -575,7 +606,7 @@ mod tests {
             };
             let cluster = Change::ClusterWritten(Arc::new(cluster));
             let views = Views::of_changes(Revision::new(0, 1), START, vec![cluster]);
-            let (issuer, task) = Issuer::start(
+            let (issuer, _task) = Issuer::start(
                 opens,
                 views.clone(),
                 trust_domain.clone(),
@@ -587,7 +618,7 @@ mod tests {
             let bundle = Bundle::empty(trust_domain.clone());
             let minter = Minter { trust_domain, policy, keys: seals, random };
             let journal = Journal::default();
-            Self { issuer, task, views, clock, minter, journal, bundle, revision: 1 }
+            Self { issuer, views, clock, minter, journal, bundle, revision: 1 }
         }
 
         /// Adds an authority to the journal; returns its place there.
@@ -629,7 +660,6 @@ mod tests {
                     },
                 ],
             });
-            self.task.refresh();
         }
 
         /// A bench whose both authorities are active and published.

@@ -37,6 +37,9 @@ pub enum MintError {
     /// The private key could not be sealed.
     #[error("seal authority key")]
     Seal(#[from] SealKeyError),
+    /// The thread that made it was cancelled.
+    #[error("process is shutting down")]
+    ShuttingDown,
 }
 
 /// Makes authorities of one trust domain.
@@ -53,6 +56,18 @@ pub struct Minter {
 }
 
 impl Minter {
+    /// As [`Self::mint`], on a thread that may block.
+    pub async fn mint_in_background(
+        &self,
+        kind: AuthorityKind,
+        cluster_id: ClusterId,
+        now: Timestamp,
+    ) -> Result<Authority, MintError> {
+        let minter = self.clone();
+        let minted = tokio::task::spawn_blocking(move || minter.mint(kind, cluster_id, now)).await;
+        minted.map_err(|_cancelled| MintError::ShuttingDown)?
+    }
+
     /// Makes an authority that is to be prepared. Blocks while a key is generated.
     pub fn mint(
         &self,

@@ -11,6 +11,7 @@ mod planner;
 mod policy;
 mod rotator;
 mod server_svid;
+mod slots;
 
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
 pub use mint::{MintError, Minter};
@@ -19,3 +20,4 @@ pub use policy::AuthorityPolicy;
 pub(crate) use policy::BACKDATE;
 pub use rotator::{RotateError, Rotator};
 pub use server_svid::{ServerSvid, ServerSvidError};
+pub use slots::Slots;

@@ -12,6 +12,7 @@ use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Timestamp};
 
 use super::policy::{AuthorityPolicy, activate_before, activate_regardless_before, prepare_before};
+use super::slots::{Slots, successor};
 
 /// Authorities of one kind that are published at the same time: old, active, prepared. Forced
 /// rotations may publish more; scheduled preparation then waits for a free place while it can.
@@ -77,9 +78,8 @@ fn plan_kind(
     now: Timestamp,
     evidence: &dyn Fn(&Authority) -> Evidence,
 ) -> Option<Step> {
-    let active = newest(journal, kind, AuthorityStatus::Active);
-    let prepared = newest(journal, kind, AuthorityStatus::Prepared)
-        .filter(|prepared| !prepared.tainted && prepared.not_after > now);
+    let active = Slots::of(journal, kind).current;
+    let prepared = successor(journal, kind).filter(|prepared| prepared.not_after > now);
 
     let Some(active) = active else {
         // Nothing signs: at formation, the two steps go back to back.
@@ -88,11 +88,14 @@ fn plan_kind(
             None => Step::Prepare(kind),
         });
     };
-    match prepared {
-        None => prepare_is_due(journal, active, now).then_some(Step::Prepare(kind)),
-        Some(prepared) => activate_is_due(active, prepared, now, evidence)
-            .then(|| Step::Activate(kind, prepared.id.clone())),
+    // One that an operator prepared long ago would hand over again at once: it is replaced in time.
+    let young =
+        |prepared: &&Authority| !is_within(prepared, prepare_before(lifetime(prepared)), now);
+    if prepared.filter(young).is_none() && prepare_is_due(journal, active, now) {
+        return Some(Step::Prepare(kind));
     }
+    let prepared = prepared.filter(|prepared| activate_is_due(active, prepared, now, evidence))?;
+    Some(Step::Activate(kind, prepared.id.clone()))
 }
 
 fn prepare_is_due(journal: &Journal, active: &Authority, now: Timestamp) -> bool {
@@ -100,7 +103,8 @@ fn prepare_is_due(journal: &Journal, active: &Authority, now: Timestamp) -> bool
     if !is_within(active, prepare_before(lifetime), now) {
         return false;
     }
-    let published = journal.authorities.iter().filter(|one| one.kind == active.kind).count();
+    let is_published = |one: &&Authority| one.kind == active.kind && one.status.is_published();
+    let published = journal.authorities.iter().filter(is_published).count();
     published < PUBLISHED_MAX || is_within(active, activate_before(lifetime), now)
 }
 
@@ -128,11 +132,6 @@ fn plan_prune(journal: &Journal, policy: &AuthorityPolicy, now: Timestamp) -> Op
         .map(|one| (one.kind, one.id.clone()))
         .collect();
     (!ended.is_empty()).then_some(Step::Prune(ended))
-}
-
-/// The authority of a kind and status that was made last.
-fn newest(journal: &Journal, kind: AuthorityKind, status: AuthorityStatus) -> Option<&Authority> {
-    journal.authorities.iter().rfind(|one| one.kind == kind && one.status == status)
 }
 
 /// Thresholds count from when it was prepared, not from the backdated start of a certificate.
@@ -247,12 +246,29 @@ mod tests {
     }
 
     #[test]
-    fn a_tainted_successor_is_replaced_rather_than_activated() {
-        let mut tainted = x509("b", AuthorityStatus::Prepared, 12, 36);
+    fn a_successor_that_was_tainted_passed_over_or_left_to_age_is_replaced_and_not_activated() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let mut tainted = x509("b", Old, 12, 36);
         tainted.tainted = true;
-        let journal = journal(vec![x509("a", AuthorityStatus::Active, 0, 24), tainted]);
         let policy = AuthorityPolicy::default();
-        let step = plan(&journal, &policy, hours(21), &|_| Evidence::Complete);
+        for (what, x509, now) in [
+            ("tainted", vec![x509("a", Active, 0, 24), tainted], hours(21)),
+            ("passed over", vec![x509("b", Prepared, 1, 25), x509("c", Active, 2, 26)], hours(24)),
+            ("old itself", vec![x509("a", Active, 0, 24), x509("b", Prepared, 1, 25)], hours(21)),
+        ] {
+            let step = plan(&journal(x509), &policy, now, &|_| Evidence::Complete);
+            assert_eq!(step, Some(Step::Prepare(AuthorityKind::X509)), "{what}");
+        }
+        let aged = vec![x509("a", Active, 0, 24), x509("b", Prepared, 1, 25)];
+        assert_eq!(plan(&journal(aged), &policy, hours(11), &|_| Evidence::Complete), None);
+    }
+
+    #[test]
+    fn a_revoked_authority_takes_no_place() {
+        use AuthorityStatus::{Active, Old, Revoked};
+        let x509 = vec![x509("a", Old, 0, 24), x509("b", Revoked, 0, 24), x509("c", Active, 0, 24)];
+        let step =
+            plan(&journal(x509), &AuthorityPolicy::default(), hours(13), &|_| Evidence::Complete);
         assert_eq!(step, Some(Step::Prepare(AuthorityKind::X509)));
     }
 

@@ -51,9 +51,6 @@ pub enum RotateError {
     /// The authority could not be made.
     #[error("make authority")]
     Mint(#[from] MintError),
-    /// The thread that made it was cancelled.
-    #[error("process is shutting down")]
-    ShuttingDown,
     /// The command's fate is unknown, or this is no longer the leader.
     #[error("propose rotation step")]
     Propose(#[from] ProposeError),
@@ -122,10 +119,7 @@ impl Rotator {
 
     async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Authority, RotateError> {
         let cluster = self.views.cluster().ok_or(RotateError::NotFormed)?;
-        let minter = self.minter.clone();
-        let mint = move || minter.mint(kind, cluster.cluster_id, now);
-        let minted = tokio::task::spawn_blocking(mint).await;
-        Ok(minted.map_err(|_cancelled| RotateError::ShuttingDown)??)
+        Ok(self.minter.mint_in_background(kind, cluster.cluster_id, now).await?)
     }
 
     async fn follow(&self, revision: Revision) -> Result<(), RotateError> {

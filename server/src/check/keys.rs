@@ -8,9 +8,9 @@ use aws_lc_rs::signature::{
 };
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_spiffe_core::KeyType;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::signer::Signer;
-use steeple_spiffe_core::{AuthorityStatus, KeyType};
 
 use crate::keys::KeyRing;
 
@@ -34,7 +34,7 @@ pub(super) fn test_signatures(
 ) -> Vec<Tested> {
     let mut ring = KeyRing::new(Arc::clone(keys));
     let opened = ring.follow(cluster_id, journal).map_err(|error| error.to_string());
-    let may_sign = |one: &&Authority| one.status != AuthorityStatus::Old;
+    let may_sign = |one: &&Authority| one.status.may_sign();
     let tested = journal.authorities.iter().filter(may_sign).map(|authority| {
         let kind = match authority.kind {
             AuthorityKind::X509 => "x509",

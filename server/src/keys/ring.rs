@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_spiffe_core::AuthorityId;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::signer::{LocalSigner, Signer};
 use steeple_spiffe_core::svid::x509::certificate_facts;
-use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 
 use super::sealed::{OpenKeyError, SealContext, open_key};
 
@@ -34,7 +34,7 @@ impl KeyRing {
     /// Follows the journal. Every key that can be opened is, even when another cannot; the error is
     /// that of the first which cannot.
     pub fn follow(&mut self, cluster_id: ClusterId, journal: &Journal) -> Result<(), OpenKeyError> {
-        let may_sign = |one: &&Authority| one.status != AuthorityStatus::Old;
+        let may_sign = |one: &&Authority| one.status.may_sign();
         let wanted: BTreeMap<Name, &Authority> = journal
             .authorities
             .iter()

@@ -1,7 +1,9 @@
 //! `spire.api.server.bundle.v1.Bundle`: what verifiers trust.
 //!
-//! The own bundle is served from the local view without a barrier, cut off or not: an old bundle only
-//! ever verifies less. What is written is checked and proposed in [`super::bundle_write`].
+//! The own bundle is served by a confirmed read where one is to be had, so that an authority is in no
+//! answer after its revocation was acknowledged anywhere; a replica that is cut off serves what it has. What is written is checked and proposed in [`super::bundle_write`].
+
+use std::time::Duration;
 
 use steeple_api::convert::{ConvertError, bundle as convert, id};
 use steeple_api::pb;
@@ -13,7 +15,7 @@ use tonic::{Request, Response, Status};
 use super::bundle_write;
 use super::context::Context;
 use super::paging::Page;
-use crate::gate::Call;
+use crate::gate::{Basis, Call};
 use crate::status::Failure;
 
 /// The service.
@@ -48,6 +50,15 @@ impl rpc::bundle_server::Bundle for BundleService {
         let call = Call::of(&request)?;
         let mask = request.into_inner().output_mask;
         let trust_domain = self.context.trust_domain();
+        match self.context.gate.reads.for_issuance(call.deadline()).await {
+            Ok(Basis::Confirmed(revision)) => call.notes.reflects(revision),
+            Ok(Basis::Stale { age }) => call.notes.stale(age),
+            // An old bundle is better than none; one that was never confirmed is of any age.
+            Err(_unavailable) => {
+                let age = self.context.gate.reads.confirmed_age();
+                call.notes.stale(age.unwrap_or(Duration::MAX));
+            }
+        }
         let mut found = self.context.views().bundle(trust_domain);
         if found.is_none() {
             // "No bundle" is said only after a confirmed read.

@@ -346,6 +346,7 @@ fn authority(authority: &Authority) -> rpc::Authority {
         AuthorityStatus::Prepared => Status::Prepared,
         AuthorityStatus::Active => Status::Active,
         AuthorityStatus::Old => Status::Old,
+        AuthorityStatus::Revoked => Status::Revoked,
     };
     rpc::Authority {
         kind: kind.into(),

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attest::Attestors;
-use crate::authority::Issuer;
+use crate::authority::{Issuer, Minter};
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Call, Gate};
 use crate::snapshots::Schedule;
@@ -22,6 +22,8 @@ pub struct Context {
     pub gate: Gate,
     /// Signs.
     pub issuer: Issuer,
+    /// Makes authorities, for operators who ask for them.
+    pub minter: Minter,
     /// Verifies nodes.
     pub attestors: Arc<Attestors>,
     /// Holds back.

@@ -194,6 +194,12 @@ impl Views {
         Arc::clone(&self.read().journal)
     }
 
+    /// The journal together with the bundle of the own trust domain, both of one revision.
+    pub fn trust(&self, own: &TrustDomain) -> (Arc<Journal>, Option<Arc<Bundle>>) {
+        let model = self.read();
+        (Arc::clone(&model.journal), model.bundle(own).cloned())
+    }
+
     fn empty() -> Self {
         let (revision, _) = watch::channel(Revision::default());
         Self { shared: Arc::new(Shared { model: RwLock::default(), revision }) }

@@ -19,8 +19,8 @@ use crate::config::{AttestorConfig, Config, settings_hash};
 use crate::gate::Reads;
 use crate::gate::staleness::Limits;
 use crate::service::{
-    AgentService, BundleService, ClusterService, Context, EntryService, HealthService, SvidService,
-    TrustDomainService,
+    AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
+    LocalAuthorityService, SvidService, TrustDomainService,
 };
 use crate::view::Views;
 
@@ -189,6 +189,7 @@ pub(super) fn routes(context: &Context, cluster_name: &str, check: CheckParts) -
     use pb::server::agent::v1::agent_server::AgentServer;
     use pb::server::bundle::v1::bundle_server::BundleServer;
     use pb::server::entry::v1::entry_server::EntryServer;
+    use pb::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
     use pb::server::svid::v1::svid_server::SvidServer;
     use pb::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 
@@ -198,6 +199,7 @@ pub(super) fn routes(context: &Context, cluster_name: &str, check: CheckParts) -
         .add_service(EntryServer::new(EntryService::new(context.clone())))
         .add_service(SvidServer::new(SvidService::new(context.clone())))
         .add_service(TrustDomainServer::new(TrustDomainService::new(context.clone())))
+        .add_service(LocalAuthorityServer::new(LocalAuthorityService::new(context.clone())))
         .add_service(ClusterServer::new(cluster))
         .add_service(UpdatesServer::new(crate::service::UpdatesService::new(context.clone())));
     let socket = api

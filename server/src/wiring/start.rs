@@ -173,6 +173,12 @@ impl Start {
         let context = Context {
             gate: self.gate(handle.clone(), views.clone(), reads.clone()),
             issuer: issuer.clone(),
+            minter: Minter {
+                trust_domain: self.config.server.trust_domain.clone(),
+                policy,
+                keys: Arc::clone(&keys),
+                random: Arc::clone(&self.world.random),
+            },
             attestors: Arc::new(attestors),
             limits: Arc::new(RateLimits::new(
                 self.config.server.limit_attestation,
@@ -182,11 +188,10 @@ impl Start {
             schedule: self.schedule(&handle, &reads),
             stop: self.stages.stop.clone(),
         };
-        let check_keys = Arc::clone(&keys);
         let duties = Duties {
             handle: handle.clone(),
             views,
-            rotator: self.rotator(&context, policy, keys),
+            rotator: self.rotator(&context),
             agent_pruning: self.config.server.agent_pruning,
             schedule: context.schedule.clone(),
         };
@@ -203,7 +208,7 @@ impl Start {
         let check = CheckParts {
             data_dir: self.config.server.data_dir.clone(),
             peers: self.config.cluster.peers.clone(),
-            keys: check_keys,
+            keys,
         };
         self.spawn_listeners(context, open, socket, check);
         Ok(())
@@ -250,21 +255,11 @@ impl Start {
         Some(Schedule::new(config, cluster.name.clone(), store, reads, clock))
     }
 
-    fn rotator(
-        &self,
-        context: &Context,
-        policy: Arc<crate::authority::AuthorityPolicy>,
-        keys: Arc<ClusterKeys>,
-    ) -> Rotator {
+    fn rotator(&self, context: &Context) -> Rotator {
         Rotator {
             handle: context.gate.store.clone(),
             views: context.gate.views.clone(),
-            minter: Minter {
-                trust_domain: self.config.server.trust_domain.clone(),
-                policy,
-                keys,
-                random: Arc::clone(&self.world.random),
-            },
+            minter: context.minter.clone(),
             clock: Arc::clone(&self.world.clock),
             max_staleness: self.config.cluster.max_staleness,
         }

@@ -19,6 +19,7 @@ const AGENT: &str = "/spire.api.server.agent.v1.Agent";
 const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle";
 const ENTRY: &str = "/spire.api.server.entry.v1.Entry";
 const SVID: &str = "/spire.api.server.svid.v1.SVID";
+const AUTHORITY: &str = "/spire.api.server.localauthority.v1.LocalAuthority";
 const TRUST_DOMAIN: &str = "/spire.api.server.trustdomain.v1.TrustDomain";
 const HEALTH: &str = "/grpc.health.v1.Health";
 
@@ -527,7 +528,7 @@ fn attest_rows() -> Vec<Row> {
 }
 
 /// Methods with those who may call them: socket, agent, anyone.
-const CALLERS: [(&str, &[&str], [bool; 3]); 9] = [
+const CALLERS: [(&str, &[&str], [bool; 3]); 10] = [
     (
         AGENT,
         &["CountAgents", "ListAgents", "GetAgent", "DeleteAgent", "BanAgent", "CreateJoinToken"],
@@ -575,6 +576,29 @@ const CALLERS: [(&str, &[&str], [bool; 3]); 9] = [
         [true, false, false],
     ),
     (SVID, &["MintX509SVID", "MintJWTSVID", "MintWITSVID"], [true, false, false]),
+    (
+        AUTHORITY,
+        &[
+            "GetJWTAuthorityState",
+            "PrepareJWTAuthority",
+            "ActivateJWTAuthority",
+            "TaintJWTAuthority",
+            "RevokeJWTAuthority",
+            "GetX509AuthorityState",
+            "PrepareX509Authority",
+            "ActivateX509Authority",
+            "TaintX509Authority",
+            "TaintX509UpstreamAuthority",
+            "RevokeX509Authority",
+            "RevokeX509UpstreamAuthority",
+            "GetWITAuthorityState",
+            "PrepareWITAuthority",
+            "ActivateWITAuthority",
+            "TaintWITAuthority",
+            "RevokeWITAuthority",
+        ],
+        [true, false, false],
+    ),
 ];
 
 fn denied(caller: usize) -> Vec<Row> {
@@ -787,6 +811,56 @@ async fn bad_bundles(socket: &Channel, wrong: &mut Vec<String>) {
     }
 }
 
+/// Steps with authorities that are not there. Those with authorities that are have a test of their own.
+fn authority_rows() -> Vec<Row> {
+    use pb::server::localauthority::v1::*;
+
+    let bad = Code::InvalidArgument;
+    // All three steps have the same request.
+    let named = |id: &str| TaintX509AuthorityRequest { authority_id: id.to_owned() };
+    let (none, unexpected) = ("no authority ID provided", "unexpected authority ID");
+    let mut rows = Vec::new();
+    for kind in ["JWT", "X509"] {
+        let method = |verb: &str| -> &'static str {
+            match (verb, kind) {
+                ("activate", "JWT") => "ActivateJWTAuthority",
+                ("activate", _) => "ActivateX509Authority",
+                ("taint", "JWT") => "TaintJWTAuthority",
+                ("taint", _) => "TaintX509Authority",
+                (_, "JWT") => "RevokeJWTAuthority",
+                (_, _) => "RevokeX509Authority",
+            }
+        };
+        let unknown = match kind {
+            "JWT" => "invalid authority ID: no JWT authority found with provided authority ID",
+            _ => "invalid authority ID: only Old local authority can be revoked",
+        };
+        for verb in ["activate", "taint"] {
+            rows.push(row(AUTHORITY, method(verb), &named(""), bad, none));
+            rows.push(row(AUTHORITY, method(verb), &named("none"), bad, unexpected));
+        }
+        let text = "invalid authority ID: no authority ID provided";
+        rows.push(row(AUTHORITY, method("revoke"), &named(""), bad, text));
+        rows.push(row(AUTHORITY, method("revoke"), &named("none"), bad, unknown));
+    }
+    let upstream = TaintX509UpstreamAuthorityRequest { subject_key_id: "abcd".to_owned() };
+    for method in ["TaintX509UpstreamAuthority", "RevokeX509UpstreamAuthority"] {
+        let text = "upstream authority is not configured";
+        rows.push(row(AUTHORITY, method, &upstream, Code::FailedPrecondition, text));
+    }
+    for method in [
+        "GetWITAuthorityState",
+        "PrepareWITAuthority",
+        "ActivateWITAuthority",
+        "TaintWITAuthority",
+        "RevokeWITAuthority",
+    ] {
+        let text = "WIT-SVID functionality is not yet implemented";
+        rows.push(row(AUTHORITY, method, &(), Code::Unimplemented, text));
+    }
+    rows
+}
+
 /// Calls of relationships with other trust domains that fail as a whole.
 fn relationship_rows() -> Vec<Row> {
     use pb::server::trustdomain::v1::*;
@@ -964,6 +1038,7 @@ async fn bad_calls_of_every_caller_get_spires_codes_and_texts_and_change_nothing
         entry_rows(),
         bundle_rows(),
         relationship_rows(),
+        authority_rows(),
         mint_rows(),
         health_rows(),
         denied(0),

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod authorities;
 mod backup;
 mod bad_calls;
 mod bad_start;
@@ -17,6 +18,7 @@ mod membership;
 mod power_cut;
 mod registry;
 mod relationships;
+mod rotation;
 mod self_checks;
 mod stopping;
 mod tokens;

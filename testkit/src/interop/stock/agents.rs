@@ -127,6 +127,22 @@ impl StockAgent {
         Ok(Self { folder: folder.to_owned(), binaries: binaries.to_owned(), process })
     }
 
+    /// Its Workload API.
+    pub(super) async fn client(&self) -> Result<WorkloadApiClient> {
+        let endpoint = format!("unix:{}", self.folder.join("api.sock").display());
+        Ok(WorkloadApiClient::connect_to(&endpoint).await?)
+    }
+
+    /// Whether its process runs.
+    pub(super) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// The end of its log.
+    pub(super) fn log_tail(&self, lines: usize) -> String {
+        self.process.log_tail(lines)
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.process.log()).unwrap_or_default()
     }
@@ -162,11 +178,9 @@ impl StockAgent {
 
     /// Waits until it serves the identity.
     pub(super) async fn serves(&mut self, id: &str, within: Duration) -> Result<()> {
-        let endpoint = format!("unix:{}", self.folder.join("api.sock").display());
         let outcome = wait_for("the stock agent to serve the identity", within, async || {
             ensure!(self.process.is_running(), "the stock agent ended");
-            let client = WorkloadApiClient::connect_to(&endpoint).await?;
-            let svids = client.fetch_all_x509_svids().await?;
+            let svids = self.client().await?.fetch_all_x509_svids().await?;
             let ids: Vec<String> = svids.iter().map(|svid| svid.spiffe_id().to_string()).collect();
             ensure!(ids.iter().any(|one| one == id), "it serves {ids:?}");
             Ok(())

@@ -1,12 +1,14 @@
 //! Stock SPIRE programs in our place and beside us: their agents on our cluster, their server under
 //! our agent, and both command lines on both servers.
 //!
-//! Owns the order of the lane; `agents` the stock agents, `restore` the drill with them, `server` the
+//! Owns the order of the lane; `agents` the stock agents, `authorities` a forced rotation above them,
+//! `restore` the drill with them, `server` the
 //! stock server, `answers` the comparison of the command lines. Written from the specification; the
 //! programs come from outside.
 
 mod agents;
 mod answers;
+mod authorities;
 mod restore;
 mod server;
 
@@ -49,6 +51,9 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
     println!("both stock agents attested and serve");
     answers::compare(binaries, &cluster.member(0)?.socket()).context("on our server")?;
     println!("both command lines say the same on our server");
+
+    authorities::replace(&cluster, &mut agents).await.context("a forced rotation")?;
+    println!("both stock agents replaced what a tainted authority signed, and live without it");
 
     let victim = lose_its_replica(&mut cluster, &mut agents).await?;
     println!("an entry and both renewals went on when replica {victim} was killed");

@@ -1,0 +1,80 @@
+//! Commands about authorities, both ways.
+
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
+
+use crate::codec::{CodecError, authority_from_pb, authority_to_pb, kind_from_pb, kind_to_pb};
+use crate::command::Command;
+use crate::pb;
+
+pub(super) fn prepare_authority_to_pb(
+    expected_journal: u64,
+    authority: &Authority,
+) -> pb::store::PrepareAuthority {
+    let authority = Some(authority_to_pb(authority));
+    pb::store::PrepareAuthority { expected_journal, authority }
+}
+
+pub(super) fn prepare_authority_from_pb(
+    prepare: pb::store::PrepareAuthority,
+) -> Result<Command, CodecError> {
+    let authority = prepare.authority.ok_or_else(|| CodecError::missing("authority"))?;
+    let authority = Box::new(authority_from_pb(authority)?);
+    Ok(Command::PrepareAuthority { expected_journal: prepare.expected_journal, authority })
+}
+
+pub(super) fn activate_authority_to_pb(
+    expected_journal: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+) -> pb::store::ActivateAuthority {
+    let (kind, id) = (kind_to_pb(kind), id.as_str().to_owned());
+    pb::store::ActivateAuthority { expected_journal, kind, id }
+}
+
+pub(super) fn activate_authority_from_pb(
+    activate: pb::store::ActivateAuthority,
+) -> Result<Command, CodecError> {
+    let (kind, id) = (kind_from_pb(activate.kind)?, AuthorityId::new(activate.id));
+    Ok(Command::ActivateAuthority { expected_journal: activate.expected_journal, kind, id })
+}
+
+pub(super) fn authority_step_to_pb(
+    expected_journal: u64,
+    kind: AuthorityKind,
+    id: &AuthorityId,
+) -> pb::store::AuthorityStep {
+    let (kind, id) = (kind_to_pb(kind), id.as_str().to_owned());
+    pb::store::AuthorityStep { expected_journal, kind, id }
+}
+
+pub(super) fn authority_step_from_pb(
+    step: pb::store::AuthorityStep,
+) -> Result<(u64, AuthorityKind, AuthorityId), CodecError> {
+    Ok((step.expected_journal, kind_from_pb(step.kind)?, AuthorityId::new(step.id)))
+}
+
+pub(super) fn prune_authorities_to_pb(
+    expected_journal: u64,
+    ids: &[(AuthorityKind, AuthorityId)],
+) -> pb::store::PruneAuthorities {
+    let reference = |(kind, id): &(AuthorityKind, AuthorityId)| pb::store::AuthorityRef {
+        kind: kind_to_pb(*kind),
+        id: id.as_str().to_owned(),
+    };
+    pb::store::PruneAuthorities {
+        expected_journal,
+        authorities: ids.iter().map(reference).collect(),
+    }
+}
+
+pub(super) fn prune_authorities_from_pb(
+    prune: pb::store::PruneAuthorities,
+) -> Result<Command, CodecError> {
+    let reference = |reference: pb::store::AuthorityRef| {
+        Ok((kind_from_pb(reference.kind)?, AuthorityId::new(reference.id)))
+    };
+    Ok(Command::PruneAuthorities {
+        expected_journal: prune.expected_journal,
+        ids: prune.authorities.into_iter().map(reference).collect::<Result<_, CodecError>>()?,
+    })
+}
