@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::dice::Dice;
+use steeple_spiffe_core::dice::Dice;
 
 /// What is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use crate::agents::judge::Figures;
 use crate::issuers::Issued;
 use crate::report::Line;
-use crate::slice::say;
+use steeple_checker::results::say;
 
 /// Prints the table of result files. True if no call failed, and there were any.
 pub(crate) fn print(files: &[String]) -> Result<bool> {

@@ -9,11 +9,11 @@ use steeple_testkit::client::http_ok;
 use steeple_testkit::process::wait_for;
 use tonic::transport::Channel;
 
-use crate::dice::Dice;
 use crate::nemesis::{Stage, TOGETHER_MAX, one_of};
 use crate::options::Nemesis;
 use crate::plan::Planned;
 use crate::releases;
+use steeple_spiffe_core::dice::Dice;
 
 type Commands = cluster::cluster_client::ClusterClient<Channel>;
 

@@ -7,10 +7,10 @@ use steeple_api::pb::cluster::v1::this_member::State;
 use tokio::time::Instant;
 
 use crate::damage::Damage;
-use crate::dice::Dice;
 use crate::nemesis::{Stage, TOGETHER_MAX, one_of};
 use crate::options::Nemesis;
 use crate::plan::Planned;
+use steeple_spiffe_core::dice::Dice;
 
 /// How long a damaged member may take to end.
 const REFUSE_MAX: Duration = Duration::from_secs(20);
