@@ -9,7 +9,7 @@
 pub(crate) enum Mutant {
     /// Appends and votes are answered without a sync.
     SyncSkipped,
-    /// Appends and votes are answered before they are synced.
+    /// Appends and votes are answered before they are synced, sixteen batches at once.
     AckBeforeSync,
     /// A vote is answered without being written.
     VoteNotPersisted,

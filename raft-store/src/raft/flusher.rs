@@ -121,15 +121,23 @@ impl Drop for SyncThread {
     }
 }
 
+/// With the deliberate bug, so many batches are synced at once, after they were answered.
+const ACKS_BEFORE_SYNC: u64 = 16;
+
 fn run(disk: &dyn LogDisk, syncs: &SyncWatch, queue: &Receiver<Waiter>) {
     let mut batch = Vec::new();
+    let mut answered = 0_u64;
     while let Ok(first) = queue.recv() {
         batch.push(first);
         batch.extend(queue.try_iter());
-        syncs.begin();
         if mutants::on(Mutant::AckBeforeSync) {
             answer_all(&mut batch, &Ok(()));
+            answered += 1;
+            if !answered.is_multiple_of(ACKS_BEFORE_SYNC) {
+                continue;
+            }
         }
+        syncs.begin();
         let result = match mutants::on(Mutant::SyncSkipped) {
             true => Ok(()),
             false => disk.sync(),
