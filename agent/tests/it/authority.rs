@@ -98,6 +98,7 @@ impl Authority {
             spiffe_id: id,
             dns_names: &[],
             subject: LeafSubject::Default,
+            unique_id: false,
             public_key_spki: spki,
             serial: serial(),
             not_before,

@@ -38,6 +38,7 @@ impl Ca {
             spiffe_id: &SpiffeId::parse(id).expect("a SPIFFE id"),
             dns_names: &[],
             subject: LeafSubject::Default,
+            unique_id: false,
             public_key_spki: signer.public_key_spki(),
             serial: [2; 16],
             not_before: at(-10),

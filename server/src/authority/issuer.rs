@@ -287,6 +287,8 @@ impl Issuer {
             spiffe_id: &params.spiffe_id,
             dns_names: &params.dns_names,
             subject,
+            // Agents and servers have none.
+            unique_id: inner.policy.unique_ids && !params.spiffe_id.is_reserved(),
             public_key_spki: &params.public_key_spki,
             serial,
             not_before: now.minus(BACKDATE).floor_to_second(),
@@ -588,11 +590,17 @@ mod tests {
 
         /// `seals` is what new authorities are sealed with, `opens` what the issuer holds.
         fn with_keys(seals: Arc<ClusterKeys>, opens: Arc<ClusterKeys>) -> Self {
+            let jwt_issuer = Some("https://issuer".to_owned());
+            Self::with_policy(seals, opens, AuthorityPolicy { jwt_issuer, ..Default::default() })
+        }
+
+        fn with_policy(
+            seals: Arc<ClusterKeys>,
+            opens: Arc<ClusterKeys>,
+            policy: AuthorityPolicy,
+        ) -> Self {
             let trust_domain = TrustDomain::parse("example.org").unwrap();
-            let policy = Arc::new(AuthorityPolicy {
-                jwt_issuer: Some("https://issuer".to_owned()),
-                ..AuthorityPolicy::default()
-            });
+            let policy = Arc::new(policy);
             let clock = Arc::new(FixedClock::new(START));
             let random: Arc<dyn Random> = Arc::new(SeededRandom::new(2));
             let cluster = ClusterState {
@@ -664,14 +672,18 @@ mod tests {
 
         /// A bench whose both authorities are active and published.
         fn ready() -> Self {
-            let mut bench = Self::new();
+            Self::new().activated()
+        }
+
+        fn activated(mut self) -> Self {
+            let bench = &mut self;
             for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
                 let at = bench.add(kind, AuthorityStatus::Active);
                 bench.publish(at);
             }
             bench.commit();
             assert!(bench.issuer.ready());
-            bench
+            self
         }
 
         fn sign_x509(&self, ttl: Duration) -> Result<IssuedX509, IssueError> {
@@ -692,6 +704,32 @@ mod tests {
                 ttl,
                 jwt_id: None,
             })
+        }
+    }
+
+    #[test]
+    fn unique_ids_are_for_workloads_alone() {
+        let random = SeededRandom::new(1);
+        let keys = Arc::new(ClusterKeys::generate(&random).unwrap().0);
+        let policy = AuthorityPolicy { unique_ids: true, ..Default::default() };
+        let bench = Bench::with_policy(Arc::clone(&keys), keys, policy).activated();
+        let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        for (spiffe_id, expected) in [
+            (workload(), true),
+            (SpiffeId::server(trust_domain.clone()), false),
+            (SpiffeId::agent(trust_domain, "x").unwrap(), false),
+        ] {
+            let signed = bench.issuer.sign_x509(X509Params {
+                spiffe_id: spiffe_id.clone(),
+                dns_names: Vec::new(),
+                subject: None,
+                public_key_spki: signer.public_key_spki().to_vec(),
+                ttl: Duration::ZERO,
+            });
+            // The attribute type 2.5.4.45 in DER.
+            let found = signed.unwrap().chain_der[0].windows(5).any(|it| it == [6, 3, 0x55, 4, 45]);
+            assert_eq!(found, expected, "{spiffe_id}");
         }
     }
 

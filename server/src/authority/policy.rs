@@ -41,6 +41,8 @@ pub struct AuthorityPolicy {
     pub agent_ttl: Duration,
     /// The `iss` claim of JWT-SVIDs, if any.
     pub jwt_issuer: Option<String>,
+    /// Whether subjects of workloads' X.509-SVIDs name the SPIFFE id (`CredentialComposer "uniqueid"`).
+    pub unique_ids: bool,
     /// Subject of X.509 authorities; `None` is SPIRE's default.
     pub ca_subject: Option<CaSubject>,
 }
@@ -56,6 +58,7 @@ impl Default for AuthorityPolicy {
             default_jwt_svid_ttl: Duration::from_secs(5 * 60),
             agent_ttl: Duration::from_secs(3600),
             jwt_issuer: None,
+            unique_ids: false,
             ca_subject: None,
         }
     }

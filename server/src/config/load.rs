@@ -99,11 +99,12 @@ pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
     let section = file.section("server")?;
     let section =
         section.ok_or_else(|| ConfigError::Missing("server section must be configured".into()))?;
-    let server = server::read(&section, flags, &mut notices, &mut unknown)?;
+    let mut server = server::read(&section, flags, &mut notices, &mut unknown)?;
     let plugins = file.section("plugins")?;
     let plugins =
         plugins.ok_or_else(|| ConfigError::Missing("plugins section must be configured".into()))?;
     let plugins = plugins::read(&plugins, &mut notices)?;
+    server.authority.unique_ids = plugins.unique_ids;
     let cluster = cluster::read(file.section("cluster")?, &server, flags, &mut unknown)?;
     let health = telemetry::read_health(file.section("health_checks")?, &mut unknown)?;
     let telemetry = telemetry::read(file.section("telemetry")?, &mut notices, &mut unknown)?;

@@ -219,6 +219,14 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
         ),
         (plugin("DataStore \"sql\" { plugin_data {} }"), "database_type must be set"),
         (plugin("KeyManager \"aws_kms\" {}"), "external signers are not supported yet"),
+        (
+            plugin("CredentialComposer \"uniqueid\" { plugin_data { a = 1 } }"),
+            "it has no settings: drop what is in plugin_data",
+        ),
+        (
+            plugin("CredentialComposer \"nope\" {}"),
+            "no built-in plugin \"nope\" for type \"CredentialComposer\"",
+        ),
         (plugin("KeyManager \"nope\" {}"), "no built-in plugin \"nope\" for type \"KeyManager\""),
         (plugin("NodeAttestor \"k8s_psat\" {}"), "join_token and x509pop"),
         (
@@ -303,4 +311,16 @@ fn metrics_that_only_this_host_can_read_are_not_warned_of() {
         let is_notice = config.notices.iter().any(|n| n.text.contains("beyond this host"));
         assert_eq!(is_notice, warned, "{host}: {:?}", config.notices);
     }
+}
+
+#[test]
+fn the_composer_of_unique_ids_is_a_setting_that_members_must_share() {
+    let without = good(&file("", "", ""));
+    let off = good(&file("", "CredentialComposer \"uniqueid\" { enabled = false }", ""));
+    let with = good(&file("", "CredentialComposer \"uniqueid\" { plugin_data {} }", ""));
+    assert!(with.server.authority.unique_ids);
+    assert!(!without.server.authority.unique_ids && !off.server.authority.unique_ids);
+    let hash = super::super::settings_hash;
+    assert_eq!(hash(&without), hash(&off));
+    assert_ne!(hash(&without), hash(&with));
 }

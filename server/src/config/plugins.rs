@@ -20,6 +20,8 @@ use crate::attest::X509PopSettings;
 pub struct PluginsConfig {
     /// The node attestors, in the order of the file.
     pub attestors: Vec<AttestorConfig>,
+    /// Whether there is `CredentialComposer "uniqueid"`.
+    pub unique_ids: bool,
 }
 
 /// One node attestor.
@@ -84,7 +86,11 @@ pub(super) fn read(
             "DataStore" => data_store(&plugin, notices)?,
             "KeyManager" => key_manager(&plugin, notices)?,
             "NodeAttestor" => config.attestors.push(node_attestor(&plugin)?),
-            "UpstreamAuthority" | "UpstreamCA" | "CredentialComposer" => {
+            "CredentialComposer" => {
+                credential_composer(&plugin)?;
+                config.unique_ids = true;
+            }
+            "UpstreamAuthority" | "UpstreamCA" => {
                 return Err(plugin.refuse(
                     "not supported by this version, and certificates would differ without it; drop the block to let the cluster be its own root",
                 ));
@@ -215,6 +221,16 @@ fn key_manager(plugin: &Plugin<'_>, notices: &mut Vec<Notice>) -> Result<(), Con
         name if CLOUD_KEY_MANAGERS.contains(&name) => Err(plugin.refuse(
             "external signers are not supported yet; drop the block: keys are then sealed in the replicated registry",
         )),
+        _ => Err(plugin.no_such()),
+    }
+}
+
+fn credential_composer(plugin: &Plugin<'_>) -> Result<(), ConfigError> {
+    match plugin.name.as_str() {
+        "uniqueid" if !plugin.data()?.block().is_empty() => {
+            Err(plugin.refuse("it has no settings: drop what is in plugin_data"))
+        }
+        "uniqueid" => Ok(()),
         _ => Err(plugin.no_such()),
     }
 }

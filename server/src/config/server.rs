@@ -235,6 +235,8 @@ fn authority(
         default_jwt_svid_ttl: set("default_jwt_svid_ttl")?.unwrap_or(defaults.default_jwt_svid_ttl),
         agent_ttl: set("agent_ttl")?.unwrap_or(default_x509_svid_ttl),
         jwt_issuer: section.string("jwt_issuer")?,
+        // Said by a plugin.
+        unique_ids: false,
         ca_subject: ca_subject(section, notices, unknown)?,
     })
 }

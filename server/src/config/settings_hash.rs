@@ -53,7 +53,9 @@ fn lines(config: &Config) -> String {
         ("renew_only_delay", ms(cluster.renew_only_delay)),
         ("heartbeat_interval", ms(cluster.heartbeat_interval)),
     ];
-    pairs.iter().map(|(key, value)| format!("{key}={value}\n")).collect()
+    // A build that knows no composer says the same of the same settings.
+    let composer = authority.unique_ids.then(|| ("unique_ids", "true".to_owned()));
+    pairs.iter().chain(composer.iter()).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
 #[cfg(test)]

@@ -89,6 +89,40 @@ fn leaf_has_spires_profile() {
 }
 
 #[test]
+fn a_unique_id_is_the_last_attribute_and_the_one_that_spire_computes() {
+    let ca = Ca::new(KeyType::EcP256, 7);
+    let (leaf_key, _) = key(KeyType::EcP256);
+    let workload = id("/web");
+    // Both subjects are recorded from SPIRE 1.15.3 with its composer "uniqueid".
+    for (dns_names, common_name) in
+        [(vec![], ""), (vec!["db.example.org".to_owned()], "db.example.org")]
+    {
+        let mut template = template_of(&workload, leaf_key.public_key_spki(), &dns_names);
+        template.unique_id = true;
+        let der = sign_leaf(&ca.issuer, &ca.signer, &template).unwrap();
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        let attributes: Vec<(String, u32, &str)> = parsed
+            .subject()
+            .iter_attributes()
+            .map(|one| {
+                let value = one.attr_value();
+                (one.attr_type().to_string(), value.header.tag().0, one.as_str().unwrap())
+            })
+            .collect();
+        // 19 is a PrintableString.
+        let mut expected = vec![
+            ("2.5.4.6".to_owned(), 19, "US"),
+            ("2.5.4.10".to_owned(), 19, "SPIRE"),
+            ("2.5.4.45".to_owned(), 19, "5435ad736577b1c6010684ba059e1171"),
+        ];
+        if !common_name.is_empty() {
+            expected.insert(2, ("2.5.4.3".to_owned(), 19, common_name));
+        }
+        assert_eq!(attributes, expected);
+    }
+}
+
+#[test]
 fn self_signed_ca_has_spires_profile() {
     let ca = Ca::new(KeyType::EcP384, 1);
     assert_eq!(names(&ca.certificate_der).0, "C=US, O=SPIFFE, serialNumber=1");

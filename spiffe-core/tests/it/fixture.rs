@@ -81,6 +81,7 @@ pub(crate) fn template_of<'a>(
         spiffe_id,
         dns_names,
         subject: LeafSubject::Default,
+        unique_id: false,
         public_key_spki,
         serial: [0x8f; 16],
         not_before: now().minus(seconds(10)),

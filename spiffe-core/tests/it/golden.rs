@@ -75,6 +75,7 @@ fn certificates_are_the_bytes_that_go_writes() {
                 spiffe_id: &id("/ns/a/sa/b"),
                 dns_names: &["*.db.example.org".to_owned(), "x".to_owned()],
                 subject: LeafSubject::Default,
+                unique_id: false,
                 public_key_spki: &spki,
                 serial: leaf_serial,
                 not_before: begin,

@@ -22,6 +22,8 @@ enum Attribute {
     PostalCode = 17,
     CommonName = 3,
     SerialNumber = 5,
+    /// Written when a composer adds it; Go drops it where it reads a name.
+    UniqueIdentifier = 45,
 }
 
 /// A distinguished name with the attributes that Go knows.
@@ -36,6 +38,7 @@ pub(super) struct Name {
     pub(super) postal_code: Vec<String>,
     pub(super) common_name: Option<String>,
     pub(super) serial_number: Option<String>,
+    pub(super) unique_identifier: Option<String>,
 }
 
 impl Name {
@@ -77,6 +80,7 @@ impl Name {
             (Attribute::PostalCode, &self.postal_code),
             (Attribute::CommonName, self.common_name.as_slice()),
             (Attribute::SerialNumber, self.serial_number.as_slice()),
+            (Attribute::UniqueIdentifier, self.unique_identifier.as_slice()),
         ];
         let mut relative_names = Vec::new();
         for (attribute, values) in lists {
@@ -99,6 +103,7 @@ impl Name {
             Attribute::PostalCode => self.postal_code.push(value),
             Attribute::CommonName => self.common_name = Some(value),
             Attribute::SerialNumber => self.serial_number = Some(value),
+            Attribute::UniqueIdentifier => self.unique_identifier = Some(value),
         }
     }
 }
@@ -168,8 +173,11 @@ mod tests {
             postal_code: vec!["8000".to_owned()],
             common_name: Some("db.example".to_owned()),
             serial_number: Some("42".to_owned()),
+            unique_identifier: None,
         };
         assert_eq!(Name::parse(&name.encode()).unwrap(), name);
+        let with_id = Name { unique_identifier: Some("ab".to_owned()), ..name.clone() };
+        assert_eq!(Name::parse(&with_id.encode()).unwrap(), name, "Go does not know it");
         assert_eq!(Name::parse(&[0x30, 0]).unwrap(), Name::default());
         assert_eq!(Name::parse(&[0x30, 0, 0]), Err(X509Error::BadName));
     }

@@ -5,6 +5,8 @@
 //! backdated and capped), serials. Issuer name and public key are copied as raw bytes, so that an
 //! upstream CA with an unusual encoding still chains.
 
+use aws_lc_rs::digest;
+
 use super::error::X509Error;
 use super::name::Name;
 use super::parse::certificate_facts;
@@ -96,6 +98,8 @@ pub struct LeafTemplate<'a> {
     pub dns_names: &'a [String],
     /// The subject, before its common name is set.
     pub subject: LeafSubject<'a>,
+    /// Whether the subject also names the SPIFFE id, as SPIRE's composer "uniqueid" has it.
+    pub unique_id: bool,
     /// The certified key as SubjectPublicKeyInfo in DER.
     pub public_key_spki: &'a [u8],
     /// Big-endian serial number; not zero.
@@ -148,6 +152,12 @@ pub fn subject_key_id(spki: &[u8]) -> Result<[u8; 20], X509Error> {
     public_key::key_id(spki).map_err(|_malformed| X509Error::BadPublicKey)
 }
 
+/// The X.500 unique identifier of a SPIFFE id: the first half of its SHA-256, in hex.
+fn unique_id(id: &SpiffeId) -> String {
+    let hash = digest::digest(&digest::SHA256, id.to_string().as_bytes());
+    hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Writes and signs an X.509-SVID; returns the certificate in DER.
 pub fn sign_leaf(
     issuer: &IssuerIdentity,
@@ -163,6 +173,9 @@ pub fn sign_leaf(
     }
     if let Some(first) = template.dns_names.first() {
         subject.common_name = Some(first.clone());
+    }
+    if template.unique_id {
+        subject.unique_identifier = Some(unique_id(template.spiffe_id));
     }
     let subject_key_id = subject_key_id(template.public_key_spki)?;
     let extensions = [
