@@ -1,25 +1,20 @@
 //! What agents and workloads saw in many runs, in one table.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use steeple_checker::results::{self, say};
 
 use crate::agents::judge::Figures;
 use crate::issuers::Issued;
 use crate::report::Line;
-use steeple_checker::results::say;
 
 /// Prints the table of result files. True if no call failed, and there were any.
 pub(crate) fn print(files: &[String]) -> Result<bool> {
     let mut lines = Vec::new();
     for path in files {
-        let file = File::open(path).with_context(|| format!("open {path}"))?;
-        for line in BufReader::new(file).lines() {
-            // A torn line is of a run that was ended as it wrote.
-            lines.extend(serde_json::from_str::<Line>(&line?).ok());
-        }
+        lines.extend(results::read::<Line>(Path::new(path))?);
     }
     say(&table(&lines));
     let with: Vec<&Figures> = with_agents(&lines).map(|line| &line.agents).collect();
