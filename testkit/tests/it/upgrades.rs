@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// The level of the older release, and of this build.
 const OLD: u32 = 2;
-const NEW: u32 = 3;
+const NEW: u32 = 4;
 
 const CREATE: [&str; 8] = [
     "federation",
@@ -85,7 +85,7 @@ async fn a_cluster_goes_up_down_and_up_again_and_the_level_is_raised_once() {
     roll(&mut cluster, None).await;
     all_support(&cluster, OLD, NEW).await;
     let raised = done(&cluster, 0, &["cluster", "upgrade", "finalize"]);
-    assert_eq!(raised, "Feature level raised from 2 to 3.\n");
+    assert_eq!(raised, format!("Feature level raised from {OLD} to {NEW}.\n"));
     let created = done(&cluster, 1, &CREATE);
     assert!(created.contains("Trust domain              : other.test"), "{created}");
 
@@ -96,10 +96,8 @@ async fn a_cluster_goes_up_down_and_up_again_and_the_level_is_raised_once() {
     let ended = cluster.process(1).unwrap().wait(SOON).await.unwrap();
     assert_eq!(ended.code(), Some(1));
     let log = cluster.process(1).unwrap().log_tail(5);
-    assert!(
-        log.contains("the cluster is at feature level 3, this version supports up to 2"),
-        "{log}"
-    );
+    let why = format!("the cluster is at feature level {NEW}, this version supports up to {OLD}");
+    assert!(log.contains(&why), "{log}");
     assert!(log.contains("start the version that the other members run"), "{log}");
     cluster.set_feature_level_max(1, None).unwrap();
     cluster.start_member(1).unwrap();
