@@ -8,8 +8,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, TryFutureExt};
 use openraft::ReadPolicy;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -141,9 +141,18 @@ impl Core {
     /// Confirms with a quorum that this member leads. Also serves other members, for whom the peer
     /// listener asks.
     pub(crate) async fn confirm_as_leader(&self, within: Duration) -> Result<u64, ForwardError> {
-        let confirmed = timeout(within, self.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
-        match confirmed {
-            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+        let asked = self.acks.stamp();
+        let confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        let confirmed = confirmed.and_then(async |linearizer| {
+            let read = linearizer.read_log_id();
+            // At least the first entry of this leader's own term: so this is its term.
+            let term = read.committed_leader_id().term;
+            let voters = || self.metrics().membership_config.get_joint_config().clone();
+            self.acks.quorum(self.member_id, term, asked, voters).await;
+            Ok(read.index())
+        });
+        match timeout(within, confirmed).await {
+            Ok(Ok(index)) => Ok(index),
             Ok(Err(error)) => match error.forward_to_leader() {
                 Some(forward) => {
                     Err(ForwardError::NotLeader { leader: forward.leader_id.map(MemberId) })

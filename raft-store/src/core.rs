@@ -14,6 +14,7 @@ use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::random::Random;
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use crate::acks::Acks;
 use crate::apply::{TableError, read_checkpoints};
 use crate::barrier::Barrier;
 use crate::config::Config;
@@ -49,6 +50,8 @@ pub(crate) struct Core {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    /// Who answers this member as its leader.
+    pub(crate) acks: Arc<Acks>,
     /// How long syncs take.
     pub(crate) syncs: Arc<SyncWatch>,
     /// What the other members said of themselves.
@@ -94,6 +97,7 @@ impl Core {
             raft: parts.raft,
             feed: parts.feed,
             forwarder: parts.forwarder,
+            acks: parts.acks,
             syncs: parts.syncs,
             observations: Observations::default(),
             cluster_clock: ClusterClock::default(),
@@ -329,6 +333,7 @@ pub(crate) struct CoreParts {
     pub(crate) raft: Raft,
     pub(crate) feed: Arc<Feed>,
     pub(crate) forwarder: Arc<dyn Forwarder>,
+    pub(crate) acks: Arc<Acks>,
     pub(crate) syncs: Arc<SyncWatch>,
     pub(crate) fence: Arc<Fence>,
     pub(crate) changes: mpsc::Sender<Requested>,

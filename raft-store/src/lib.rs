@@ -20,6 +20,7 @@ pub mod limits;
 pub mod outcome;
 pub mod status;
 
+mod acks;
 mod apply;
 mod barrier;
 mod cluster;
@@ -69,7 +70,7 @@ pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use level::FEATURE_LEVEL_MAX;
 pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
-pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
+pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};
 pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, Observed};
 pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome};
 pub use seams::{Seams, Storage};

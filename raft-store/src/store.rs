@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::acks::Acks;
 use crate::apply::TableError;
 use crate::cluster::read_set;
 use crate::config::Config;
@@ -77,6 +78,7 @@ impl Store {
         let log = LogStore::open(Arc::clone(&engine.log)).map_err(|e| corrupt(e.into()))?;
         let syncs = log.syncs();
 
+        let acks = Arc::<Acks>::default();
         let network = match config.bind {
             None => None,
             Some(_) => Some(PeerNetwork::open(PeerNetworkParts {
@@ -86,6 +88,7 @@ impl Store {
                 random: Arc::clone(&seams.random),
                 member_id: identity.member_id,
                 cluster_id: identity.cluster_id,
+                acks: Arc::clone(&acks),
             })?),
         };
         let member_id = identity.member_id;
@@ -110,6 +113,7 @@ impl Store {
             raft,
             feed,
             forwarder,
+            acks,
             syncs,
             fence,
             changes,

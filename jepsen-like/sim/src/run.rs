@@ -1,5 +1,6 @@
 //! One run: faults and calls for a number of ticks, then healing, convergence, final calls, verdict.
 
+use std::cell::Ref;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use steeple_spiffe_core::time::{Clock, Timestamp};
 use crate::client::{Call, Client, End};
 use crate::echoes::Echoes;
 use crate::history::Recorder;
-use crate::member::{Answer, Ended, FeedItem};
+use crate::member::{Answer, Ended, FeedItem, Member};
 use crate::nemesis::Nemesis;
 use crate::options::Options;
 use crate::promises::Promises;
@@ -172,9 +173,14 @@ impl Run {
         self.trace.add(self.world.time.ms(), "heal", &());
         self.nemesis.heal(&mut self.world);
         self.converge()?;
-        self.recorder.mark(self.world.time.ms(), "final_phase");
-        self.final_calls()?;
-        self.converge()?;
+        loop {
+            self.recorder.mark(self.world.time.ms(), "final_phase");
+            let whole = self.final_calls()?;
+            self.converge()?;
+            if whole {
+                break;
+            }
+        }
         self.look_at_states()?;
         self.settle_reads()?;
         self.promises.end(&self.reference)?;
@@ -475,8 +481,9 @@ impl Run {
         None
     }
 
-    /// A write and a read through every member.
-    fn final_calls(&mut self) -> Result<(), Stop> {
+    /// A write and a read through every member. False if one of them was removed meanwhile, by a change
+    /// that an operator asked for before the faults ended.
+    fn final_calls(&mut self) -> Result<bool, Stop> {
         for at in self.world.existing() {
             for read in [false, true] {
                 self.calls += 1;
@@ -502,6 +509,11 @@ impl Run {
                         break End::Failed("no answer".to_owned());
                     }
                 };
+                let removed = |m: Ref<'_, Member>| matches!(m.ended, Some(Ended::Removed));
+                if self.world.member(at).is_some_and(removed) {
+                    self.finish(usize::MAX, &call, end)?;
+                    return Ok(false);
+                }
                 if !matches!(end, End::Answered(..)) {
                     let text = format!("final call through m{}: {end:?}", at + 1);
                     return Err(Violation::new("final", text).into());
@@ -509,7 +521,7 @@ impl Run {
                 self.finish(usize::MAX, &call, end)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn tell(&self, report: &mut Report) {

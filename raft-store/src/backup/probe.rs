@@ -29,6 +29,7 @@ pub async fn find_running(
         random: Arc::clone(&seams.random),
         member_id,
         cluster_id: None,
+        acks: Arc::default(),
     })?;
     let introduction = pb::Introduction {
         member_id: member_id.0,

@@ -216,6 +216,7 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
             request.confirmed = self.network.confirmations.of(self.target, &vote);
         }
         let mut peer = self.peer(self.lane)?;
+        let sent = self.network.acks.stamp();
         let call = peer.append(Request::new(request));
         let reply = self.call(RPCTypes::AppendEntries, option.hard_ttl(), call).await?;
         let reply = wire::append_reply_from_pb(&reply).map_err(|error| garbled(&error))?;
@@ -227,6 +228,9 @@ impl RaftNetworkV2<TypeConfig> for MemberClient {
         };
         if prev.is_some() || !matches!(reply, AppendEntriesResponse::Conflict) {
             self.check(&vote, &reply.clone().into_stream_result(prev, last))?;
+        }
+        if !matches!(reply, AppendEntriesResponse::HigherVote(_)) {
+            self.network.acks.note(self.target, vote.leader_id.term, sent);
         }
         Ok(reply)
     }

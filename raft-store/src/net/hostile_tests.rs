@@ -258,6 +258,7 @@ fn network_of(victim: &Victim, member: MemberId) -> Arc<PeerNetwork> {
         random: seams.random,
         member_id: member,
         cluster_id: Some(victim.cluster),
+        acks: Arc::default(),
     });
     network.unwrap()
 }

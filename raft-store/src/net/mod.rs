@@ -35,4 +35,4 @@ pub(crate) use name::PeerName;
 pub(crate) use network::{PeerNetwork, PeerNetworkParts};
 pub(crate) use pb::raft::v1 as messages;
 pub(crate) use server::{Greeter, serve};
-pub use transport::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport};
+pub use transport::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};

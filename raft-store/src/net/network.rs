@@ -19,6 +19,7 @@ use tonic::service::Interceptor;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::acks::Acks;
 use crate::config::Config;
 use crate::error::{OpenError, Unavailable};
 use crate::forward::{ForwardError, Forwarder};
@@ -56,6 +57,7 @@ pub(crate) struct PeerNetworkParts {
     pub(crate) member_id: MemberId,
     /// If the member belongs to a cluster, or has adopted a founding set.
     pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) acks: Arc<Acks>,
 }
 
 /// The way to the other members.
@@ -74,6 +76,8 @@ pub(crate) struct PeerNetwork {
     muted: AtomicBool,
     /// What members have confirmed to this one as their leader.
     pub(crate) confirmations: Confirmations,
+    /// Which members still follow it.
+    pub(crate) acks: Arc<Acks>,
     /// The highest epoch of our cluster that was met.
     newest_epoch: AtomicU32,
 }
@@ -121,6 +125,7 @@ impl PeerNetwork {
             cluster_name: parts.config.cluster_name.clone(),
             cluster_id: ArcSwapOption::from(parts.cluster_id.map(Arc::new)),
             confirmations: Confirmations::default(),
+            acks: parts.acks,
             epoch: Arc::default(),
             muted: AtomicBool::new(false),
             newest_epoch: AtomicU32::default(),

@@ -14,9 +14,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf,
+};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// A connection, both ways.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + fmt::Debug {
@@ -102,8 +104,22 @@ struct PipeState {
     /// By port: host names do not matter here.
     listeners: BTreeMap<u16, (String, mpsc::Sender<Connection>)>,
     cut: BTreeSet<String>,
+    /// Which ways of which connections stand still.
+    held: watch::Sender<BTreeSet<Lane>>,
     next_port: u16,
     wires: Vec<Wire>,
+}
+
+/// One way of the connections that one member has dialled to another.
+type Lane = (String, String, Way);
+
+/// One way of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// From who dialled it.
+    There,
+    /// To who dialled it.
+    Back,
 }
 
 /// A live pipe, so that a cut can end it: the two tasks that copy it stop when this is dropped.
@@ -138,6 +154,21 @@ impl PipeNetwork {
         self.lock().cut.remove(name);
     }
 
+    /// Keeps back what goes one way of the connections that `from` has dialled or will dial to `to`,
+    /// until [`PipeNetwork::release`]. They stay open.
+    pub fn hold(&self, from: &str, to: &str, way: Way) {
+        self.lock().held.send_modify(|held| {
+            held.insert((from.to_owned(), to.to_owned(), way));
+        });
+    }
+
+    /// Lets go on what [`PipeNetwork::hold`] kept back.
+    pub fn release(&self, from: &str, to: &str, way: Way) {
+        self.lock().held.send_modify(|held| {
+            held.remove(&(from.to_owned(), to.to_owned(), way));
+        });
+    }
+
     fn lock(&self) -> MutexGuard<'_, PipeState> {
         // Nothing panics while it is held, and a half-made change does no harm to a test network.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -163,9 +194,23 @@ impl Transport for Pipes {
             let (near, near_wire) = tokio::io::duplex(PIPE_BYTES);
             let (far, far_wire) = tokio::io::duplex(PIPE_BYTES);
             let (stop, stopped) = tokio::sync::oneshot::channel();
-            tokio::spawn(carry(near_wire, far_wire, stopped));
-            let wire = Wire { ends: [self.name.clone(), name], _stop: stop };
-            self.network.lock().wires.push(wire);
+            let wire = Wire { ends: [self.name.clone(), name.clone()], _stop: stop };
+            let held = {
+                let mut state = self.network.lock();
+                state.wires.push(wire);
+                state.held.subscribe()
+            };
+            let (near_reads, near_writes) = tokio::io::split(near_wire);
+            let (far_reads, far_writes) = tokio::io::split(far_wire);
+            let lane = |way| (self.name.clone(), name.clone(), way);
+            let there = carry(near_reads, far_writes, lane(Way::There), held.clone());
+            let back = carry(far_reads, near_writes, lane(Way::Back), held);
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = futures::future::join(there, back) => {}
+                    _ = stopped => {}
+                }
+            });
             let refused = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
             accepts.send(Box::new(far)).await.map_err(refused)?;
             Ok(Box::new(near) as Connection)
@@ -193,22 +238,27 @@ impl Transport for Pipes {
     }
 }
 
-/// Copies both ways until either end closes or the wire is cut.
+/// Copies one way, unless it is held, until its source ends.
 async fn carry(
-    mut near: tokio::io::DuplexStream,
-    mut far: tokio::io::DuplexStream,
-    cut: tokio::sync::oneshot::Receiver<()>,
-) {
-    tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
-        _ = cut => {}
+    mut from: ReadHalf<DuplexStream>,
+    mut to: WriteHalf<DuplexStream>,
+    lane: Lane,
+    mut held: watch::Receiver<BTreeSet<Lane>>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; PIPE_BYTES];
+    loop {
+        let bytes = from.read(&mut buffer).await?;
+        // The network lives at least as long as its pipes are of use.
+        held.wait_for(|held| !held.contains(&lane)).await.map_err(io::Error::other)?;
+        if bytes == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(buffer.get(..bytes).unwrap_or_default()).await?;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     async fn echo_once(transport: &dyn Transport, dialler: &dyn Transport) -> io::Result<()> {
@@ -239,6 +289,26 @@ mod tests {
             network.endpoint("a").listen("0.0.0.0:7".parse().unwrap()).await.unwrap();
         let taken = network.endpoint("b").listen(pipe).await.err().unwrap();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_one_way_comes_later_and_the_other_way_goes_on() {
+        let network = PipeNetwork::default();
+        let (a, b) = (network.endpoint("a"), network.endpoint("b"));
+        let (address, mut incoming) = a.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut near = b.dial(&address.to_string()).await.unwrap();
+        let mut far = incoming.next().await.unwrap().unwrap();
+        network.hold("b", "a", Way::Back);
+        near.write_all(b"there").await.unwrap();
+        far.read_exact(&mut [0; 5]).await.unwrap();
+        far.write_all(b"back").await.unwrap();
+        let mut back = [0; 4];
+        let reading = near.read_exact(&mut back);
+        let early = tokio::time::timeout(std::time::Duration::from_millis(50), reading).await;
+        assert!(early.is_err(), "{early:?}");
+        network.release("b", "a", Way::Back);
+        near.read_exact(&mut back).await.unwrap();
+        assert_eq!(&back, b"back");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod folders;
 mod levels;
 mod observing;
 mod proposing;
+mod reads;
 mod restarting;
 mod stalling;
 mod streaming;
