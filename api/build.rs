@@ -9,7 +9,7 @@ use std::path::Path;
 use tonic_prost_build::FileDescriptorSet;
 
 /// The files that nothing else imports; the rest follows by imports.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "spire/api/server/agent/v1/agent.proto",
     "spire/api/server/bundle/v1/bundle.proto",
     "spire/api/server/entry/v1/entry.proto",
@@ -22,6 +22,7 @@ const FILES: [&str; 12] = [
     "grpc/health/v1/health.proto",
     "steeple/agent/v1/updates.proto",
     "steeple/cluster/v1/cluster.proto",
+    "steeple/member/v1/questions.proto",
 ];
 
 /// Messages that hold a private key or a bearer token: `src/redact.rs` prints them without it.

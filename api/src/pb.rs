@@ -22,6 +22,8 @@ pub use packages::spire::api::types;
 pub use packages::steeple::agent as agent_ext;
 /// `steeple.cluster`: what operators ask about a cluster, our own.
 pub use packages::steeple::cluster;
+/// `steeple.member`: what the servers of a cluster's members ask each other, our own.
+pub use packages::steeple::member;
 
 /// The SPIFFE Workload API, which has no protobuf package.
 pub mod workload {
@@ -85,6 +87,11 @@ mod packages {
         pub mod cluster {
             pub mod v1 {
                 include!(concat!(env!("OUT_DIR"), "/steeple.cluster.v1.rs"));
+            }
+        }
+        pub mod member {
+            pub mod v1 {
+                include!(concat!(env!("OUT_DIR"), "/steeple.member.v1.rs"));
             }
         }
     }

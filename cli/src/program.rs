@@ -138,6 +138,14 @@ pub(crate) static SERVER: Program = Program {
             boxed::<cluster::Recover>,
         ),
         ours("cluster remove", "Takes a member out of the cluster", boxed::<cluster::Remove>),
+        ours("cluster rotate jwt", "Rotates the JWT authority when all know the next one", || {
+            Box::new(cluster::Rotate::jwt())
+        }),
+        ours(
+            "cluster rotate x509",
+            "Rotates the X.509 authority when all know the next one",
+            || Box::new(cluster::Rotate::x509()),
+        ),
         ours(
             "cluster snapshot inspect",
             "Checks a snapshot file and prints its header; needs no key",

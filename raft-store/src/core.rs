@@ -4,8 +4,8 @@
 //! are `barrier`, forming and joining are `cluster/`, the network is `net/`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use openraft::Instant as _;
@@ -31,6 +31,7 @@ use crate::observe::{
     Checkpoint, ClusterClock, Observation, Observations, Observed, SyncWatch, doubt,
 };
 use crate::offload::offload;
+use crate::questions::Answers;
 use crate::raft::{Metrics, Raft};
 use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
@@ -68,6 +69,8 @@ pub(crate) struct Core {
     /// Operators' changes of the membership go to the member's own task.
     pub(crate) changes: mpsc::Sender<Requested>,
     pub(crate) in_flight: Semaphore,
+    /// The server's, for the other members.
+    pub(crate) answers: OnceLock<Weak<dyn Answers>>,
     pub(crate) barrier: Barrier,
     /// Tripped when this member must not take part any more.
     pub(crate) fence: Arc<Fence>,
@@ -107,6 +110,7 @@ impl Core {
             formed: watch::channel(formed).0,
             changes: parts.changes,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
+            answers: OnceLock::new(),
             barrier: Barrier::default(),
             fence: parts.fence,
             newer_epoch: AtomicU32::new(0),

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::ids::MemberId;
 use crate::outcome::Applied;
+use crate::questions::AskError;
 use crate::upgrade::RaiseError;
 
 /// Why the leader gave no answer that settles the question.
@@ -54,6 +55,14 @@ pub(crate) trait Forwarder: Send + Sync + fmt::Debug {
         deadline: Instant,
     ) -> BoxFuture<'_, Result<(), RaiseError>>;
 
+    /// Passes a question of our server on to a member's. Ends by the deadline.
+    fn ask(
+        &self,
+        member: MemberId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Bytes, AskError>>;
+
     /// Whether the member answered when it was last asked; `None`: it has not been asked yet.
     fn answers(&self, member: MemberId) -> Option<bool>;
 
@@ -90,6 +99,16 @@ impl Forwarder for NoPeers {
         _deadline: Instant,
     ) -> BoxFuture<'_, Result<(), RaiseError>> {
         Box::pin(async move { Err(RaiseError::Refused(no_network(leader).to_string())) })
+    }
+
+    fn ask(
+        &self,
+        member: MemberId,
+        _question: Bytes,
+        _deadline: Instant,
+    ) -> BoxFuture<'_, Result<Bytes, AskError>> {
+        let text = no_network(member).to_string();
+        Box::pin(async move { Err(AskError::Unanswered { member, text }) })
     }
 
     fn answers(&self, _member: MemberId) -> Option<bool> {

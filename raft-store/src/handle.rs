@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use crate::ids::{MemberId, RequestId, Revision};
 use crate::membership::{Asked, MemberChange, MemberChangeError};
 use crate::observe::ClusterClock;
 use crate::outcome::Applied;
+use crate::questions::{Answers, AskError};
 use crate::status::{Leadership, MemberStatus};
 use crate::upgrade::{LevelStatus, RaiseError};
 
@@ -173,6 +175,26 @@ impl StoreHandle {
     /// [`RaiseError`].
     pub async fn raise_level(&self) -> Result<(u32, u32), RaiseError> {
         self.core.raise_level().await
+    }
+
+    /// Has this member's server answer what other members' ask. Held weakly; only the first counts.
+    pub fn answer_with(&self, answers: &Arc<dyn Answers>) {
+        self.core.answer_with(answers);
+    }
+
+    /// Asks the server of a member, of this one too. Questions and answers are as large as a message
+    /// between members may be (4 MiB), and as confidential as the registry.
+    ///
+    /// # Errors
+    ///
+    /// [`AskError`]. Nothing is tried again.
+    pub async fn ask(
+        &self,
+        member: MemberId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, AskError> {
+        self.core.ask_member(member, question, deadline).await
     }
 
     /// How this member's clock compares with those of a quorum, as it goes on.

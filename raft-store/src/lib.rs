@@ -46,6 +46,7 @@ mod offload;
 mod one_member;
 mod pb;
 mod propose;
+mod questions;
 mod raft;
 #[cfg(feature = "rocks")]
 mod rocks;
@@ -73,6 +74,7 @@ pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};
 pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, Observed};
 pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome};
+pub use questions::{Answers, AskError};
 pub use seams::{Seams, Storage};
 pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;

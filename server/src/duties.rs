@@ -204,16 +204,18 @@ fn pruned_rows(applied: &Applied) -> u32 {
 #[cfg(test)]
 mod tests {
 
+    use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{Change, MemoryDisk, RequestId, Storage};
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{
-        Clock, EntryId, RegistrationEntry, Selector, SortedSet, SpiffeId, Timestamp,
+        Clock, EntryId, RegistrationEntry, Selector, Serial, SortedSet, SpiffeId, Timestamp,
     };
     use tokio::time::Instant;
 
     use super::*;
+    use crate::authority::evidence::Survey;
     use crate::authority::{AuthorityPolicy, Issuer, Minter, X509Params};
     use crate::view::EntryFilter;
 
@@ -253,12 +255,19 @@ mod tests {
                 random.clone(),
             );
             tokio::spawn(issuer_task.run(stop.clone()));
+            let survey = Survey::start(
+                store.handle.clone(),
+                views.clone(),
+                Arc::clone(&keys),
+                Arc::<FixedClock>::clone(&clock),
+                Duration::from_secs(600),
+            );
             let rotator = Rotator {
+                survey,
                 handle: store.handle.clone(),
                 views: views.clone(),
                 minter: Minter { trust_domain, policy, keys, random },
                 clock: Arc::<FixedClock>::clone(&clock),
-                max_staleness: Duration::from_secs(600),
             };
             Self { clock, store, views, issuer, rotator, stop }
         }
@@ -315,6 +324,7 @@ mod tests {
             bench.views.clone(),
             trust_domain,
             clock,
+            bench.rotator.survey.clone(),
         );
         svid.await.unwrap();
     }
@@ -355,6 +365,73 @@ mod tests {
         let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
         assert_eq!(bench.statuses(), [Active, Prepared], "the old one has left");
         assert_eq!(bundle.x509_authorities.len(), 2);
+    }
+
+    /// An agent that has attested and has the bundle of now.
+    async fn attest(bench: &Bench) -> SpiffeId {
+        let id = SpiffeId::parse("spiffe://example.org/spire/agent/a").unwrap();
+        let command = Command::AdmitAgent(AdmitAgent {
+            token: None,
+            agent_id: id.clone(),
+            attestation_type: "x509pop".to_owned(),
+            serial: Serial::from_decimal("1").unwrap(),
+            not_after: START.plus(Duration::from_secs(30 * 24 * 3600)),
+            selectors: SortedSet::new(),
+            can_reattest: true,
+            seen: None,
+        });
+        let deadline = Instant::now() + DEADLINE;
+        let admitted = bench.store.handle.propose(command, RequestId([2; 16]), deadline).await;
+        admitted.unwrap().outcome.unwrap();
+        let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
+        bench.rotator.survey.given(&id, &bundle);
+        id
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_an_agent_does_not_know_signs_last_of_all_for_the_server_itself() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let bench = Bench::start().await;
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        bench.rotator.round(bench.term()).await.unwrap();
+        tokio::time::timeout(DEADLINE, bench.issuer.wait_ready()).await.unwrap();
+        let agent = attest(&bench).await;
+        bench.clock.advance(minutes(20 * 60 - 7 - 15));
+        let clock: Arc<dyn Clock> = Arc::<FixedClock>::clone(&bench.clock);
+        let trust_domain = bench.rotator.minter.trust_domain.clone();
+        let (issuer, views) = (bench.issuer.clone(), bench.views.clone());
+        let survey = bench.rotator.survey.clone();
+        let svid =
+            crate::authority::ServerSvid::start(issuer, views, trust_domain.clone(), clock, survey);
+        let (_, svid) = svid.await.unwrap();
+        // Prepared seven minutes before it is due: less than the time that agents are given.
+        bench.clock.advance(minutes(15));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active, Prepared]);
+        bench.clock.advance(minutes(8));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active, Prepared], "the agent has the bundle of before");
+
+        // An operator insists.
+        let journal = bench.views.journal();
+        let id = journal.authorities.iter().rfind(|one| one.kind == AuthorityKind::X509);
+        let (kind, id) = (AuthorityKind::X509, id.unwrap().id.clone());
+        let expected_journal = journal.revision;
+        let activate = Command::ActivateAuthority { expected_journal, kind, id: id.clone() };
+        let applied = bench.store.handle.propose_duty(activate, bench.term()).await.unwrap();
+        assert!(bench.views.wait_for(applied.revision, Instant::now() + DEADLINE).await);
+        while bench.issuer.active_x509_authority() != Some(id.clone()) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.statuses(), [Old, Active]);
+        assert!(!svid.is_due().await, "young");
+        bench.clock.advance(minutes(8));
+        assert!(
+            !svid.is_due().await,
+            "past half of its hour, but the agent could not come any more"
+        );
+        bench.rotator.survey.given(&agent, &bench.views.bundle(&trust_domain).unwrap());
+        assert!(svid.is_due().await);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

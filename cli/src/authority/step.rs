@@ -1,7 +1,10 @@
 //! `localauthority x509|jwt prepare|activate|taint|revoke`.
 
+use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
+use steeple_api::pb::cluster::v1::{RotationRequest, authority};
 use steeple_api::pb::server::localauthority::v1 as rpc;
 use steeple_api::pb::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::state::{Kind, write_state};
@@ -26,6 +29,8 @@ pub(crate) struct Step {
     kind: Kind,
     asking: Asking,
     authority_id: String,
+    /// Of an activation: even if some do not know the authority yet.
+    force: bool,
 }
 
 /// What all steps have.
@@ -104,7 +109,35 @@ impl Step {
     }
 
     fn of(verb: Verb, kind: Kind) -> Self {
-        Self { verb, kind, asking: Asking::default(), authority_id: String::new() }
+        Self { verb, kind, asking: Asking::default(), authority_id: String::new(), force: false }
+    }
+
+    /// Refuses to let an authority sign that some do not know yet. A server that cannot say who does is
+    /// SPIRE's: it decides alone.
+    async fn check_known(&self, io: &mut Io<'_>) -> Result<(), Error> {
+        let mut client = ClusterClient::new(self.asking.socket.connect(io).await?);
+        let kind = match self.kind {
+            Kind::X509 => authority::Kind::X509,
+            Kind::Jwt => authority::Kind::Jwt,
+        };
+        let request = RotationRequest { kind: kind.into() };
+        let seen = match client.rotation(request).await {
+            Ok(seen) => seen.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => return Ok(()),
+            Err(status) => return Err(status.into()),
+        };
+        let is_next = seen.prepared.is_some_and(|prepared| prepared.id == self.authority_id);
+        if !is_next || seen.complete {
+            return Ok(());
+        }
+        let command = match self.kind {
+            Kind::X509 => "cluster rotate x509 -wait",
+            Kind::Jwt => "cluster rotate jwt -wait",
+        };
+        Err(Error::Invalid(format!(
+            "not all know it yet, waiting for {}; run \"{command}\", or use -force",
+            seen.waits_for
+        )))
     }
 
     /// Asks for the step; `None` if the answer is printed already.
@@ -227,6 +260,10 @@ impl Command for Step {
             (Verb::Revoke, Kind::Jwt) => "The authority ID of the JWT authority to revoke",
         };
         flags.flag("authorityID", &mut self.authority_id, usage);
+        if matches!(self.verb, Verb::Activate) {
+            let usage = "Activate even if members or agents are not known to have the authority";
+            flags.flag("force", &mut self.force, usage);
+        }
     }
 
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
@@ -236,6 +273,9 @@ impl Command for Step {
             }
             let failed = format!("could not {} {} authority", self.verb.name(), self.kind.name());
             let mut client = self.asking.client(io, &failed).await?;
+            if matches!(self.verb, Verb::Activate) && !self.force {
+                self.check_known(io).await.map_err(|error| error.during(failed.clone()))?;
+            }
             let state = self.ask(&mut client, io).await;
             let state = state.map_err(|error| error.during_call(&failed))?;
             tell(self.verb.done(), self.kind, state, io)

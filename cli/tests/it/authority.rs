@@ -2,6 +2,7 @@
 //!
 //! Owns what each sends, prints and refuses.
 
+use steeple_api::pb::cluster::v1::{Authority, RotationResponse};
 use steeple_api::pb::server::localauthority::v1::*;
 use tonic::{Code, Status};
 
@@ -97,12 +98,13 @@ async fn each_step_sends_the_id_and_shows_the_authority() {
     };
     let activated = |id, end| ActivateX509AuthorityResponse { activated_authority: state(id, end) };
     fake.answer("activate_x509_authority", activated(X509[1], END + 1));
-    let outcome = step("x509 activate", X509[1]).on(&fake).await;
+    let outcome = step("x509 activate -force", X509[1]).on(&fake).await;
     outcome.matches("localauthority-x509-activate");
     let call = fake.only_call();
     assert!(call.metadata.contains_key("steeple-request-id"));
     let sent: &ActivateX509AuthorityRequest = call.message();
     assert_eq!(sent.authority_id, X509[1]);
+    fake.refuse("rotation", Status::unimplemented("unknown service"));
     fake.answer("activate_x509_authority", activated(X509[3], END + 10));
     let outcome = step("x509 activate -output json", X509[3]).on(&fake).await;
     outcome.matches("localauthority-x509-activate-json");
@@ -116,6 +118,7 @@ async fn each_step_sends_the_id_and_shows_the_authority() {
     outcome.matches("localauthority-x509-revoke-json");
 
     let activated = ActivateJwtAuthorityResponse { activated_authority: state(JWT[1], END + 1) };
+    fake.answer("rotation", rotation(JWT[1], true));
     fake.answer("activate_jwt_authority", activated);
     step("jwt activate", JWT[1]).on(&fake).await.matches("localauthority-jwt-activate");
     let tainted = TaintJwtAuthorityResponse { tainted_authority: state(JWT[0], 0) };
@@ -125,6 +128,36 @@ async fn each_step_sends_the_id_and_shows_the_authority() {
     fake.answer("revoke_jwt_authority", revoked);
     let outcome = step("jwt revoke -output json", JWT[0]).on(&fake).await;
     outcome.matches("localauthority-jwt-revoke-json");
+}
+
+/// A rotation to an authority that all know, or that one agent does not.
+fn rotation(prepared: &str, complete: bool) -> RotationResponse {
+    let prepared = Authority { id: prepared.to_owned(), ..Default::default() };
+    let waits_for = if complete { "" } else { "1 of 9 agents: spiffe://example.org/spire/agent/a" };
+    let prepared = Some(prepared);
+    RotationResponse { prepared, complete, waits_for: waits_for.to_owned(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn what_some_do_not_know_is_not_activated_without_force() {
+    let fake = Fake::start();
+    let words = |id: &str| format!("spire-server localauthority x509 activate -authorityID {id}");
+    fake.answer("rotation", rotation(X509[1], false));
+    let outcome = line(&words(X509[1])).on(&fake).await;
+    assert_eq!(
+        (outcome.code, outcome.stderr.as_str()),
+        (
+            1,
+            "Error: could not activate X.509 authority: not all know it yet, waiting for 1 of 9 agents: \
+             spiffe://example.org/spire/agent/a; run \"cluster rotate x509 -wait\", or use -force\n"
+        )
+    );
+    assert_eq!(fake.only_call().method, "rotation", "nothing was activated");
+    // Of another the server says that it cannot be activated.
+    fake.answer("rotation", rotation(X509[1], false));
+    fake.refuse("activate_x509_authority", Status::invalid_argument("unexpected authority ID"));
+    let outcome = line(&words(X509[2])).on(&fake).await;
+    assert!(outcome.stderr.ends_with("unexpected authority ID\n"), "{}", outcome.stderr);
 }
 
 #[tokio::test]

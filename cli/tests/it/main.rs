@@ -15,6 +15,7 @@ mod fake;
 mod federation;
 mod framework;
 mod mint;
+mod rotate;
 mod seeds;
 mod token;
 mod workload;

@@ -36,6 +36,7 @@ use crate::net::reversion::Confirmations;
 use crate::net::tls::{CaSeed, PeerTls};
 use crate::observe::{self, Observation};
 use crate::outcome::Applied;
+use crate::questions::AskError;
 use crate::upgrade::RaiseError;
 
 /// Hello, Adopt and Join read at most one small record: a peer that needs longer is not there.
@@ -498,6 +499,30 @@ impl Forwarder for PeerNetwork {
                     Err(RaiseError::Refused(status.message().to_owned()))
                 }
                 Err(status) => Err(unavailable(said(&status))),
+            }
+        })
+    }
+
+    fn ask(
+        &self,
+        member: MemberId,
+        question: Bytes,
+        deadline: Instant,
+    ) -> BoxFuture<'_, Result<Bytes, AskError>> {
+        Box::pin(async move {
+            let unanswered = |text: String| AskError::Unanswered { member, text };
+            let client = self.client(member, Lane::Control);
+            let mut client = client.ok_or_else(|| unanswered("no cluster yet".to_owned()))?;
+            let call = client.ask(until(pb::raft::v1::AskRequest { question }, deadline));
+            let reply = match tokio::time::timeout_at(deadline, call).await {
+                Ok(reply) => reply,
+                Err(_) => Err(Status::deadline_exceeded("no answer in time")),
+            };
+            self.note(member, &reply);
+            match reply {
+                Ok(reply) => Ok(reply.into_inner().answer),
+                Err(status) if status.code() == Code::Unimplemented => Err(AskError::Older(member)),
+                Err(status) => Err(unanswered(said(&status))),
             }
         })
     }

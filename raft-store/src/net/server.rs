@@ -452,6 +452,16 @@ impl Peer for PeerService {
         Ok(Response::new(crate::observe::to_pb(&said)))
     }
 
+    async fn ask(
+        &self,
+        request: Request<pb::AskRequest>,
+    ) -> Result<Response<pb::AskReply>, Status> {
+        self.member(&request)?;
+        let answer = self.core.answer(request.into_inner().question).await;
+        let answer = answer.map_err(Status::failed_precondition)?;
+        Ok(Response::new(pb::AskReply { answer }))
+    }
+
     async fn hello(
         &self,
         request: Request<pb::HelloRequest>,

@@ -5,6 +5,7 @@
 //! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
 //! services.
 
+pub mod evidence;
 mod issuer;
 mod mint;
 mod planner;
@@ -15,9 +16,9 @@ mod slots;
 
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
 pub use mint::{MintError, Minter};
-pub use planner::{Evidence, Step, plan};
-pub use policy::AuthorityPolicy;
+pub use planner::{Evidence, PUBLISHED_MAX, Step, kind_name, plan};
 pub(crate) use policy::BACKDATE;
+pub use policy::{AuthorityPolicy, Times};
 pub use rotator::{RotateError, Rotator};
 pub use server_svid::{ServerSvid, ServerSvidError};
-pub use slots::Slots;
+pub use slots::{Slots, successor};

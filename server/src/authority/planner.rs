@@ -16,13 +16,13 @@ use super::slots::{Slots, successor};
 
 /// Authorities of one kind that are published at the same time: old, active, prepared. Forced
 /// rotations may publish more; scheduled preparation then waits for a free place while it can.
-pub(super) const PUBLISHED_MAX: usize = 3;
+pub const PUBLISHED_MAX: usize = 3;
 
 /// The kinds, in the order they are looked after.
 const KINDS: [AuthorityKind; 2] = [AuthorityKind::X509, AuthorityKind::Jwt];
 
 /// A kind as logs and errors spell it.
-pub(super) fn kind_name(kind: AuthorityKind) -> &'static str {
+pub fn kind_name(kind: AuthorityKind) -> &'static str {
     match kind {
         AuthorityKind::X509 => "X.509",
         AuthorityKind::Jwt => "JWT",

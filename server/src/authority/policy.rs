@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use steeple_spiffe_core::KeyType;
+use steeple_spiffe_core::authority::Authority;
 use steeple_spiffe_core::svid::x509::CaSubject;
+use steeple_spiffe_core::{KeyType, Timestamp};
 
 /// Certificates begin this long before they are signed (SPIRE: 10 s), for verifiers whose clocks
 /// are behind.
@@ -79,6 +80,33 @@ impl AuthorityPolicy {
     /// The longest SVID lifetime that rotation never cuts short.
     pub fn uncut_svid_ttl(&self) -> Duration {
         activate_before(self.ca_ttl)
+    }
+}
+
+/// When an authority is due for each step of a scheduled rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Its successor is prepared.
+    pub prepare_at: Timestamp,
+    /// Its successor signs in its place, if all know it.
+    pub activate_at: Timestamp,
+    /// Its successor signs in its place even if some may not know it.
+    pub activate_at_latest: Timestamp,
+    /// It leaves the bundle.
+    pub leave_at: Timestamp,
+}
+
+impl Times {
+    /// Of an authority under a policy.
+    pub fn of(authority: &Authority, policy: &AuthorityPolicy) -> Self {
+        let lifetime = authority.not_after.since(authority.issued_at);
+        let before = |time: Duration| authority.not_after.minus(time);
+        Self {
+            prepare_at: before(prepare_before(lifetime)),
+            activate_at: before(activate_before(lifetime)),
+            activate_at_latest: before(activate_regardless_before(lifetime)),
+            leave_at: authority.not_after.plus(policy.prune_margin()),
+        }
     }
 }
 

@@ -5,19 +5,21 @@
 //! whose outcome is unknown ends the round; the next one plans from what is then committed, so
 //! nothing is done twice.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_raft_store::{
-    Command, ProposeError, Rejection, Revision, Role, StoreHandle, Unavailable,
-};
+use steeple_raft_store::change::Journal;
+use steeple_raft_store::{Command, ProposeError, Rejection, Revision, StoreHandle, Unavailable};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
-use steeple_spiffe_core::{Clock, Timestamp};
+use steeple_spiffe_core::{AuthorityId, Clock, Timestamp};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::evidence::{Report, Survey};
 use super::mint::{MintError, Minter};
-use super::planner::{Evidence, Step, plan};
+use super::planner::{Evidence, Step, kind_name, plan};
+use super::slots::Slots;
 use crate::metrics::record_call;
 use crate::view::Views;
 
@@ -27,14 +29,6 @@ const STEPS_MAX: usize = 8;
 
 /// How long a round waits for a confirmed read and for the view to follow.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// A replica in contact that trails by more entries than this may not have applied a prepared
-/// authority (the same measure that autopilot calls "caught up").
-const LAG_MAX: u64 = 1_000;
-
-/// How long agents may take to fetch a bundle: a stock agent's longest back-off (8 min) and a
-/// bundle's refresh hint (5 min). `max_staleness` comes on top.
-const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
 
 /// Why a round ended early. All are tried again at the next one.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +62,10 @@ pub struct Rotator {
     pub views: Views,
     /// Makes new authorities.
     pub minter: Minter,
+    /// Finds out who knows a prepared authority.
+    pub survey: Survey,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
-    /// How long a cut-off replica may serve an old bundle.
-    pub max_staleness: Duration,
 }
 
 impl Rotator {
@@ -80,16 +74,49 @@ impl Rotator {
     pub async fn round(&self, term: u64) -> Result<(), RotateError> {
         let confirmed = self.handle.read_barrier(Instant::now() + READ_TIMEOUT).await?;
         self.follow(confirmed.revision).await?;
+        let mut reports = BTreeMap::new();
         for _ in 0..STEPS_MAX {
             let journal = self.views.journal();
             let now = self.now();
-            let evidence = |prepared: &Authority| self.evidence(prepared, now);
-            let Some(step) = plan(&journal, &self.minter.policy, now, &evidence) else {
-                return Ok(());
-            };
+            let Some(step) = self.next(&journal, now, &mut reports).await else { return Ok(()) };
+            if let Step::Activate(kind, id) = &step
+                && let Some((Evidence::Incomplete, report)) = reports.get(id)
+            {
+                let waited_for = report.waits_for().unwrap_or_default();
+                let kind = kind_name(*kind);
+                tracing::warn!(
+                    authority_id = id.as_str(),
+                    "{kind} authority begins to sign though some may not know it: {waited_for}"
+                );
+            }
             self.carry_out(step, journal.revision, term, now).await?;
         }
         Ok(())
+    }
+
+    /// The next step. Members and agents are asked about an authority once a round, when it is due.
+    async fn next(
+        &self,
+        journal: &Journal,
+        now: Timestamp,
+        reports: &mut BTreeMap<AuthorityId, (Evidence, Report)>,
+    ) -> Option<Step> {
+        loop {
+            let known = |prepared: &Authority| {
+                reports.get(&prepared.id).map_or(Evidence::Complete, |(evidence, _)| *evidence)
+            };
+            let step = plan(journal, &self.minter.policy, now, &known)?;
+            let Step::Activate(kind, id) = &step else { return Some(step) };
+            let slots = Slots::of(journal, *kind);
+            // At formation nothing signs, and nobody is there to know it.
+            let (Some(_), Some(prepared)) = (slots.current, slots.next) else { return Some(step) };
+            if reports.contains_key(id) {
+                return Some(step);
+            }
+            let report = self.survey.of(prepared).await;
+            let evidence = report.judge(now);
+            reports.insert(id.clone(), (evidence, report));
+        }
     }
 
     async fn carry_out(
@@ -134,19 +161,6 @@ impl Rotator {
     /// ahead of it.
     fn now(&self) -> Timestamp {
         self.clock.now().max(self.views.cluster_time())
-    }
-
-    /// Whether replicas and agents can be expected to know a prepared authority: every voter in
-    /// contact has caught up (an absent one neither serves nor signs until it has), and agents have
-    /// had the time that the slowest needs for a fetch.
-    fn evidence(&self, prepared: &Authority, now: Timestamp) -> Evidence {
-        let status = self.handle.status();
-        let behind = status.members.iter().any(|member| {
-            let caught_up = member.lag.is_some_and(|lag| lag <= LAG_MAX);
-            member.role == Role::Voter && member.reachable == Some(true) && !caught_up
-        });
-        let fetched_by = prepared.issued_at.plus(AGENT_FETCH_BOUND + self.max_staleness);
-        if behind || now < fetched_by { Evidence::Incomplete } else { Evidence::Complete }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The server's own X509-SVID, `spiffe://TRUST_DOMAIN/spire/server`.
 //!
 //! Owns its key (in memory only, new with each rotation) and its renewal at half of its life, or at
-//! once when its authority is tainted. The identity is one atomic pointer that the listeners read;
+//! once when its authority is tainted; under an authority that agents may not know yet not before most of
+//! its life is over, since they could not come to fetch it. The identity is one atomic pointer that the listeners read;
 //! a renewal that fails leaves the old one in place and is tried again.
 
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use steeple_spiffe_core::tls::{Identity, TlsError};
 use steeple_spiffe_core::{Clock, SpiffeId, Timestamp, TrustDomain};
 use tokio_util::sync::CancellationToken;
 
+use super::evidence::Survey;
 use super::issuer::{IssueError, IssuedX509, Issuer, X509Params};
+use super::planner::Evidence;
 use crate::view::Views;
 
 /// How often renewal is considered (SPIRE: 5 s).
@@ -44,6 +47,7 @@ pub struct ServerSvid {
     clock: Arc<dyn Clock>,
     trust_domain: TrustDomain,
     identity: Arc<ArcSwap<Identity>>,
+    survey: Survey,
     current: IssuedX509,
 }
 
@@ -55,11 +59,19 @@ impl ServerSvid {
         views: Views,
         trust_domain: TrustDomain,
         clock: Arc<dyn Clock>,
+        survey: Survey,
     ) -> Result<(Arc<ArcSwap<Identity>>, Self), ServerSvidError> {
         let (identity, current) = make(&issuer, &trust_domain).await?;
         let identity = Arc::new(ArcSwap::new(identity));
-        let task =
-            Self { issuer, views, clock, trust_domain, identity: Arc::clone(&identity), current };
+        let task = Self {
+            issuer,
+            views,
+            clock,
+            trust_domain,
+            identity: Arc::clone(&identity),
+            survey,
+            current,
+        };
         Ok((identity, task))
     }
 
@@ -68,14 +80,38 @@ impl ServerSvid {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
-            if self.is_due() {
+            if self.is_due().await {
                 self.renew().await;
             }
         }
     }
 
-    fn is_due(&self) -> bool {
-        is_past_half(&self.current, self.clock.now()) || self.authority_is_tainted()
+    pub(crate) async fn is_due(&self) -> bool {
+        if self.authority_is_tainted() {
+            return true;
+        }
+        let now = self.clock.now();
+        let life = self.current.not_after.since(self.current.not_before);
+        // Strictly after half of the certificate's life, as in SPIRE.
+        if now <= self.current.not_before.plus(life / 2) {
+            return false;
+        }
+        now > self.current.not_before.plus(life / 6 * 5) || self.authority_is_known(now).await
+    }
+
+    /// Whether those who call this server know the authority that would sign a new certificate.
+    async fn authority_is_known(&self, now: Timestamp) -> bool {
+        let active = self.issuer.active_x509_authority();
+        if active.as_ref() == Some(&self.current.authority_id) {
+            return true;
+        }
+        let journal = self.views.journal();
+        let found = journal.authorities.iter().find(|one| Some(&one.id) == active.as_ref());
+        match found {
+            Some(active) => self.survey.of(active).await.judge(now) == Evidence::Complete,
+            // The issuer is ahead of the views for a moment.
+            None => false,
+        }
     }
 
     /// Whether the certificate chains to an authority that is marked tainted, while the active one
@@ -121,10 +157,4 @@ async fn make(
     })?;
     let identity = Identity::new(issued.chain_der.clone(), &pkcs8)?;
     Ok((identity, issued))
-}
-
-/// Strictly after half of the certificate's life, as in SPIRE.
-fn is_past_half(issued: &IssuedX509, now: Timestamp) -> bool {
-    let life = issued.not_after.since(issued.not_before);
-    now > issued.not_before.plus(life / 2)
 }

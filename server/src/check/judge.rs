@@ -10,8 +10,8 @@ use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityStatus, Timestamp};
 
 use super::Verdict;
-use super::keys::Tested;
 use super::measure::Folder;
+use crate::keys::Tested;
 
 const MIB: u64 = 1024 * 1024;
 

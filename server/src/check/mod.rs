@@ -4,7 +4,6 @@
 //! where to read more. Asks no other member: what those said of themselves is at most seconds old.
 
 mod judge;
-mod keys;
 mod measure;
 
 use std::path::PathBuf;
@@ -12,6 +11,7 @@ use std::sync::Arc;
 
 use steeple_raft_store::ClusterKeys;
 
+use crate::keys::test_signatures;
 use crate::service::Context;
 
 /// How bad it is.
@@ -87,7 +87,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     let log = own.and_then(|own| Some(own.observed.as_ref()?.said.disk)).unwrap_or_default();
     let journal = views.journal();
     let tested = match views.cluster() {
-        Some(cluster) => keys::test_signatures(&parts.keys, cluster.cluster_id, &journal),
+        Some(cluster) => test_signatures(&parts.keys, cluster.cluster_id, &journal),
         None => Vec::new(),
     };
     vec![

@@ -62,7 +62,12 @@ impl KeyRing {
         self.opened.get(&(authority.kind, authority.id.clone())).cloned()
     }
 
-    fn open(
+    /// Opens one key, and keeps it not.
+    ///
+    /// # Errors
+    ///
+    /// If no cluster key opens it, or it is not the one that was published.
+    pub(super) fn open(
         &self,
         cluster_id: ClusterId,
         authority: &Authority,

@@ -66,6 +66,12 @@ impl rpc::bundle_server::Bundle for BundleService {
             found = self.context.views().bundle(trust_domain);
         }
         let bundle = found.ok_or_else(|| Failure::not_found("bundle not found"))?;
+        let whole = mask.as_ref().is_none_or(|mask| mask.x509_authorities && mask.jwt_authorities);
+        // The method is open to everyone, so the gate has not looked whose certificate it is.
+        let agent = call.peer.certificate().map(|certificate| &certificate.id);
+        if let Some(agent) = agent.filter(|id| whole && id.is_agent()) {
+            self.context.survey.given(agent, &bundle);
+        }
         Ok(Response::new(masked(&bundle, mask.as_ref())))
     }
 

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::{observed, upgrading};
+use super::{observed, rotating, upgrading};
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
 use crate::gate::staleness::Standing;
@@ -51,6 +51,8 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let mut authorities = views.journal().authorities.clone();
         authorities.sort_by_key(|authority| (authority.kind, authority.status));
         let cluster_id = cluster.as_ref().map(|cluster| cluster.cluster_id).or(status.cluster_id);
+        let mut warnings = self.warnings(&status, &quorum);
+        warnings.extend(rotating::warnings(&self.context).await);
         Ok(Response::new(rpc::StatusResponse {
             cluster_id: cluster_id.map(|id| id.to_string()).unwrap_or_default(),
             cluster_name: self.cluster_name.clone(),
@@ -58,7 +60,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
             epoch: cluster.as_ref().map_or(0, |cluster| cluster.epoch),
             feature_level: cluster.as_ref().map_or(0, |cluster| cluster.feature_level),
             this_member: Some(self.this_member(&status)),
-            warnings: self.warnings(&status, &quorum),
+            warnings,
             quorum: Some(quorum),
             members: self.members_of(&status),
             authorities: authorities.iter().map(authority).collect(),
@@ -166,6 +168,14 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let raised = self.context.gate.store.raise_level().await;
         let (from, to) = raised.map_err(upgrading::not_raised)?;
         Ok(Response::new(rpc::FinalizeUpgradeResponse { from, to }))
+    }
+
+    async fn rotation(
+        &self,
+        request: Request<rpc::RotationRequest>,
+    ) -> Result<Response<rpc::RotationResponse>, Status> {
+        let kind = rotating::kind_of(request.into_inner().kind())?;
+        Ok(Response::new(rotating::rotation(&self.context, kind).await))
     }
 
     async fn check(
@@ -335,7 +345,7 @@ fn member(status: &MemberStatus, view: &MemberView, now: Duration) -> rpc::Membe
     member
 }
 
-fn authority(authority: &Authority) -> rpc::Authority {
+pub(super) fn authority(authority: &Authority) -> rpc::Authority {
     use rpc::authority::{Kind, Status};
 
     let kind = match authority.kind {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::attest::Attestors;
+use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, Minter};
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Call, Gate};
@@ -24,6 +25,8 @@ pub struct Context {
     pub issuer: Issuer,
     /// Makes authorities, for operators who ask for them.
     pub minter: Minter,
+    /// Finds out who knows a prepared authority.
+    pub survey: Survey,
     /// Verifies nodes.
     pub attestors: Arc<Attestors>,
     /// Holds back.

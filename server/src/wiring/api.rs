@@ -10,6 +10,7 @@ use steeple_spiffe_core::{SpiffeId, TrustDomain, tls};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::World;
+use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, ServerSvid};
 use crate::config::Config;
 use crate::gate::Front;
@@ -27,6 +28,7 @@ pub(super) struct ApiTask {
     pub(super) front: Front,
     pub(super) issuer: Issuer,
     pub(super) views: Views,
+    pub(super) survey: Survey,
     pub(super) world: World,
     pub(super) signals: ConnectionSignals,
     pub(super) close: CancellationToken,
@@ -45,6 +47,7 @@ impl ApiTask {
             self.views.clone(),
             server.trust_domain.clone(),
             Arc::clone(&self.world.clock),
+            self.survey,
         )
         .await?;
         let accept = accept(server.trust_domain.clone(), server.admin_ids.clone());

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::api::ApiTask;
 use super::parts::{self, World};
 use super::stop;
+use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, Minter, Rotator};
 use crate::check::CheckParts;
 use crate::config::Config;
@@ -170,6 +171,13 @@ impl Start {
         let reads = parts::reads(&self.config, handle.clone(), views.clone(), &self.world);
         let bundles: Arc<dyn BundleSource> = Arc::new(views.clone());
         let attestors = parts::attestors(&self.config, &bundles, &self.world)?;
+        let survey = Survey::start(
+            handle.clone(),
+            views.clone(),
+            Arc::clone(&keys),
+            Arc::clone(&self.world.clock),
+            self.config.cluster.max_staleness,
+        );
         let context = Context {
             gate: self.gate(handle.clone(), views.clone(), reads.clone()),
             issuer: issuer.clone(),
@@ -179,6 +187,7 @@ impl Start {
                 keys: Arc::clone(&keys),
                 random: Arc::clone(&self.world.random),
             },
+            survey,
             attestors: Arc::new(attestors),
             limits: Arc::new(RateLimits::new(
                 self.config.server.limit_attestation,
@@ -260,8 +269,8 @@ impl Start {
             handle: context.gate.store.clone(),
             views: context.gate.views.clone(),
             minter: context.minter.clone(),
+            survey: context.survey.clone(),
             clock: Arc::clone(&self.world.clock),
-            max_staleness: self.config.cluster.max_staleness,
         }
     }
 
@@ -307,6 +316,7 @@ impl Start {
             front: Front::new(gate, member, api_routes, false, audit),
             issuer: context.issuer.clone(),
             views: context.gate.views.clone(),
+            survey: context.survey.clone(),
             world: self.world.clone(),
             signals: self.signals(),
             close: self.stages.close.clone(),

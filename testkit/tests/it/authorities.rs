@@ -209,7 +209,7 @@ async fn an_agent_replaces_what_a_tainted_authority_signed_and_never_stops_servi
 
     let second = ask(&cluster, 1, "x509", &["prepare"]);
     let second = second["prepared_authority"]["authority_id"].as_str().unwrap().to_owned();
-    ask(&cluster, 2, "x509", &["activate", "-authorityID", &second]);
+    ask(&cluster, 2, "x509", &["activate", "-authorityID", &second, "-force"]);
     // Nothing is replaced for a mere rotation.
     assert_eq!(signer_of(&agent).unwrap(), first);
     ask(&cluster, 0, "x509", &["taint", "-authorityID", &first]);

@@ -18,6 +18,7 @@ mod membership;
 mod power_cut;
 mod registry;
 mod relationships;
+mod rotating;
 mod rotation;
 mod self_checks;
 mod stopping;

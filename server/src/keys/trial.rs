@@ -1,4 +1,4 @@
-//! A test signature with every authority that may sign now or next.
+//! A test signature with authorities that may sign now or next.
 
 use std::sync::Arc;
 
@@ -12,43 +12,51 @@ use steeple_spiffe_core::KeyType;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::signer::Signer;
 
-use crate::keys::KeyRing;
+use super::ring::KeyRing;
 
 /// What is signed: nothing that means anything to anyone.
 const MESSAGE: &[u8] = b"steeple cluster check";
 
 /// What came of the signature of one authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tested {
+pub struct Tested {
     /// `x509` or `jwt`, and its id.
-    pub(super) authority: String,
+    pub authority: String,
     /// Why it cannot sign; `None`: it can.
-    pub(super) error: Option<String>,
+    pub error: Option<String>,
 }
 
-/// Opens every key anew and signs with it.
-pub(super) fn test_signatures(
+/// Opens every key that may sign anew and signs with it.
+pub fn test_signatures(
     keys: &Arc<ClusterKeys>,
     cluster_id: ClusterId,
     journal: &Journal,
 ) -> Vec<Tested> {
-    let mut ring = KeyRing::new(Arc::clone(keys));
-    let opened = ring.follow(cluster_id, journal).map_err(|error| error.to_string());
-    let may_sign = |one: &&Authority| one.status.may_sign();
-    let tested = journal.authorities.iter().filter(may_sign).map(|authority| {
+    let may_sign = journal.authorities.iter().filter(|one| one.status.may_sign());
+    let tested = may_sign.map(|authority| {
         let kind = match authority.kind {
             AuthorityKind::X509 => "x509",
             AuthorityKind::Jwt => "jwt",
         };
-        let error = match ring.signer(authority) {
-            Some(signer) => sign(signer.as_ref()).err().map(str::to_owned),
-            None => {
-                Some(opened.clone().err().unwrap_or_else(|| "its key does not open".to_owned()))
-            }
-        };
+        let error = test_signature(keys, cluster_id, authority).err();
         Tested { authority: format!("{kind} {}", authority.id.as_str()), error }
     });
     tested.collect()
+}
+
+/// Opens the key of one authority anew and signs with it.
+///
+/// # Errors
+///
+/// Why it cannot sign.
+pub fn test_signature(
+    keys: &Arc<ClusterKeys>,
+    cluster_id: ClusterId,
+    authority: &Authority,
+) -> Result<(), String> {
+    let ring = KeyRing::new(Arc::clone(keys));
+    let signer = ring.open(cluster_id, authority).map_err(|error| error.to_string())?;
+    sign(signer.as_ref()).map_err(str::to_owned)
 }
 
 fn sign(signer: &dyn Signer) -> Result<(), &'static str> {

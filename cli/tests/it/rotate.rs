@@ -1,0 +1,147 @@
+//! `cluster rotate`.
+//!
+//! Owns what each step sends, and what is told of one that cannot be taken yet.
+
+use steeple_api::pb::cluster::v1::*;
+use steeple_api::pb::server::localauthority::v1::*;
+
+use crate::driver::{NOW, line};
+use crate::fake::Fake;
+
+const END: &str = "2026-01-03 03:04:05 +0000 UTC";
+
+fn named(id: &str) -> Option<Authority> {
+    Some(Authority { id: id.to_owned(), not_after: NOW + 24 * 3600, ..Default::default() })
+}
+
+/// `old` signs; nothing is prepared.
+fn quiet() -> RotationResponse {
+    RotationResponse {
+        active: named("old"),
+        agents: 9,
+        prepare_at: NOW + 24 * 3600,
+        activate_at: NOW + 24 * 3600,
+        leave_at: NOW + 24 * 3600,
+        published: 2,
+        published_max: 3,
+        place_free_at: NOW + 24 * 3600,
+        ..Default::default()
+    }
+}
+
+/// `new` is prepared.
+fn prepared(without: u32) -> RotationResponse {
+    let waits_for = if without == 0 { "" } else { "1 of 9 agents: a" };
+    RotationResponse {
+        prepared: named("new"),
+        complete: without == 0,
+        waits_for: waits_for.to_owned(),
+        agents_without: without,
+        assumed_at: NOW + 24 * 3600,
+        published: 3,
+        ..quiet()
+    }
+}
+
+/// `new` signs.
+fn rotated() -> RotationResponse {
+    RotationResponse { active: named("new"), published: 3, ..quiet() }
+}
+
+#[tokio::test]
+async fn all_steps_that_may_be_taken_are_taken_and_told() {
+    let fake = Fake::start();
+    let rotate = |words: &str| line(&format!("spire-server cluster rotate x509 {words}"));
+    fake.answer("rotation", quiet())
+        .answer("rotation", prepared(0))
+        .answer("rotation", prepared(0));
+    fake.answer("prepare_x509_authority", PrepareX509AuthorityResponse::default());
+    fake.answer("activate_x509_authority", ActivateX509AuthorityResponse::default());
+    fake.answer("rotation", rotated());
+    let told = rotate("").on(&fake).await.success();
+    let end = format!("X.509 authority new signs. The one before it leaves the bundle at {END}.\n");
+    let published = "X.509 authority new is prepared: published, but it signs nothing yet.\n";
+    assert_eq!(told, format!("{published}{end}"));
+    let calls = fake.calls();
+    let activated = calls.iter().find(|call| call.method == "activate_x509_authority").unwrap();
+    assert_eq!(activated.message::<ActivateX509AuthorityRequest>().authority_id, "new");
+
+    // With -wait it looks again; with JSON what happens is not in the way of the answer.
+    for _ in 0..2 {
+        fake.answer("rotation", prepared(1));
+    }
+    fake.answer("rotation", rotated());
+    let outcome = rotate("-wait -output json").on(&fake).await;
+    let waited = "8 of 9 agents have it; waiting for 1 of 9 agents: a\n";
+    assert_eq!(outcome.stderr, format!("{published}{waited}{end}"));
+    assert!(outcome.stdout.starts_with("{\"activate_at\":"), "{}", outcome.stdout);
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_yet_is_told_with_its_time() {
+    let fake = Fake::start();
+    let rotate = |words: &str| line(&format!("spire-server cluster rotate jwt {words}"));
+    fake.answer("rotation", prepared(1)).answer("rotation", prepared(1));
+    let told = rotate("").on(&fake).await.success();
+    assert_eq!(
+        told,
+        format!(
+            "JWT authority new is prepared: published, but it signs nothing yet.\n\
+             8 of 9 agents have it; waiting for 1 of 9 agents: a\n\
+             Agents are taken to have it at {END}. Run the command again then, or with -wait.\n"
+        )
+    );
+    let full = || RotationResponse { published: 3, ..quiet() };
+    fake.answer("rotation", full()).answer("rotation", full());
+    let told = rotate("").on(&fake).await.success();
+    assert_eq!(
+        told,
+        format!(
+            "3 JWT authorities are published; the next leaves the bundle at {END}. Run the command again \
+             then, or with -wait.\n"
+        )
+    );
+    fake.answer("rotation", RotationResponse::default());
+    let text = rotate("").on(&fake).await.failure();
+    assert_eq!(text, "Error: nothing signs yet: no JWT authority is active\n");
+    fake.answer("rotation", prepared(0));
+    fake.answer("rotation", RotationResponse { prepared: None, ..quiet() });
+    let outcome = rotate("-wait").on(&fake).await;
+    let lost = "JWT authority new is not prepared any more: it was tainted, revoked or replaced";
+    assert_eq!((outcome.code, outcome.stderr), (1, format!("Error: {lost}\n")));
+    let text = rotate("-plan -wait").on(&fake).await.failure();
+    assert_eq!(text, "Error: -plan and -wait exclude each other\n");
+}
+
+#[tokio::test]
+async fn a_plan_names_each_step_and_its_time() {
+    let fake = Fake::start();
+    for (seen, prepare, known) in [
+        (
+            quiet(),
+            "now".to_owned(),
+            "after that, when all agents have fetched the bundle".to_owned(),
+        ),
+        (prepared(0), "done: new".to_owned(), "done".to_owned()),
+        (
+            prepared(1),
+            "done: new".to_owned(),
+            format!("at {END} at the latest; waiting for 1 of 9 agents: a"),
+        ),
+        (
+            RotationResponse { published: 3, ..quiet() },
+            format!("at {END}, when a place in the bundle is free"),
+            "after that, when all agents have fetched the bundle".to_owned(),
+        ),
+    ] {
+        fake.answer("rotation", seen);
+        let plan = line("spire-server cluster rotate x509 -plan").on(&fake).await.success();
+        let lines: Vec<&str> =
+            plan.lines().filter_map(|line| Some(line.split_once(": ")?.1)).collect();
+        let signs = format!("old, until {END}");
+        let leaves = format!("at {END}");
+        let by_itself = format!("prepared at {END}, activated at {END}");
+        assert_eq!(lines, [&signs, &prepare, &known, "when it is known", &leaves, &by_itself]);
+        assert_eq!(fake.only_call().method, "rotation");
+    }
+}

@@ -1,0 +1,141 @@
+//! What is known of a prepared authority at one moment, and what follows from it.
+//!
+//! Pure. Owns the rule (`docs/reference/cluster.md`, "Rotation"): all voters in contact sign with it, and
+//! every agent that exists was given a bundle that holds it, or has had the time that the slowest needs.
+
+use std::time::Duration;
+
+use steeple_raft_store::MemberId;
+use steeple_spiffe_core::authority::Authority;
+use steeple_spiffe_core::{SpiffeId, Timestamp};
+
+use crate::authority::planner::Evidence;
+
+/// How long agents may take to fetch a bundle: a stock agent's longest back-off (8 min) and a
+/// bundle's refresh hint (5 min). `max_staleness` comes on top.
+const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
+
+/// A member, as far as a prepared authority concerns it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberReport {
+    /// Which.
+    pub member: MemberId,
+    /// Why it is not ready to sign with the authority; `None`: it is.
+    pub not_ready: Option<String>,
+}
+
+/// What is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The voters in contact.
+    pub members: Vec<MemberReport>,
+    /// How many agents there are that are neither banned nor expired.
+    pub agents: usize,
+    /// Those of them that were not seen with the authority, by id.
+    pub without: Vec<SpiffeId>,
+    /// From when on these are taken to have it.
+    pub assumed_at: Timestamp,
+}
+
+/// When agents that were not seen with an authority are taken to have it.
+pub(super) fn assumed_at(prepared: &Authority, max_staleness: Duration) -> Timestamp {
+    prepared.issued_at.plus(AGENT_FETCH_BOUND + max_staleness)
+}
+
+impl Report {
+    /// Whether the authority may sign without anyone being surprised.
+    pub fn judge(&self, now: Timestamp) -> Evidence {
+        let members = self.members.iter().all(|member| member.not_ready.is_none());
+        let agents = self.without.is_empty() || now >= self.assumed_at;
+        if members && agents { Evidence::Complete } else { Evidence::Incomplete }
+    }
+
+    /// Who is waited for, in words; `None`: no one.
+    pub fn waits_for(&self) -> Option<String> {
+        /// So many agents are named.
+        const NAMED: usize = 5;
+        let mut parts: Vec<String> = self
+            .members
+            .iter()
+            .filter_map(|one| Some(format!("member {}: {}", one.member, one.not_ready.as_ref()?)))
+            .collect();
+        if !self.without.is_empty() {
+            let named: Vec<String> =
+                self.without.iter().take(NAMED).map(ToString::to_string).collect();
+            let more = if self.without.len() > NAMED { ", ..." } else { "" };
+            let (missing, all) = (self.without.len(), self.agents);
+            parts.push(format!("{missing} of {all} agents: {}{more}", named.join(", ")));
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use steeple_spiffe_core::authority::{AuthorityKind, SealedKey};
+    use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
+
+    use super::*;
+
+    /// A prepared authority whose certificate is its name.
+    pub(in crate::authority::evidence) fn authority(kind: AuthorityKind, name: &str) -> Authority {
+        Authority {
+            id: AuthorityId::new(name),
+            kind,
+            status: AuthorityStatus::Prepared,
+            public_der: name.as_bytes().to_vec(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey::destroyed(),
+            issued_at: Timestamp::from_unix_s(1_000),
+            not_after: Timestamp::from_unix_s(90_000),
+            tainted: false,
+        }
+    }
+
+    fn agents(count: usize) -> Vec<SpiffeId> {
+        let id = |at| SpiffeId::parse(&format!("spiffe://example.org/spire/agent/a{at}")).unwrap();
+        (0..count).map(id).collect()
+    }
+
+    #[test]
+    fn members_are_waited_for_and_agents_for_a_while() {
+        let member = |not_ready: Option<&str>| MemberReport {
+            member: MemberId(7),
+            not_ready: not_ready.map(str::to_owned),
+        };
+        let until = assumed_at(&authority(AuthorityKind::X509, "a"), Duration::from_secs(60));
+        assert_eq!(until, Timestamp::from_unix_s(1_000 + 14 * 60));
+        let report = |members, missing| Report {
+            members,
+            agents: 9,
+            without: agents(missing),
+            assumed_at: until,
+        };
+        let (early, late) = (until.minus(Duration::from_millis(1)), until);
+        let (complete, incomplete) = (Evidence::Complete, Evidence::Incomplete);
+        let table = [
+            ("nobody is there", report(vec![], 0), complete, complete),
+            ("all have it", report(vec![member(None)], 0), complete, complete),
+            ("an agent lacks it", report(vec![member(None)], 1), incomplete, complete),
+            (
+                "a member lacks it",
+                report(vec![member(Some("x")), member(None)], 0),
+                incomplete,
+                incomplete,
+            ),
+        ];
+        for (what, report, before, after) in table {
+            let judged = (report.judge(early), report.judge(late));
+            assert_eq!(judged, (before, after), "{what}");
+            assert_eq!(report.waits_for().is_none(), before == complete, "{what}");
+        }
+        let report = report(vec![member(Some("its key does not open"))], 6);
+        assert_eq!(
+            report.waits_for().unwrap(),
+            "member 0000000000000007: its key does not open; 6 of 9 agents: \
+             spiffe://example.org/spire/agent/a0, spiffe://example.org/spire/agent/a1, \
+             spiffe://example.org/spire/agent/a2, spiffe://example.org/spire/agent/a3, \
+             spiffe://example.org/spire/agent/a4, ..."
+        );
+    }
+}

@@ -1,0 +1,139 @@
+//! Which bundle each agent was given last by this replica.
+//!
+//! Owns the memory of it: sixteen bytes an agent and one copy of each bundle that is still the last of
+//! someone. Agents that are gone from the registry are forgotten before they outnumber the others.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_lc_rs::digest;
+use steeple_spiffe_core::SpiffeId;
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::bundle::Bundle;
+
+/// An agent, as members speak of it to each other: a hash of its id. Two agents with one mark would need
+/// billions of agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Mark(pub(super) u64);
+
+impl Mark {
+    /// The mark of an agent.
+    pub(super) fn of(agent: &SpiffeId) -> Self {
+        let hash = digest::digest(&digest::SHA256, agent.to_string().as_bytes());
+        let first = hash.as_ref().first_chunk::<8>();
+        Self(first.map_or(0, |bytes| u64::from_be_bytes(*bytes)))
+    }
+}
+
+/// What agents were given. Shared by the services that give it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sightings {
+    last: Arc<Mutex<HashMap<Mark, Arc<Bundle>>>>,
+}
+
+impl Sightings {
+    /// An agent was given the bundle of its own trust domain.
+    pub(super) fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last.entry(Mark::of(agent)).or_insert_with(|| Arc::clone(bundle));
+        if known.sequence_number < bundle.sequence_number {
+            *known = Arc::clone(bundle);
+        }
+    }
+
+    /// The agents whose last bundle holds an authority.
+    pub(super) fn with(&self, authority: &Authority) -> BTreeSet<Mark> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Many agents have the same bundle: it is looked into once.
+        let mut judged: HashMap<*const Bundle, bool> = HashMap::new();
+        let mut has = |bundle: &Arc<Bundle>| {
+            *judged.entry(Arc::as_ptr(bundle)).or_insert_with(|| holds(bundle, authority))
+        };
+        last.iter().filter(|(_, bundle)| has(bundle)).map(|(mark, _)| *mark).collect()
+    }
+
+    /// How many agents are remembered.
+    pub(super) fn count(&self) -> usize {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Forgets agents that are not among those that exist.
+    pub(super) fn keep(&self, existing: &BTreeSet<Mark>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.retain(|mark, _| existing.contains(mark));
+    }
+}
+
+/// Whether who has the bundle verifies what the authority signs: it holds the authority itself or, of one
+/// that an upstream signed, an authority that its chain ends below.
+fn holds(bundle: &Bundle, authority: &Authority) -> bool {
+    match authority.kind {
+        AuthorityKind::Jwt => {
+            bundle.jwt_authorities.iter().any(|key| key.key_id == authority.id.as_str())
+        }
+        AuthorityKind::X509 => {
+            bundle.x509_authorities.iter().any(|root| root.certificate_der == authority.public_der)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_spiffe_core::TrustDomain;
+    use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
+
+    use super::super::report::tests::authority;
+    use super::*;
+
+    fn agent(name: &str) -> SpiffeId {
+        SpiffeId::parse(&format!("spiffe://example.org/spire/agent/{name}")).unwrap()
+    }
+
+    fn bundle(sequence_number: u64, x509: &[&str], jwt: &[&str]) -> Arc<Bundle> {
+        let x509 = x509.iter().map(|name| X509Authority {
+            certificate_der: name.as_bytes().to_vec(),
+            tainted: false,
+        });
+        let jwt = jwt.iter().map(|name| JwtAuthority {
+            key_id: (*name).to_owned(),
+            public_key_der: Vec::new(),
+            expires_at: None,
+            tainted: false,
+        });
+        Arc::new(Bundle {
+            x509_authorities: x509.collect(),
+            jwt_authorities: jwt.collect(),
+            sequence_number,
+            ..Bundle::empty(TrustDomain::parse("example.org").unwrap())
+        })
+    }
+
+    #[test]
+    fn an_agent_has_what_its_newest_bundle_holds() {
+        let sightings = Sightings::default();
+        let (new, old) = (bundle(2, &["a", "b"], &["k"]), bundle(1, &["a"], &[]));
+        sightings.given(&agent("one"), &old);
+        sightings.given(&agent("two"), &new);
+        sightings.given(&agent("two"), &old);
+        let with = |kind, name| sightings.with(&authority(kind, name));
+        let marks = |names: &[&str]| names.iter().map(|name| Mark::of(&agent(name))).collect();
+        assert_eq!(with(AuthorityKind::X509, "a"), marks(&["one", "two"]));
+        assert_eq!(with(AuthorityKind::X509, "b"), marks(&["two"]), "an older answer came late");
+        assert_eq!(with(AuthorityKind::Jwt, "k"), marks(&["two"]));
+        assert_eq!(with(AuthorityKind::Jwt, "b"), marks(&[]), "of the other kind");
+        sightings.given(&agent("one"), &new);
+        assert_eq!(with(AuthorityKind::X509, "b"), marks(&["one", "two"]));
+    }
+
+    #[test]
+    fn agents_that_are_gone_are_forgotten() {
+        let sightings = Sightings::default();
+        let bundle = bundle(1, &["a"], &[]);
+        for name in ["one", "two", "three"] {
+            sightings.given(&agent(name), &bundle);
+        }
+        assert_eq!(sightings.count(), 3);
+        sightings.keep(&BTreeSet::from([Mark::of(&agent("one")), Mark::of(&agent("new"))]));
+        assert_eq!(sightings.count(), 1);
+    }
+}

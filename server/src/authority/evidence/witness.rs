@@ -1,0 +1,96 @@
+//! Answers other members' questions about a prepared authority from what this one has seen and can do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use prost::Message;
+use prost::bytes::Bytes;
+use steeple_api::pb::member::v1 as rpc;
+use steeple_raft_store::{Answers, ClusterKeys};
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+
+use super::sightings::{Mark, Sightings};
+use crate::keys::test_signature;
+use crate::view::{AgentFilter, Views};
+
+/// Agents that one answer names at most: half of what a message between members holds. Of more agents
+/// the time that they are given decides.
+const AGENTS_MAX: usize = 250_000;
+
+/// How long an authority may take to arrive.
+const APPLY_WAIT: Duration = Duration::from_secs(1);
+
+/// What a member can say of authorities. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Witness {
+    views: Views,
+    keys: Arc<ClusterKeys>,
+    sightings: Sightings,
+}
+
+impl Witness {
+    /// A witness of what these views and this memory show.
+    pub(super) fn new(views: Views, keys: Arc<ClusterKeys>, sightings: Sightings) -> Self {
+        Self { views, keys, sightings }
+    }
+
+    async fn evidence(self, asked: rpc::Evidence) -> rpc::EvidenceAnswer {
+        let kind = if asked.jwt { AuthorityKind::Jwt } else { AuthorityKind::X509 };
+        let found = || {
+            let journal = self.views.journal();
+            let is_it =
+                |one: &&Authority| one.kind == kind && one.id.as_str() == asked.authority_id;
+            journal.authorities.iter().find(is_it).cloned()
+        };
+        // The question may overtake the command that prepared it.
+        let mut moves = self.views.subscribe_revision();
+        let applied = moves.wait_for(|_| found().is_some());
+        tokio::time::timeout(APPLY_WAIT, applied).await.ok();
+        let Some(authority) = found() else {
+            let not_ready = "it has not applied the authority yet".to_owned();
+            return rpc::EvidenceAnswer { not_ready, agents: Vec::new() };
+        };
+        self.forget();
+        let agents = self.sightings.with(&authority).into_iter().take(AGENTS_MAX);
+        let agents = agents.map(|mark| mark.0).collect();
+        let not_ready = self.signs_with(authority).await.err().unwrap_or_default();
+        rpc::EvidenceAnswer { not_ready, agents }
+    }
+
+    /// Forgets agents that the registry has forgotten, before they outnumber the others.
+    fn forget(&self) {
+        let filter = AgentFilter::default();
+        if self.sightings.count() > 2 * self.views.agents_count(&filter).shown {
+            let all = self.views.agents_page(None, None, &filter).shown;
+            self.sightings.keep(&all.iter().map(|(_, agent)| Mark::of(&agent.id)).collect());
+        }
+    }
+
+    /// Opens the key anew and signs: what the issuer holds is only known when it is wanted.
+    async fn signs_with(&self, authority: Authority) -> Result<(), String> {
+        let cluster = self.views.cluster().ok_or("it knows no cluster")?;
+        let keys = Arc::clone(&self.keys);
+        let signs = move || test_signature(&keys, cluster.cluster_id, &authority);
+        let tested = tokio::task::spawn_blocking(signs).await;
+        tested.map_err(|_cancelled| "it is stopping")?
+    }
+}
+
+impl Answers for Witness {
+    fn answer(&self, question: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let witness = self.clone();
+        async move {
+            use rpc::question::Asked;
+            let question = rpc::Question::decode(question).map_err(|error| error.to_string())?;
+            match question.asked {
+                Some(Asked::Evidence(asked)) => {
+                    Ok(witness.evidence(asked).await.encode_to_vec().into())
+                }
+                None => Err("it does not know the question".to_owned()),
+            }
+        }
+        .boxed()
+    }
+}

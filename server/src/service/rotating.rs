@@ -1,0 +1,116 @@
+//! How far the rotation of an authority is, for `cluster rotate` and for warnings.
+//!
+//! Owns the way from journal, policy and survey to the answer. Steps are taken by the rotator and by the
+//! calls of LocalAuthority; nothing is decided here.
+
+use steeple_api::pb::cluster::v1 as rpc;
+use steeple_raft_store::change::Journal;
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+
+use super::cluster::authority;
+use super::context::Context;
+use crate::authority::evidence::Report;
+use crate::authority::{
+    AuthorityPolicy, Evidence, PUBLISHED_MAX, Slots, Times, kind_name, successor,
+};
+use crate::status::Failure;
+
+/// So many agents are named: a person reads no more, a script asks for their number.
+const LAGGARDS_MAX: usize = 100;
+
+/// Which kind a caller asks about.
+///
+/// # Errors
+///
+/// None is named.
+pub(super) fn kind_of(kind: rpc::authority::Kind) -> Result<AuthorityKind, Failure> {
+    match kind {
+        rpc::authority::Kind::X509 => Ok(AuthorityKind::X509),
+        rpc::authority::Kind::Jwt => Ok(AuthorityKind::Jwt),
+        rpc::authority::Kind::Unspecified => {
+            Err(Failure::invalid("kind of authority is required: X509 or JWT"))
+        }
+    }
+}
+
+/// How far it is. Asks the members if an authority is prepared.
+pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::RotationResponse {
+    let journal = context.views().journal();
+    let mut response = scheduled(&journal, kind, &context.minter.policy);
+    if let Some(prepared) = successor(&journal, kind) {
+        let report = context.survey.of(prepared).await;
+        let now = context.gate.clock.now().max(context.views().cluster_time());
+        response.complete = report.judge(now) == Evidence::Complete;
+        known(&mut response, &report);
+    }
+    response
+}
+
+/// Hand-overs that are due and wait for someone. Members are asked only if there is one.
+pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
+    let journal = context.views().journal();
+    let now = context.gate.clock.now().max(context.views().cluster_time());
+    let mut warnings = Vec::new();
+    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+        let (active, prepared) = (Slots::of(&journal, kind).current, successor(&journal, kind));
+        let (Some(active), Some(prepared)) = (active, prepared) else { continue };
+        let times = Times::of(active, &context.minter.policy);
+        if now < times.activate_at {
+            continue;
+        }
+        let report = context.survey.of(prepared).await;
+        let Some(waits_for) = report.waits_for() else { continue };
+        if report.judge(now) == Evidence::Incomplete {
+            let (kind, id) = (kind_name(kind), &prepared.id);
+            warnings.push(rpc::Warning {
+                code: "rotation_waits".to_owned(),
+                message: format!("{kind} authority {id} does not sign yet: it waits for {waits_for}"),
+                fix: "bring them back; it signs in time without them, who then have to fetch the bundle"
+                    .to_owned(),
+            });
+        }
+    }
+    warnings
+}
+
+/// What the journal and the policy say.
+fn scheduled(
+    journal: &Journal,
+    kind: AuthorityKind,
+    policy: &AuthorityPolicy,
+) -> rpc::RotationResponse {
+    let active = Slots::of(journal, kind).current;
+    let is_published = |one: &&Authority| one.kind == kind && one.status.is_published();
+    let published: Vec<_> = journal.authorities.iter().filter(is_published).collect();
+    let served = published.iter().filter(|one| !one.status.may_sign());
+    let place_free_at = served.map(|one| Times::of(one, policy).leave_at).min();
+    let mut response = rpc::RotationResponse {
+        active: active.map(authority),
+        prepared: successor(journal, kind).map(authority),
+        published: count(published.len()),
+        published_max: count(PUBLISHED_MAX),
+        place_free_at: place_free_at.map_or(0, |time| time.unix_s()),
+        ..Default::default()
+    };
+    if let Some(active) = active {
+        let times = Times::of(active, policy);
+        response.prepare_at = times.prepare_at.unix_s();
+        response.activate_at = times.activate_at.unix_s();
+        response.activate_at_latest = times.activate_at_latest.unix_s();
+        response.leave_at = times.leave_at.unix_s();
+    }
+    response
+}
+
+/// What members and agents show.
+fn known(response: &mut rpc::RotationResponse, report: &Report) {
+    response.waits_for = report.waits_for().unwrap_or_default();
+    response.agents = count(report.agents);
+    response.agents_without = count(report.without.len());
+    response.laggards = report.without.iter().take(LAGGARDS_MAX).map(ToString::to_string).collect();
+    response.assumed_at = report.assumed_at.unix_s();
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

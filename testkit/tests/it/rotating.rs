@@ -1,0 +1,78 @@
+//! `cluster rotate` on three members with an agent below them: who is waited for, and that a rotation
+//! goes on wherever it is asked for again.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use steeple_testkit::process::wait_for;
+use steeple_testkit::{Agent, Cluster, ClusterSpec};
+
+use crate::bundles::{done, refused};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn active(cluster: &Cluster, member: usize, kind: &str) -> String {
+    let args = ["localauthority", kind, "show"];
+    let shown: Value = cluster.member(member).unwrap().cli_json(&args).unwrap();
+    shown["active"]["authority_id"].as_str().unwrap().to_owned()
+}
+
+async fn agent_of(cluster: &Cluster, folder: &std::path::Path) -> (Agent, String) {
+    let token = cluster.member(0).unwrap().cli_json(&["token", "generate"]).unwrap();
+    let token = token["value"].as_str().unwrap().to_owned();
+    let agent = Agent::start(folder, cluster, &[2, 1, 0], &token, "").await.unwrap();
+    (agent, format!("spiffe://example.org/spire/agent/join_token/{token}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_waits_for_an_agent_and_goes_on_through_another_member() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster =
+        Cluster::start(&folder.path().join("cluster"), &ClusterSpec::default()).await.unwrap();
+    let (mut agent, id) = agent_of(&cluster, &folder.path().join("agent")).await;
+    let first = active(&cluster, 0, "x509");
+
+    let plan = done(&cluster, 1, &["cluster", "rotate", "x509", "-plan"]);
+    assert!(plan.contains(&first) && plan.contains("Prepare") && plan.contains("now"), "{plan}");
+    assert_eq!(active(&cluster, 1, "x509"), first, "a plan does nothing");
+
+    agent.process().signal(Signal::SIGSTOP).unwrap();
+    let waiting = format!("0 of 1 agents have it; waiting for 1 of 1 agents: {id}");
+    let told = done(&cluster, 1, &["cluster", "rotate", "x509"]);
+    assert!(told.contains("signs nothing yet") && told.contains(&waiting), "{told}");
+    let shown: Value =
+        cluster.member(2).unwrap().cli_json(&["localauthority", "x509", "show"]).unwrap();
+    let second = shown["prepared"]["authority_id"].as_str().unwrap().to_owned();
+    assert!(told.contains(&second), "{told}");
+
+    // The command of before is no way round it, unless it is told so.
+    let activate = ["localauthority", "x509", "activate", "-authorityID", &second];
+    let text = refused(&cluster, 0, &activate);
+    assert!(text.contains("not all know it yet") && text.contains(&id), "{text}");
+    assert!(text.contains("or use -force"), "{text}");
+
+    let leader = cluster.leader(SOON).await.unwrap();
+    cluster.kill_member(leader).unwrap();
+    let other = (leader + 1) % 3;
+    let told = wait_for("the same rotation without the first leader", SOON, async || {
+        let output = cluster.member(other)?.cli(&["cluster", "rotate", "x509"])?;
+        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    });
+    let told = told.await.unwrap();
+    assert!(told.contains(&second) && told.contains(&waiting), "{told}");
+
+    agent.process().signal(Signal::SIGCONT).unwrap();
+    let told = done(&cluster, other, &["cluster", "rotate", "x509", "-wait"]);
+    assert!(told.contains(&format!("X.509 authority {second} signs.")), "{told}");
+    assert_eq!(active(&cluster, other, "x509"), second);
+
+    cluster.start_member(leader).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
+    let jwt = active(&cluster, leader, "jwt");
+    let args = ["cluster", "rotate", "jwt", "-wait"];
+    let seen: Value = cluster.member(leader).unwrap().cli_json(&args).unwrap();
+    assert_eq!((&seen["complete"], &seen["published"]), (&Value::from(false), &Value::from(2)));
+    assert_ne!(active(&cluster, leader, "jwt"), jwt);
+}
