@@ -8,16 +8,21 @@ use std::time::Duration;
 
 use steeple_raft_store::{MemberChange, MemberId, MemberState, Role};
 
-use crate::member::{Ask, Ended, Job, Member, Process};
+use crate::member::{Answer, Ask, Ended, Job, Member, Process};
 use crate::options::{FaultKind, Options};
 use crate::world::World;
 use steeple_spiffe_core::dice::Dice;
+use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 /// A process that ended by itself comes back after so long, in milliseconds.
 const RESTART_MS: u64 = 300;
 
 /// A member that may lose its disk again: so long after the last one did.
 const WIPE_GAP_MS: u64 = 4_000;
+
+/// A change of the membership has ended after so long, whatever became of it.
+const CHANGE_MS_MAX: u64 = 15_000;
 
 /// Something that happens at its time.
 #[derive(Clone, Debug)]
@@ -54,6 +59,8 @@ pub(crate) struct Nemesis {
     agenda: BTreeMap<(u64, u64), Action>,
     numbered: u64,
     wiped_ms: Option<u64>,
+    /// Changes of the membership that may be under way: when they were asked for, and the answer.
+    changes: Vec<(u64, oneshot::Receiver<Answer>)>,
     /// Why a process stopped by itself, if no fault explains it.
     pub(crate) unexplained: Option<String>,
     /// How often each fault was installed.
@@ -73,6 +80,7 @@ impl Nemesis {
             agenda: BTreeMap::new(),
             numbered: 0,
             wiped_ms: None,
+            changes: Vec::new(),
             unexplained: None,
             installed: BTreeMap::new(),
             hit_leader: 0,
@@ -360,19 +368,28 @@ impl Nemesis {
                 .dice
                 .pick(&voters)
                 .map(|member| MemberChange::Remove { member: *member, force: false }),
-            _ if voters.len() > 2 => self.dice.pick(&voters).copied().map(MemberChange::Demote),
+            _ if voters.len() > 2 && is_whole(world) => {
+                self.dice.pick(&voters).copied().map(MemberChange::Demote)
+            }
             _ => None,
         };
         let Some((change, at)) = change.zip(self.dice.pick(&world.running()).copied()) else {
             return false;
         };
-        tell(world, at, Ask::ChangeMembers(change));
+        let answer = tell(world, at, Ask::ChangeMembers(change));
+        self.changes.extend(answer.map(|answer| (world.time.ms(), answer)));
         true
     }
 
     fn wipe(&mut self, world: &mut World, now: u64) -> bool {
         let recent = self.wiped_ms.is_some_and(|at| now < at + WIPE_GAP_MS);
-        if recent || !is_whole(world) {
+        // A change that is under way may need a majority of fewer. One whose answer is lost goes on.
+        self.changes.retain_mut(|(asked, answer)| match answer.try_recv() {
+            Ok(_) => false,
+            Err(TryRecvError::Empty) => true,
+            Err(TryRecvError::Closed) => now < *asked + CHANGE_MS_MAX,
+        });
+        if recent || !is_whole(world) || !self.changes.is_empty() {
             return false;
         }
         self.wiped_ms = Some(now);
@@ -383,17 +400,16 @@ impl Nemesis {
 /// Has the leader hand over.
 fn transfer(world: &World) -> bool {
     let Some(leader) = world.leader() else { return false };
-    tell(world, leader, Ask::Transfer);
-    true
+    tell(world, leader, Ask::Transfer).is_some()
 }
 
-/// Asks a member for something, whatever it answers.
-fn tell(world: &World, at: usize, ask: Ask) {
-    with(world, at, |_, process| {
-        let (reply, _) = tokio::sync::oneshot::channel();
-        let timeout = Duration::from_secs(1);
-        process.inbox.try_send(Job { ask, timeout, reply }).ok();
-    });
+/// Asks a member for something, whatever it answers; `None` if it does not listen.
+fn tell(world: &World, at: usize, ask: Ask) -> Option<oneshot::Receiver<Answer>> {
+    let member = world.member(at)?;
+    let process = member.process.as_ref()?;
+    let (reply, answer) = oneshot::channel();
+    let timeout = Duration::from_secs(1);
+    process.inbox.try_send(Job { ask, timeout, reply }).ok().map(|()| answer)
 }
 
 /// A member's timers leap.

@@ -90,6 +90,7 @@ impl From<anyhow::Error> for Stop {
 /// What a member said last, to see that it does not go back.
 #[derive(Clone, Copy, Debug, Default)]
 struct Said {
+    incarnation: u64,
     applied: u64,
     committed: u64,
 }
@@ -304,14 +305,18 @@ impl Run {
                 return Err(Violation::new("restart", text).into());
             }
             let Some(status) = self.world.status(at) else {
-                *said = Said::default();
                 continue;
             };
+            let incarnation = self.world.member(at).map_or(0, |member| member.incarnation);
+            if said.incarnation != incarnation {
+                *said = Said::default();
+            }
             if status.applied_index < said.applied || status.commit_index < said.committed {
                 let text = format!("m{} went back from {said:?}: {status:?}", at + 1);
                 return Err(Violation::new("monotonic", text).into());
             }
-            *said = Said { applied: status.applied_index, committed: status.commit_index };
+            let (applied, committed) = (status.applied_index, status.commit_index);
+            *said = Said { incarnation, applied, committed };
             if status.leader == Some(status.member_id) {
                 let roles = status.members.iter().map(|one| (one.id, one.role == Role::Voter));
                 self.memberships.insert(roles.collect());
