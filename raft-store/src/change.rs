@@ -116,6 +116,14 @@ pub struct ClusterState {
     pub restored: Option<Restored>,
 }
 
+impl ClusterState {
+    /// When the epoch began, in Unix milliseconds; zero: it is the first. Tells two epochs of one number
+    /// apart, which are made when a cluster is restored or recovered twice.
+    pub(crate) fn began_ms(&self) -> i64 {
+        self.restored.map_or(0, |restored| restored.at.unix_ms())
+    }
+}
+
 /// The restore or recovery that began an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {

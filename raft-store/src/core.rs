@@ -76,6 +76,8 @@ pub(crate) struct Core {
     pub(crate) fence: Arc<Fence>,
     /// An epoch of this cluster that is newer than this member's, once one was met; zero before.
     newer_epoch: AtomicU32,
+    /// Set when another cluster was met that has this one's id and epoch.
+    twin_epoch: AtomicBool,
     /// Set when the process is about to end: this member takes no leadership any more.
     standing_down: AtomicBool,
     /// Set while this member does not get on: until then it takes no leadership either.
@@ -114,6 +116,7 @@ impl Core {
             barrier: Barrier::default(),
             fence: parts.fence,
             newer_epoch: AtomicU32::new(0),
+            twin_epoch: AtomicBool::new(false),
             standing_down: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
         }
@@ -122,6 +125,16 @@ impl Core {
     /// Notes that a newer epoch of this cluster was met.
     pub(crate) fn note_newer_epoch(&self, epoch: u32) {
         self.newer_epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Notes that this epoch was begun twice.
+    pub(crate) fn note_twin_epoch(&self) {
+        self.twin_epoch.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether this epoch is known to have been begun twice.
+    pub(crate) fn has_twin_epoch(&self) -> bool {
+        self.twin_epoch.load(Ordering::Relaxed)
     }
 
     /// The newer epoch that was met, if one was.

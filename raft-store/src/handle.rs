@@ -146,6 +146,12 @@ impl StoreHandle {
         self.core.newer_epoch()
     }
 
+    /// Whether another cluster was met that has this one's id and epoch: it was restored or recovered
+    /// twice, and both take writes.
+    pub fn has_twin_epoch(&self) -> bool {
+        self.core.has_twin_epoch()
+    }
+
     /// Writes the state that this member has applied as a snapshot. Reads the whole registry: call it
     /// where blocking is allowed. Confirm a read first if nothing acknowledged may be missing.
     ///

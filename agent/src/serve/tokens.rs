@@ -45,8 +45,26 @@ pub struct Tokens {
 pub struct Renewing(Arc<Mutex<BTreeSet<JwtKey>>>);
 
 impl Renewing {
+    /// Marks a token as being renewed; `None` if it is already.
+    fn begin(&self, key: &JwtKey) -> Option<Mark> {
+        let begun = self.lock().insert(key.clone());
+        begun.then(|| Mark { renewing: self.clone(), key: key.clone() })
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeSet<JwtKey>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A token that is being renewed, until this is dropped, however the renewal ends.
+struct Mark {
+    renewing: Renewing,
+    key: JwtKey,
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.renewing.lock().remove(&self.key);
     }
 }
 
@@ -78,14 +96,11 @@ impl Tokens {
         audience: &[String],
         cached: Arc<JwtSvid>,
     ) -> Arc<JwtSvid> {
-        if !self.renewing.lock().insert(key.clone()) {
-            return cached;
-        }
+        let Some(mark) = self.renewing.begin(&key) else { return cached };
         let (this, owned, audience) = (self.clone(), entry.clone(), audience.to_vec());
         let renewal = tokio::spawn(async move {
-            let signed = this.sign(&owned, &audience).await;
-            this.renewing.lock().remove(&key);
-            signed
+            let _mark = mark;
+            this.sign(&owned, &audience).await
         });
         let error = match timeout(TOKEN_RENEWAL_WAIT, renewal).await {
             Ok(Ok(Ok(token))) => return token,

@@ -151,7 +151,34 @@ pub(super) fn checked(path: &Path, file: File) -> Result<SnapshotFile, Error> {
     })
 }
 
-/// The snapshot files of a folder by their headers, newest first.
+/// A file that may be a snapshot, read from end to end: a restore is chosen by this.
+fn judged(path: &Path, metadata: &std::fs::Metadata) -> Result<SnapshotFile, Error> {
+    let bytes = metadata.len();
+    let bad = |problem: String| SnapshotFile {
+        file: path.display().to_string(),
+        bytes,
+        problem,
+        ..Default::default()
+    };
+    // Opening a pipe waits for who writes to it.
+    if !metadata.is_file() {
+        return Ok(bad("is no regular file".to_owned()));
+    }
+    let reader = match SnapshotReader::open(BufReader::new(open(path)?)) {
+        Ok(reader) => reader,
+        Err(error) => return Ok(bad(error.to_string())),
+    };
+    let header = Some(reader.header().clone());
+    Ok(match reader.check() {
+        Ok((sha256, _)) => {
+            let (sha256, format) = (hex(&sha256), FORMAT);
+            SnapshotFile { sha256, format, header, ..bad(String::new()) }
+        }
+        Err(error) => SnapshotFile { format: FORMAT, header, ..bad(error.to_string()) },
+    })
+}
+
+/// The snapshot files of a folder, newest first.
 fn files_of(folder: &Path) -> Result<Vec<SnapshotFile>, Error> {
     let failed = |error: std::io::Error| {
         Error::invalid(format!("open {}: {}", folder.display(), errno_text(&error)))
@@ -162,15 +189,7 @@ fn files_of(folder: &Path) -> Result<Vec<SnapshotFile>, Error> {
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
             continue;
         }
-        let file = open(&path)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        let (header, problem) = match SnapshotReader::open(BufReader::new(file)) {
-            Ok(reader) => (Some(reader.header().clone()), String::new()),
-            Err(error) => (None, error.to_string()),
-        };
-        let format = u32::from(header.is_some()) * FORMAT;
-        let (file, sha256) = (path.display().to_string(), String::new());
-        files.push(SnapshotFile { file, bytes, sha256, format, header, problem });
+        files.push(judged(&path, &std::fs::metadata(&path).map_err(failed)?)?);
     }
     let saved_at = |file: &SnapshotFile| file.header.as_ref().map_or(0, |header| header.saved_at);
     files.sort_by(|a, b| saved_at(b).cmp(&saved_at(a)).then_with(|| b.file.cmp(&a.file)));

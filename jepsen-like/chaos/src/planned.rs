@@ -20,6 +20,16 @@ type Commands = cluster::cluster_client::ClusterClient<Channel>;
 /// How long a command may be tried: faults of links may be in force.
 const COMMAND_MAX: Duration = Duration::from_secs(60);
 
+/// The member that a fault is about.
+struct One {
+    at: usize,
+    id: String,
+    /// Another one, which commands go through.
+    through: usize,
+    /// The fault in the journal.
+    number: usize,
+}
+
 impl Stage {
     /// Stops a member, starts it, perhaps as another release, and waits until it is ready.
     pub(crate) async fn replace(&self, at: usize, is_older: Option<bool>) -> Result<()> {
@@ -113,15 +123,20 @@ impl Stage {
         self.journal.end(Nemesis::Membership, number)
     }
 
-    async fn take_vote(&self, planned: Planned, lasts: Duration) -> Result<()> {
+    /// Chooses one member and notes in the journal what is done with it.
+    async fn begin_with_one(&self, planned: Planned, how: &str) -> Result<One> {
         let members = self.world.lock().await.members();
         let planned = Planned { victims: one_of(planned.victims), ..planned };
         let (hit, hit_leader) = self.choose(planned, members);
         let at = *hit.first().context("nobody to hit")?;
         let id = self.id_of(at).await?;
-        let through = (at + 1) % members;
-        let how = "a vote is taken and given back";
         let number = self.journal.begin(Nemesis::Membership, how, &hit, hit_leader)?;
+        Ok(One { at, id, through: (at + 1) % members, number })
+    }
+
+    async fn take_vote(&self, planned: Planned, lasts: Duration) -> Result<()> {
+        let how = "a vote is taken and given back";
+        let One { id, through, number, .. } = self.begin_with_one(planned, how).await?;
         self.command(through, async |mut commands| {
             let request = cluster::DemoteMemberRequest { id: id.clone() };
             Ok(commands.demote_member(request).await.map(drop)?)
@@ -138,14 +153,8 @@ impl Stage {
     }
 
     async fn remove_and_join(&self, planned: Planned) -> Result<()> {
-        let members = self.world.lock().await.members();
-        let planned = Planned { victims: one_of(planned.victims), ..planned };
-        let (hit, hit_leader) = self.choose(planned, members);
-        let at = *hit.first().context("nobody to hit")?;
-        let id = self.id_of(at).await?;
-        let through = (at + 1) % members;
         let how = "a member is removed, its volume emptied, and it joins";
-        let number = self.journal.begin(Nemesis::Membership, how, &hit, hit_leader)?;
+        let One { at, id, through, number } = self.begin_with_one(planned, how).await?;
         self.world.lock().await.await_end(at, true);
         self.command(through, async |mut commands| {
             let request = cluster::RemoveMemberRequest { id: id.clone(), force: false };

@@ -29,9 +29,9 @@ use crate::raft::{
 };
 use crate::storage::{Engine, LogValue};
 
-/// Revisions of entries and the sequence number of the own bundle rise by this: more than anyone can
-/// have changed after the state that is kept. Stock agents take an entry for unchanged unless its
-/// revision rises.
+/// Revisions of entries and the sequence number of the own bundle rise by this for each epoch that has
+/// begun since the state that is kept: more than anyone can have changed in one. Stock agents take an
+/// entry for unchanged unless its revision rises.
 const JUMP: u32 = 1 << 20;
 
 /// Rows written at a time.
@@ -63,6 +63,8 @@ pub(super) struct Beginning<'a> {
     pub(super) address: String,
     pub(super) key_checks: Vec<(String, Vec<u8>)>,
     pub(super) now: Timestamp,
+    /// The epoch is above this one, as it is above that of the state.
+    pub(super) above: u32,
     pub(super) new_cluster: Option<&'a NewCluster<'a>>,
     /// Public authorities that were published after the state.
     pub(super) trust: Option<&'a Bundle>,
@@ -126,14 +128,17 @@ fn change_tables(
         clear(tables, table)?;
     }
     clear(tables, Table::AdoptedAgents)?;
-    raise_entries(tables)?;
+    let epoch =
+        state.cluster.epoch.max(with.above) + u32::from(!mutants::on(Mutant::EpochNotRaised));
+    let jump = JUMP.saturating_mul(epoch.saturating_sub(state.cluster.epoch).max(1));
+    raise_entries(tables, jump)?;
 
     let log_id = LogId::new(
         CommittedLeaderId { term: state.log_id.leader_id.term + 1, node_id: with.me.0 },
         state.log_id.index + 1,
     );
     let mut cluster = ClusterState {
-        epoch: state.cluster.epoch + u32::from(!mutants::on(Mutant::EpochNotRaised)),
+        epoch,
         restored: Some(Restored {
             lost_from: state.time,
             at: with.now.max(state.time),
@@ -155,11 +160,11 @@ fn change_tables(
     counters.forgotten_revision = Revision::new(cluster.epoch, log_id.index).as_u64();
     put(Table::Counters, SINGLE, counters.encode_to_vec());
     let key = cluster.trust_domain.as_str().as_bytes();
-    if let Some(bundle) = own_bundle(tables, key, with.trust)? {
+    if let Some(bundle) = own_bundle(tables, key, jump, with.trust)? {
         put(Table::Bundles, key, bundle);
     }
     if tables.get(Table::Journal, SINGLE)?.is_some() {
-        put(Table::Journal, SINGLE, journal(tables, &state.cluster, with)?);
+        put(Table::Journal, SINGLE, journal(tables, &state.cluster, jump, with)?);
     }
     let node = PeerNode { address: with.address.clone(), ..PeerNode::default() };
     let nodes = BTreeMap::from([(with.me.0, node)]);
@@ -175,6 +180,7 @@ fn change_tables(
 fn own_bundle(
     tables: &dyn Tables,
     key: &[u8],
+    jump: u32,
     trust: Option<&Bundle>,
 ) -> Result<Option<Vec<u8>>, RebuildError> {
     let Some(bytes) = tables.get(Table::Bundles, key)? else { return Ok(None) };
@@ -195,7 +201,7 @@ fn own_bundle(
             }
         }
     }
-    bundle.sequence_number = bundle.sequence_number.saturating_add(u64::from(JUMP));
+    bundle.sequence_number = bundle.sequence_number.saturating_add(u64::from(jump));
     row.bundle = Some(bundle_to_pb(&bundle));
     Ok(Some(row.encode_to_vec()))
 }
@@ -203,10 +209,11 @@ fn own_bundle(
 fn journal(
     tables: &dyn Tables,
     old: &ClusterState,
+    jump: u32,
     with: &Beginning<'_>,
 ) -> Result<Vec<u8>, RebuildError> {
     let mut journal = read_journal(tables)?;
-    journal.revision = journal.revision.saturating_add(u64::from(JUMP));
+    journal.revision = journal.revision.saturating_add(u64::from(jump));
     if let Some(new) = with.new_cluster {
         let with_key = |one: &&mut Authority| one.status != AuthorityStatus::Revoked;
         for authority in journal.authorities.iter_mut().filter(with_key) {
@@ -217,13 +224,13 @@ fn journal(
     Ok(journal_to_pb(&journal).encode_to_vec())
 }
 
-fn raise_entries(tables: &dyn Tables) -> Result<(), RebuildError> {
+fn raise_entries(tables: &dyn Tables, jump: u32) -> Result<(), RebuildError> {
     each_page(tables, Table::Entries, &mut |page| {
         let mut writes = WriteSet::new();
         for (key, value) in page {
             let mut row: pb::store::EntryRow = decode(&value)?;
             if let Some(entry) = &mut row.entry {
-                entry.revision = entry.revision.saturating_add(i64::from(JUMP));
+                entry.revision = entry.revision.saturating_add(i64::from(jump));
             }
             writes.insert((Table::Entries, key), Some(row.encode_to_vec()));
         }

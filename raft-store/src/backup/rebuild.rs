@@ -10,7 +10,7 @@
 //! replaced.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prost::Message;
@@ -129,6 +129,7 @@ pub fn restore(
         key_id: origin.key_id.clone(),
         held: keys.ids().join(", "),
     })?;
+    let above = epoch_in_place(&ask.config.data_dir, origin.cluster_id);
     let site = Site::prepare(&ask.config.data_dir)?;
     let engine = site.open()?;
     let made = (|| {
@@ -137,7 +138,8 @@ pub fn restore(
         if !options.force {
             check_authorities(engine.tables.as_ref(), ask.now)?;
         }
-        finish(ask, &engine, options.new_cluster.as_ref(), options.trust.as_ref())
+        let (new, trust) = (options.new_cluster.as_ref(), options.trust.as_ref());
+        finish(ask, &engine, above, new, trust)
     })();
     drop(engine);
     let (begun, me, counts) = made?;
@@ -180,7 +182,7 @@ pub fn recover(ask: &Rebuild<'_>) -> Result<Recovered, RebuildError> {
         copy(old.tables.as_ref(), engine.tables.as_ref())?;
         apply_log(ask, &old, &engine)?;
         let last = read_state(engine.tables.as_ref())?.log_id;
-        let (begun, me, counts) = finish(ask, &engine, None, None)?;
+        let (begun, me, counts) = finish(ask, &engine, 0, None, None)?;
         Ok::<_, RebuildError>((begun, me, counts, (last.index, last.leader_id.term)))
     })();
     drop(engine);
@@ -263,6 +265,19 @@ fn check_survivor(ask: &Rebuild<'_>, old: &Engine) -> Result<String, RebuildErro
     Ok(cluster.name)
 }
 
+/// The epoch of the registry whose place a restored one takes, if it is of the same cluster and can be
+/// read; zero otherwise. The cluster may have begun more epochs than the snapshot knows.
+fn epoch_in_place(place: &Path, cluster: ClusterId) -> u32 {
+    if !place.join("STEEPLE").exists() {
+        return 0;
+    }
+    let found = rocks::open(place).ok().and_then(|old| {
+        let found = crate::apply::read_cluster(old.tables.as_ref()).ok().flatten()?;
+        (found.cluster_id == cluster).then_some(found.epoch)
+    });
+    found.unwrap_or(0)
+}
+
 fn load(tables: &dyn Tables, mut opener: Opener<'_>) -> Result<(), RebuildError> {
     tables.begin_replace()?;
     let meta = snapshot::read_from(&mut opener, &mut |rows| tables.load(rows))?;
@@ -290,6 +305,7 @@ fn check_authorities(tables: &dyn Tables, now: Timestamp) -> Result<(), RebuildE
 fn finish(
     ask: &Rebuild<'_>,
     engine: &Engine,
+    above: u32,
     new_cluster: Option<&NewCluster<'_>>,
     trust: Option<&Bundle>,
 ) -> Result<(Begun, MemberId, SnapshotCounts), RebuildError> {
@@ -301,6 +317,7 @@ fn finish(
         address: ask.config.advertise.clone(),
         key_checks: ask.config.keys.checks(),
         now: ask.now,
+        above,
         new_cluster,
         trust,
     };

@@ -1,10 +1,12 @@
 //! Snapshots and rebuilt registries, on real folders: what comes back, what does not, and what a
 //! refusal or a crash leaves.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
@@ -182,6 +184,43 @@ fn items(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_restore_begins_an_epoch_of_its_own_even_of_one_snapshot() {
+    let (_folder, place, other) = places();
+    let store = open(&place).await;
+    accepted(&store, Command::CreateEntries(vec![entry("e", "/w", "unix:uid:1")])).await;
+    let mut saved = Saved::default();
+    store.handle.save_snapshot(&mut saved).unwrap();
+    drop(store);
+    let target = config(other.clone());
+    let options = RestoreOptions::default();
+    let again = |seconds: u64| {
+        let mut frames = saved.frames.iter().cloned();
+        let now = SystemClock.now().plus(Duration::from_secs(seconds));
+        let ask = Rebuild { now, ..ask(&target, "test") };
+        restore(&ask, &saved.origin(), &options, &mut || Ok(frames.next())).unwrap()
+    };
+    let (mut began, mut revisions) = (BTreeSet::new(), Vec::new());
+    for epoch in 2..=4 {
+        let made = again(u64::from(epoch));
+        assert_eq!((made.cluster.epoch, made.replaced.is_some()), (epoch, epoch > 2));
+        began.insert(made.cluster.began_ms());
+        // As a member that has run with it leaves it. An agent that has seen an entry as it was in one
+        // epoch is to see that it is another.
+        let rows = content(&open(&other).await).0;
+        for row in &rows {
+            if let Change::EntryWritten { entry, .. } = row {
+                revisions.push(entry.revision);
+            }
+        }
+    }
+    assert_eq!(revisions, [1 << 20, 2 << 20, 3 << 20]);
+    assert_eq!(began.len(), 3, "what tells epochs of one number apart");
+    // A folder that cannot be read, or that is another cluster's, says nothing.
+    fs::write(other.join("CURRENT"), "nonsense").unwrap();
+    assert_eq!(again(9).cluster.epoch, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

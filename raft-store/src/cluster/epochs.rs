@@ -36,8 +36,8 @@ const ALARM_EVERY: Duration = Duration::from_secs(60);
 ///
 /// [`RunError::Superseded`].
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
-    let ours = own(&life).await;
-    life.network.set_epoch(ours);
+    let (ours, began_ms) = own(&life).await?;
+    life.network.set_epoch(ours, Some(began_ms));
     let mut alarmed: Option<Instant> = None;
     let mut contact = Instant::now();
     loop {
@@ -62,6 +62,16 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
                     "A newer epoch of this cluster has begun elsewhere: stop that one, or these members"
                 );
             }
+        } else if life.network.has_twin() {
+            life.core.note_twin_epoch();
+            if due {
+                alarmed = Some(Instant::now());
+                tracing::error!(
+                    epoch = ours,
+                    "This epoch of the cluster was begun twice, by two restores or recoveries: both take \
+                     writes; stop one of the two, move its DATA_DIR/raft away and let it join the other"
+                );
+            }
         } else if due && let Some((address, epoch)) = older.first() {
             alarmed = Some(Instant::now());
             tracing::warn!(
@@ -74,16 +84,17 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
     }
 }
 
-/// The epoch of this member, once the cluster's first command has been applied here. It does not
-/// change while the process lives.
-async fn own(life: &Life) -> u32 {
+/// The epoch of this member and when it began, once the cluster's first command has been applied here.
+/// It does not change while the process lives.
+async fn own(life: &Life) -> Result<(u32, i64), RunError> {
     let mut reached = life.core.feed.reached();
-    let formed = reached.wait_for(|reached| reached.formed).await.map(|reached| reached.revision);
-    match formed {
-        Ok(revision) => revision.epoch(),
+    if reached.wait_for(|reached| reached.formed).await.is_err() {
         // The store has ended, and this task with it.
-        Err(_ended) => std::future::pending().await,
+        std::future::pending::<()>().await;
     }
+    let cluster = crate::apply::read_cluster(life.core.engine.tables.as_ref());
+    let cluster = cluster.map_err(|error| RunError::Formation(error.to_string()))?;
+    Ok(cluster.map_or((0, 0), |cluster| (cluster.epoch, cluster.began_ms())))
 }
 
 fn superseded(life: &Life, newer: u32) -> RunError {
@@ -115,7 +126,7 @@ async fn look(life: &Life) -> Vec<(String, u32)> {
         if cluster.is_none() || cluster != life.network.cluster_id() || formed.epoch == 0 {
             return None;
         }
-        life.network.note_epoch(formed.epoch);
+        life.network.note_epoch(formed.epoch, formed.epoch_began_unix_ms);
         (formed.epoch < life.network.epoch()).then(|| (address.clone(), formed.epoch))
     }))
     .await;

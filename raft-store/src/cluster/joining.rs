@@ -121,7 +121,8 @@ async fn enter(life: &Life, joined: pb::Joined) -> Result<ClusterId, RunError> {
         .ok_or_else(|| failed("the leader named no cluster id".to_owned()))?;
     life.records(move |local| local.adopt_cluster(cluster)).await?;
     life.network.enter(cluster).map_err(|error| failed(crate::net::chain(&error)))?;
-    life.network.set_epoch(joined.epoch);
+    // When it began is learnt with the cluster's row.
+    life.network.set_epoch(joined.epoch, None);
     for member in joined.members {
         life.network.addresses.commit(MemberId(member.id), &member.address);
     }

@@ -115,7 +115,7 @@ async fn resume(core: &Core, network: &PeerNetwork) -> Result<Option<Formation>,
     let failed = |error: &dyn std::fmt::Display| RunError::Formation(error.to_string());
     let identity = core.identity().map_err(|error| failed(&error))?;
     if let Ok(Some(cluster)) = crate::apply::read_cluster(core.engine.tables.as_ref()) {
-        network.set_epoch(cluster.epoch);
+        network.set_epoch(cluster.epoch, Some(cluster.began_ms()));
     }
     if let Some(cluster) = identity.cluster_id {
         network.enter(cluster).map_err(|error| failed(&error))?;
@@ -276,6 +276,7 @@ impl Life {
             leader: leader.map(|leader| admission::hint(&metrics, leader)),
             counts_caller: to.is_some_and(|to| membership.get_node(&to.0).is_some()),
             membership_log_id: membership.log_id().as_ref().map(log_id_to_pb),
+            epoch_began_unix_ms: self.network.began_ms(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -48,6 +48,9 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(12);
 /// Metadata that carries the epoch.
 pub(crate) const EPOCH_HEADER: &str = "steeple-epoch";
 
+/// Metadata that carries when the epoch began.
+pub(crate) const BEGAN_HEADER: &str = "steeple-epoch-began";
+
 /// What [`PeerNetwork::open`] is made of.
 #[derive(Debug)]
 pub(crate) struct PeerNetworkParts {
@@ -73,6 +76,8 @@ pub(crate) struct PeerNetwork {
     cluster_name: String,
     cluster_id: ArcSwapOption<ClusterId>,
     epoch: Arc<AtomicU32>,
+    /// When it began, in Unix milliseconds; zero: it is the first; [`UNKNOWN`]: not known yet.
+    began_ms: Arc<AtomicI64>,
     /// Nothing is sent as a leader.
     muted: AtomicBool,
     /// What members have confirmed to this one as their leader.
@@ -81,6 +86,8 @@ pub(crate) struct PeerNetwork {
     pub(crate) acks: Arc<Acks>,
     /// The highest epoch of our cluster that was met.
     newest_epoch: AtomicU32,
+    /// Whether our epoch was met with another beginning.
+    twin: AtomicBool,
 }
 
 /// A gRPC client of a peer.
@@ -128,8 +135,10 @@ impl PeerNetwork {
             confirmations: Confirmations::default(),
             acks: parts.acks,
             epoch: Arc::default(),
+            began_ms: Arc::new(AtomicI64::new(UNKNOWN)),
             muted: AtomicBool::new(false),
             newest_epoch: AtomicU32::default(),
+            twin: AtomicBool::new(false),
         }))
     }
 
@@ -162,9 +171,15 @@ impl PeerNetwork {
         self.epoch.load(Ordering::Relaxed)
     }
 
+    /// When that epoch began, in Unix milliseconds; zero: it is the first; `None`: not known yet.
+    pub(crate) fn began_ms(&self) -> Option<i64> {
+        known(&self.began_ms)
+    }
+
     /// Follows the replicated epoch.
-    pub(crate) fn set_epoch(&self, epoch: u32) {
-        self.epoch.store(epoch, Ordering::Relaxed);
+    pub(crate) fn set_epoch(&self, epoch: u32, began_ms: Option<i64>) {
+        self.began_ms.store(began_ms.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.epoch.store(epoch, Ordering::Release);
     }
 
     /// Sends nothing as a leader, or does so again.
@@ -177,9 +192,24 @@ impl PeerNetwork {
         self.muted.load(Ordering::Relaxed)
     }
 
-    /// Notes the epoch of a member of our cluster.
-    pub(crate) fn note_epoch(&self, epoch: u32) {
+    /// Notes the epoch of a member of our cluster, and when it began; `None`: it does not say so.
+    pub(crate) fn note_epoch(&self, epoch: u32, began_ms: Option<i64>) {
         self.newest_epoch.fetch_max(epoch, Ordering::Relaxed);
+        if self.is_twin(epoch, began_ms) {
+            self.twin.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether an epoch has our number and is another: the cluster was restored or recovered twice.
+    pub(crate) fn is_twin(&self, epoch: u32, began_ms: Option<i64>) -> bool {
+        let same = epoch != 0 && epoch == self.epoch.load(Ordering::Acquire);
+        same && self.began_ms().zip(began_ms).is_some_and(|(ours, theirs)| ours != theirs)
+    }
+
+    /// Whether a member was met whose epoch has our number and another beginning: the cluster was
+    /// restored or recovered twice.
+    pub(crate) fn has_twin(&self) -> bool {
+        self.twin.load(Ordering::Relaxed)
     }
 
     /// The highest epoch of our cluster that was met; zero before.
@@ -360,7 +390,7 @@ impl PeerNetwork {
     }
 
     fn client_over(&self, channel: Channel) -> PeerClient {
-        let header = EpochHeader { epoch: self.epoch.clone() };
+        let header = EpochHeader { epoch: self.epoch.clone(), began_ms: self.began_ms.clone() };
         pb::raft::v1::peer_client::PeerClient::with_interceptor(channel, header)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -412,16 +442,27 @@ pub(crate) fn is_transport_failure(status: &Status) -> bool {
     lost || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
 
+/// When an epoch began that is not known yet.
+const UNKNOWN: i64 = -1;
+
+fn known(began_ms: &AtomicI64) -> Option<i64> {
+    Some(began_ms.load(Ordering::Relaxed)).filter(|began| *began != UNKNOWN)
+}
+
 /// Puts the current epoch on each call.
 #[derive(Clone, Debug)]
 pub(crate) struct EpochHeader {
     epoch: Arc<AtomicU32>,
+    began_ms: Arc<AtomicI64>,
 }
 
 impl Interceptor for EpochHeader {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let epoch = self.epoch.load(Ordering::Relaxed);
         request.metadata_mut().insert(EPOCH_HEADER, epoch.into());
+        if let Some(began) = known(&self.began_ms) {
+            request.metadata_mut().insert(BEGAN_HEADER, began.into());
+        }
         Ok(request)
     }
 }

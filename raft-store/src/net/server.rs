@@ -25,7 +25,7 @@ use crate::limits::ATTEMPT_TIMEOUT;
 use crate::net::channels::MESSAGE_BYTES_MAX;
 use crate::net::listener;
 use crate::net::name::PeerName;
-use crate::net::network::{EPOCH_HEADER, PeerNetwork};
+use crate::net::network::{BEGAN_HEADER, EPOCH_HEADER, PeerNetwork};
 use crate::net::pb::raft::v1 as pb;
 use crate::net::pb::raft::v1::peer_server::{Peer, PeerServer};
 use crate::net::refusals::Refusal;
@@ -149,13 +149,20 @@ impl PeerService {
                 return Err(self.refuse(Refusal::Cluster, &name, &detail));
             }
         };
-        let theirs = epoch_of(request);
-        self.network.note_epoch(theirs);
+        let (theirs, began) = epoch_of(request);
+        self.network.note_epoch(theirs, began);
         let ours = self.network.epoch();
         // Zero: not known yet, by a member that has not applied the first command.
-        if theirs != ours && theirs != 0 && ours != 0 {
-            let detail = format!("epoch is {ours}, not {theirs}");
-            return Err(self.refuse(Refusal::Epoch, &name, &detail));
+        if theirs != 0 && ours != 0 {
+            if theirs != ours {
+                let detail = format!("epoch is {ours}, not {theirs}");
+                return Err(self.refuse(Refusal::Epoch, &name, &detail));
+            }
+            if self.network.is_twin(theirs, began) {
+                let detail =
+                    format!("epoch {ours} was begun twice, by another restore or recovery");
+                return Err(self.refuse(Refusal::Epoch, &name, &detail));
+            }
         }
         self.network.addresses.heard(member, self.network.clock.boot_time());
         Ok((member, name))
@@ -262,10 +269,11 @@ impl PeerService {
     }
 }
 
-/// The epoch that a caller is of; zero: not known yet.
-fn epoch_of<T>(request: &Request<T>) -> u32 {
-    let header = request.metadata().get(EPOCH_HEADER);
-    header.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0)
+/// The epoch that a caller is of, zero: not known yet; and when that began, if it says so.
+fn epoch_of<T>(request: &Request<T>) -> (u32, Option<i64>) {
+    let header = |name| request.metadata().get(name).and_then(|value| value.to_str().ok());
+    let epoch = header(EPOCH_HEADER).and_then(|text| text.parse().ok()).unwrap_or(0);
+    (epoch, header(BEGAN_HEADER).and_then(|text| text.parse().ok()))
 }
 
 fn garbled(error: crate::codec::CodecError) -> Status {
@@ -471,7 +479,8 @@ impl Peer for PeerService {
         if let PeerName::Member { cluster, .. } = name
             && Some(cluster) == self.network.cluster_id()
         {
-            self.network.note_epoch(epoch_of(&request));
+            let (epoch, began) = epoch_of(&request);
+            self.network.note_epoch(epoch, began);
         }
         let introduction = self.greeter.hello(caller).await;
         Ok(Response::new(pb::HelloReply { introduction: Some(introduction) }))

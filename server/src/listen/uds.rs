@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use steeple_api::c_core::AuthorityFilter;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::connection::{self, Application, ConnectionSignals};
@@ -97,8 +98,10 @@ impl AdminListener {
         &self.path
     }
 
-    /// Accepts until the shutdown signal, then waits for the open connections to drain.
+    /// Accepts until the shutdown signal, then waits for the open connections to drain. No one here is
+    /// told to look for another replica: who asks at this socket means this one.
     pub async fn run<A: Application>(self, application: A, signals: ConnectionSignals) {
+        let signals = ConnectionSignals { go_away: watch::channel(0).1, ..signals };
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -155,7 +158,60 @@ fn remove_stale(path: &Path) -> Result<(), UdsError> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Empty;
+    use hyper::body::Incoming;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    use prost::bytes::Bytes;
+    use tokio_util::sync::CancellationToken;
+    use tonic::body::Body;
+
     use super::*;
+
+    /// Answers everything with nothing.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Application for Silent {
+        async fn answer(
+            &self,
+            _peer: Arc<Peer>,
+            _request: http::Request<Incoming>,
+        ) -> http::Response<Body> {
+            http::Response::new(Body::empty())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_agents_should_leave_keeps_its_operators() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("api.sock");
+        let listener = AdminListener::bind(&path).expect("bound");
+        let (go_away, _) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let signals = ConnectionSignals {
+            shutdown: stop.clone(),
+            abort: CancellationToken::new(),
+            go_away: go_away.subscribe(),
+        };
+        let serving = tokio::spawn(listener.run(Silent, signals));
+        let stream = UnixStream::connect(&path).await.expect("connected");
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("HTTP/2");
+        let mut connection = tokio::spawn(connection);
+        for _ in 0..2 {
+            client.ready().await.expect("the connection is there");
+            let request = http::Request::new(Empty::<Bytes>::new());
+            client.send_request(request).await.expect("an answer");
+            go_away.send_modify(|generation| *generation += 1);
+            let ended = tokio::time::timeout(ACCEPT_PAUSE, &mut connection).await;
+            assert!(ended.is_err(), "{ended:?}");
+        }
+        stop.cancel();
+        drop(client);
+        serving.await.expect("no panic");
+    }
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {

@@ -75,6 +75,12 @@ pub(super) fn warnings(context: &Context) -> Vec<rpc::Warning> {
         let fix = "stop that one, or stop these members and let them join it with empty folders";
         warn("newer_epoch", text, fix);
     }
+    if context.gate.store.has_twin_epoch() {
+        let text = "this epoch of the cluster was begun twice, by two restores or recoveries";
+        let fix =
+            "both take writes: stop one, move its DATA_DIR/raft away and let it join the other";
+        warn("epoch_twice", text.into(), fix);
+    }
     if let Some(failure) = context.schedule.as_ref().and_then(|schedule| schedule.failure()) {
         let text = format!("no snapshot was saved by schedule: {failure}");
         let fix = "free some space or correct cluster.snapshot; it is tried again by itself";

@@ -289,9 +289,19 @@ impl ClusterService {
                 "start it, or remove it with \"spire-server cluster remove\"",
             );
         }
-        if quorum.voters == 2 {
-            let fix = "add a third member: with two the loss of either stops writes";
-            warn("two_voters", "the cluster has two voters".into(), fix);
+        let more = status.members.iter().any(|member| member.role == Role::Learner);
+        let promote = "let a third member vote: \"spire-server cluster promote -id ID\"";
+        match quorum.voters {
+            1 if more => {
+                let text = "one of several members votes: without it the others do nothing";
+                warn("one_voter", text.into(), promote);
+            }
+            2 => {
+                let add = "add a third member: with two the loss of either stops writes";
+                let fix = if more { promote } else { add };
+                warn("two_voters", "the cluster has two voters".into(), fix);
+            }
+            _ => {}
         }
         if let Some(reason) = self.context.issuer.not_ready_reason() {
             let fix = "check the cluster key and this machine's clock";

@@ -244,3 +244,35 @@ async fn a_survivor_of_three_is_recovered_with_all_that_it_has() {
     create(&cluster, 0, "anew", "spiffe://example.org/spire/agent/join_token/known");
     hands_out(&known, "anew").await;
 }
+
+/// Two survivors are recovered, each by itself: the mistake that the runbook warns of. Nobody can undo
+/// it, but both say so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_recoveries_of_one_cluster_find_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(&folder.path().join("cluster"), &spec()).await.unwrap();
+    for index in 0..3 {
+        cluster.kill_member(index).unwrap();
+    }
+    for index in 0..2 {
+        cluster.hold_member(index).await.unwrap();
+        let recovered = typed(&cluster, index, "cluster recover -confirm testkit");
+        assert!(recovered.contains("Epoch             : 2\n"), "{recovered}");
+        cluster.stop_member(index).await.unwrap();
+    }
+    for index in 0..2 {
+        cluster.start_member(index).unwrap();
+    }
+    let found = wait_for("each to find the other", SOON, async || {
+        for index in 0..2 {
+            let status = cluster.member(index)?.status().await?;
+            let mut warnings = status.warnings.iter();
+            let told = warnings.find(|warning| warning.code == "epoch_twice");
+            ensure!(told.is_some(), "server-{index}: {:?}", status.warnings);
+        }
+        Ok(())
+    });
+    found.await.unwrap();
+    let shown = refused(&cluster, 0, "cluster status");
+    assert!(shown.contains("let it join the other"), "{shown}");
+}
