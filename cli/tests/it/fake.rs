@@ -327,6 +327,7 @@ mod cluster {
         decide_agents: DecideAgentsRequest => DecideAgentsResponse,
         upgrade_status: UpgradeStatusRequest => UpgradeStatusResponse,
         finalize_upgrade: FinalizeUpgradeRequest => FinalizeUpgradeResponse,
+        rekey: RekeyRequest => RekeyResponse,
         check: CheckRequest => CheckResponse,
         ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
     }

@@ -172,6 +172,7 @@ pub static RULES: &[Rule] = &[
     socket("/steeple.cluster.v1.Rebuild/Recover"),
     row("/steeple.cluster.v1.Cluster/UpgradeStatus", CLUSTER_READERS),
     socket("/steeple.cluster.v1.Cluster/FinalizeUpgrade"),
+    socket("/steeple.cluster.v1.Cluster/Rekey"),
     socket("/steeple.cluster.v1.Cluster/Check"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];
