@@ -219,6 +219,12 @@ async fn drop_the_old_line(cluster: &mut Cluster, change: &Change) {
         all_sign(cluster).await;
     }
     wait_for_keys(cluster, 2, &[(&change.new, "SEALS", 3)]).await;
+    let file = cluster.folder().join("after.snapshot").display().to_string();
+    done(cluster, 0, &["cluster", "snapshot", "save", &file]);
+    let mut inspect = Command::new(binary("spire-server").unwrap());
+    let inspected = inspect.args(["cluster", "snapshot", "inspect", &file]).output().unwrap();
+    let text = String::from_utf8(inspected.stdout).unwrap();
+    assert!(text.contains(&format!("Key ID            : {}\n", change.new)), "{text}");
 }
 
 /// A file without the key that seals: it is kept, and said. After a restart the member signs nothing and
