@@ -137,6 +137,7 @@ pub(crate) static SERVER: Program = Program {
             "Begins anew with what a held member has; the quorum is lost for good",
             boxed::<cluster::Recover>,
         ),
+        ours("cluster rekey", "Moves the cluster to another cluster key", boxed::<cluster::Rekey>),
         ours("cluster remove", "Takes a member out of the cluster", boxed::<cluster::Remove>),
         ours("cluster rotate jwt", "Rotates the JWT authority when all know the next one", || {
             Box::new(cluster::Rotate::jwt())

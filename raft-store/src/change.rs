@@ -114,6 +114,11 @@ pub struct ClusterState {
     pub formed_at: Timestamp,
     /// How its epoch began; `None` in the first.
     pub restored: Option<Restored>,
+    /// The id of the cluster key that seals, once one was named; see
+    /// [`current_key_id`](crate::keys_in_use::current_key_id).
+    pub key_id: String,
+    /// The keys that it took over from, the last one last.
+    pub left_key_ids: Vec<String>,
 }
 
 impl ClusterState {

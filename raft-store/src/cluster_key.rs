@@ -5,10 +5,15 @@
 //! enter the log, the key for snapshot files, the seed of the peer CA, and a check value that tells at
 //! start whether a member was given another key. The key itself is wiped once these are derived.
 //!
-//! Leaves to the caller where the text comes from and who may read it.
+//! The set of keys may grow and shrink while the process runs (its file is read again); which of them
+//! seals is replicated state, which this follows. Leaves to the caller where the text comes from and
+//! who may read it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hkdf;
 use base64::Engine;
@@ -16,6 +21,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use steeple_spiffe_core::Secret;
 use steeple_spiffe_core::authority::SealedKey;
 use steeple_spiffe_core::random::Random;
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 /// Bytes of a cluster key.
@@ -58,9 +64,30 @@ pub enum OpenSealedError {
     UnknownVersion(u32),
 }
 
-/// The keys that a member holds, derived; never the cluster keys themselves.
+/// The keys that a member holds, derived; never the cluster keys themselves. Shared: whoever has it sees
+/// at once what [`Self::take_over`] and the replicated state changed.
 pub struct ClusterKeys {
-    keys: Vec<Derived>,
+    held: ArcSwap<Held>,
+    changes: watch::Sender<()>,
+}
+
+#[derive(Clone)]
+struct Held {
+    /// In the order of the lines; those that were kept without a line follow.
+    keys: Vec<Arc<Derived>>,
+    /// What replicated state names as the key that seals; `None`: nothing yet.
+    current: Option<String>,
+}
+
+/// What reading the key file again has changed, as key ids.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyChanges {
+    /// Held from now on.
+    pub added: Vec<String>,
+    /// Not held any more: they had no line, and nothing needs them.
+    pub dropped: Vec<String>,
+    /// Still held though they have no line: something needs them.
+    pub kept: Vec<String>,
 }
 
 struct Derived {
@@ -75,7 +102,7 @@ struct Derived {
 #[derive(Clone)]
 pub struct Kek {
     id: String,
-    key: std::sync::Arc<LessSafeKey>,
+    key: Arc<LessSafeKey>,
 }
 
 impl ClusterKeys {
@@ -86,7 +113,7 @@ impl ClusterKeys {
     ///
     /// If there is no key or a line is not one.
     pub fn parse(text: &str) -> Result<Self, KeyError> {
-        let mut keys: Vec<Derived> = Vec::new();
+        let mut keys: Vec<Arc<Derived>> = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -99,14 +126,19 @@ impl ClusterKeys {
             }
             let derived = Derived::new(&bytes)?;
             if !keys.iter().any(|known| known.id == derived.id) {
-                keys.push(derived);
+                keys.push(Arc::new(derived));
             }
         }
         match keys.len() {
             0 => Err(KeyError::Empty),
             count if count > KEYS_MAX => Err(KeyError::TooMany),
-            _ => Ok(Self { keys }),
+            _ => Ok(Self::of(keys)),
         }
+    }
+
+    fn of(keys: Vec<Arc<Derived>>) -> Self {
+        let held = ArcSwap::from_pointee(Held { keys, current: None });
+        Self { held, changes: watch::channel(()).0 }
     }
 
     /// Makes a new key. Returns it with its text, a line of base64, to be kept in a file of mode 0600.
@@ -118,22 +150,83 @@ impl ClusterKeys {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);
         random.fill(bytes.as_mut_slice());
         let text = Zeroizing::new(format!("{}\n", BASE64.encode(bytes.as_slice())));
-        Ok((Self { keys: vec![Derived::new(bytes.as_slice())?] }, text))
+        Ok((Self::of(vec![Arc::new(Derived::new(bytes.as_slice())?)]), text))
+    }
+
+    /// Takes the keys of a file that was read again. None that is in `needed` is given up, whatever the
+    /// file says.
+    pub fn take_over(&self, read: &Self, needed: &BTreeSet<String>) -> KeyChanges {
+        let read = read.held.load_full();
+        let mut changes = KeyChanges::default();
+        self.held.rcu(|held| {
+            let mut keys = read.keys.clone();
+            changes = KeyChanges::default();
+            for old in held.keys.iter().filter(|old| !holds(&read.keys, &old.id)) {
+                if needed.contains(&old.id) {
+                    changes.kept.push(old.id.clone());
+                    keys.push(Arc::clone(old));
+                } else {
+                    changes.dropped.push(old.id.clone());
+                }
+            }
+            let added = read.keys.iter().filter(|new| !holds(&held.keys, &new.id));
+            changes.added = added.map(|new| new.id.clone()).collect();
+            Held { keys, current: held.current.clone() }
+        });
+        self.changes.send_replace(());
+        changes
+    }
+
+    /// Follows the replicated choice of the key that seals.
+    pub(crate) fn follow(&self, current: Option<String>) {
+        if self.held.load().current == current {
+            return;
+        }
+        self.held.rcu(|held| Held { keys: held.keys.clone(), current: current.clone() });
+        self.changes.send_replace(());
+    }
+
+    /// Resolves at each change of the keys or of which of them seals.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// The ids of all keys, in the order of the lines.
     pub fn ids(&self) -> Vec<String> {
-        self.keys.iter().map(|key| key.id.clone()).collect()
+        self.held.load().keys.iter().map(|key| key.id.clone()).collect()
     }
 
-    /// The id of the key that seals: the first line's, until the replicated state names another.
-    pub fn current_id(&self) -> &str {
-        self.keys.first().map_or("", |key| key.id.as_str())
+    /// Whether the key of an id is held.
+    pub fn holds(&self, id: &str) -> bool {
+        holds(&self.held.load().keys, id)
+    }
+
+    /// The id of the key that seals: the one that replicated state names, held or not; the first line's
+    /// as long as it names none.
+    pub fn current_id(&self) -> String {
+        let held = self.held.load();
+        let first = || held.keys.first().map(|key| key.id.clone());
+        held.current.clone().or_else(first).unwrap_or_default()
+    }
+
+    /// The id of the key that seals if it is held, else of the first line's.
+    pub(crate) fn preferred_id(&self) -> String {
+        let current = self.current_id();
+        let held = self.held.load();
+        match held.keys.first() {
+            Some(first) if !holds(&held.keys, &current) => first.id.clone(),
+            Some(_) | None => current,
+        }
+    }
+
+    /// What replicated state names as the key that seals; `None`: nothing yet.
+    pub fn replicated_id(&self) -> Option<String> {
+        self.held.load().current.clone()
     }
 
     /// The key-encryption key of an id, if this member holds it.
     pub fn kek(&self, id: &str) -> Option<Kek> {
-        self.keys.iter().find(|key| key.id == id).map(|key| key.kek.clone())
+        self.held.load().keys.iter().find(|key| key.id == id).map(|key| key.kek.clone())
     }
 
     /// The key of one snapshot file, which its salt makes its own, under the cluster key of an id.
@@ -146,22 +239,32 @@ impl ClusterKeys {
         id: &str,
         salt: &[u8],
     ) -> Result<Option<LessSafeKey>, KeyError> {
-        let Some(held) = self.keys.iter().find(|key| key.id == id) else { return Ok(None) };
+        let held = self.held.load();
+        let Some(held) = held.keys.iter().find(|key| key.id == id) else { return Ok(None) };
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(held.snapshot.as_slice());
         let key: Zeroizing<[u8; 32]> = expand(&prk, b"snapshot file")?;
         let key = UnboundKey::new(&AES_256_GCM, key.as_slice()).or(Err(KeyError::Derivation))?;
         Ok(Some(LessSafeKey::new(key)))
     }
 
-    /// Seeds of the peer CA's Ed25519 key pairs, one for each key, in the order of the lines.
-    pub(crate) fn peer_ca_seeds(&self) -> Vec<Zeroizing<[u8; 32]>> {
-        self.keys.iter().map(|key| key.peer_ca_seed.clone()).collect()
+    /// Ids of the keys with the seeds of their peer CAs' Ed25519 key pairs, the one that seals first, then
+    /// in the order of the lines.
+    pub(crate) fn peer_ca_seeds(&self) -> Vec<(String, Zeroizing<[u8; 32]>)> {
+        let current = self.current_id();
+        let mut keys = self.held.load().keys.clone();
+        // Stable: the others stay in their order.
+        keys.sort_by_key(|key| key.id != current);
+        keys.iter().map(|key| (key.id.clone(), key.peer_ca_seed.clone())).collect()
     }
 
     /// Key ids with their check values.
     pub(crate) fn checks(&self) -> Vec<(String, Vec<u8>)> {
-        self.keys.iter().map(|key| (key.id.clone(), key.check.to_vec())).collect()
+        self.held.load().keys.iter().map(|key| (key.id.clone(), key.check.to_vec())).collect()
     }
+}
+
+fn holds(keys: &[Arc<Derived>], id: &str) -> bool {
+    keys.iter().any(|key| key.id == id)
 }
 
 impl fmt::Debug for ClusterKeys {
@@ -179,7 +282,7 @@ impl Derived {
         let unbound =
             UnboundKey::new(&AES_256_GCM, kek.as_slice()).or(Err(KeyError::Derivation))?;
         Ok(Self {
-            kek: Kek { id: id.clone(), key: std::sync::Arc::new(LessSafeKey::new(unbound)) },
+            kek: Kek { id: id.clone(), key: Arc::new(LessSafeKey::new(unbound)) },
             id,
             snapshot: expand(&prk, b"snapshot encryption")?,
             peer_ca_seed: expand(&prk, b"peer CA Ed25519 seed")?,
@@ -287,11 +390,11 @@ mod tests {
         let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
         // Computed by another implementation of HKDF. If one changes, no existing cluster opens.
         assert_eq!(keys.current_id(), "09ee8c5630ea8b8b");
-        let snapshot = &keys.keys[0].snapshot;
+        let snapshot = &keys.held.load().keys[0].snapshot;
         let expected = "638e27334f5cb8d598eea5f86388ed6904827cdc2cd6c0b27b5871b51866aa40";
         assert_eq!(hex(snapshot.as_slice()), expected);
         let expected = "f5ba500f8c7e0634ec644db013cf0b03083914b256bf9c83011f1dc9f1df7041";
-        assert_eq!(hex(keys.peer_ca_seeds()[0].as_slice()), expected);
+        assert_eq!(hex(keys.peer_ca_seeds()[0].1.as_slice()), expected);
         assert_eq!(hex(&keys.checks()[0].1), "e1cedaefca98c0303c52379ab125d111");
     }
 
@@ -301,6 +404,47 @@ mod tests {
         let keys = ClusterKeys::parse(&text).unwrap();
         assert_eq!(keys.ids().len(), 2);
         assert_eq!(keys.current_id(), ClusterKeys::parse(ONES).unwrap().current_id());
+    }
+
+    #[test]
+    fn reading_the_file_again_never_takes_away_what_is_needed() {
+        let id = |text: &str| ClusterKeys::parse(text).unwrap().current_id();
+        let (zeroes, ones) = (id(ZEROES), id(ONES));
+        let keys = ClusterKeys::parse(ZEROES).unwrap();
+        let mut changes = keys.changes();
+
+        let both = ClusterKeys::parse(&format!("{ONES}\n{ZEROES}\n")).unwrap();
+        let found = keys.take_over(&both, &BTreeSet::new());
+        assert_eq!(found, KeyChanges { added: vec![ones.clone()], ..KeyChanges::default() });
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+
+        let needed = BTreeSet::from([zeroes.clone()]);
+        let only_ones = ClusterKeys::parse(ONES).unwrap();
+        let found = keys.take_over(&only_ones, &needed);
+        assert_eq!(found, KeyChanges { kept: vec![zeroes.clone()], ..KeyChanges::default() });
+        assert_eq!(keys.ids(), [ones.clone(), zeroes.clone()]);
+
+        let found = keys.take_over(&only_ones, &BTreeSet::new());
+        assert_eq!(found, KeyChanges { dropped: vec![zeroes.clone()], ..KeyChanges::default() });
+        assert!(keys.kek(&zeroes).is_none() && keys.holds(&ones));
+    }
+
+    #[test]
+    fn replicated_state_says_which_key_seals_whatever_the_order_of_the_lines() {
+        let keys = ClusterKeys::parse(&format!("{ONES}\n{ZEROES}\n")).unwrap();
+        let zeroes = ClusterKeys::parse(ZEROES).unwrap().current_id();
+        assert_ne!(keys.current_id(), zeroes, "before there is any state the first line seals");
+        keys.follow(Some(zeroes.clone()));
+        assert_eq!(
+            (keys.current_id(), keys.replicated_id()),
+            (zeroes.clone(), Some(zeroes.clone()))
+        );
+        assert_eq!(keys.peer_ca_seeds()[0].0, zeroes);
+
+        keys.follow(Some("another".to_owned()));
+        assert_eq!(keys.current_id(), "another", "a key that is not held does not fall back");
+        assert!(keys.kek(&keys.current_id()).is_none());
     }
 
     #[test]
@@ -320,9 +464,9 @@ mod tests {
     fn a_sealed_key_opens_only_with_its_kek_and_its_place() {
         let random = SeededRandom::new(1);
         let keys = ClusterKeys::parse(ZEROES).unwrap();
-        let kek = keys.kek(keys.current_id()).unwrap();
+        let kek = keys.kek(&keys.current_id()).unwrap();
         let other_keys = ClusterKeys::parse(ONES).unwrap();
-        let other = other_keys.kek(other_keys.current_id()).unwrap();
+        let other = other_keys.kek(&other_keys.current_id()).unwrap();
         let secret = Secret::new(b"private".to_vec());
 
         let sealed = kek.seal(&random, b"place", &secret).unwrap();

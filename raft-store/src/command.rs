@@ -4,7 +4,7 @@
 //! apply reads no clock and draws nothing at random. Time is stamped by the leader as it appends.
 
 use steeple_spiffe_core::agent::{Serial, Serials};
-use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, SealedKey};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::federation::FederationRelationship;
@@ -91,6 +91,15 @@ pub enum Command {
         /// Which ones; none may be active.
         ids: Vec<(AuthorityKind, AuthorityId)>,
     },
+    /// Names the cluster key that seals from now on.
+    MoveClusterKey {
+        /// The id of the one that the proposer saw to seal; compare-and-set.
+        expected: String,
+        /// Its id.
+        to: String,
+    },
+    /// Puts the same private key of an authority in another sealing.
+    ResealAuthority(Box<ResealAuthority>),
     /// Writes bundles of foreign trust domains; one outcome per item, in order.
     WriteBundles(WriteBundles),
     /// Forgets bundles of foreign trust domains; one outcome per item, in order.
@@ -110,6 +119,21 @@ pub enum Command {
         /// The new level.
         to: u32,
     },
+}
+
+/// See [`Command::ResealAuthority`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResealAuthority {
+    /// Which journal.
+    pub kind: AuthorityKind,
+    /// Which authority.
+    pub id: AuthorityId,
+    /// The key of the sealing that was opened. Compare-and-set.
+    pub seen_kek_id: String,
+    /// Its nonce, which no other sealing has. Compare-and-set.
+    pub seen_nonce: Vec<u8>,
+    /// The new sealing.
+    pub sealed_key: SealedKey,
 }
 
 /// See [`Command::AdoptAgent`].

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use openraft::Instant as _;
 use openraft::async_runtime::WatchReceiver;
 use steeple_spiffe_core::Clock;
@@ -82,6 +83,8 @@ pub(crate) struct Core {
     standing_down: AtomicBool,
     /// Set while this member does not get on: until then it takes no leadership either.
     stalled: AtomicBool,
+    /// Empty: no peer certificate is presented.
+    certificate_key: ArcSwap<String>,
 }
 
 impl Core {
@@ -119,6 +122,7 @@ impl Core {
             twin_epoch: AtomicBool::new(false),
             standing_down: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
+            certificate_key: ArcSwap::default(),
         }
     }
 
@@ -140,6 +144,11 @@ impl Core {
     /// The newer epoch that was met, if one was.
     pub(crate) fn newer_epoch(&self) -> Option<u32> {
         Some(self.newer_epoch.load(Ordering::Relaxed)).filter(|epoch| *epoch != 0)
+    }
+
+    /// Notes which cluster key's CA has signed the peer certificate that is presented from now on.
+    pub(crate) fn note_certificate_key(&self, id: String) {
+        self.certificate_key.store(Arc::new(id));
     }
 
     /// Stands in no election from now on and takes over from no leader.
@@ -308,6 +317,7 @@ impl Core {
             clock: self.clock.now(),
             settings_hash: self.config.settings_hash.clone(),
             key_ids: self.config.keys.ids(),
+            certificate_key_id: self.certificate_key.load().as_ref().clone(),
             checkpoints: Vec::new(),
             disk: self.syncs.health(),
         }

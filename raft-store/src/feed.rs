@@ -76,18 +76,25 @@ pub(crate) struct Feed {
     gate: RwLock<()>,
     sender: broadcast::Sender<Item>,
     reached: watch::Sender<Reached>,
+    /// Moves with the rows that say which cluster keys are in use.
+    key_rows: watch::Sender<()>,
 }
 
 impl Feed {
     pub(crate) fn new(reached: Reached) -> Self {
         let (sender, _) = broadcast::channel(FEED_BATCHES_MAX);
         let (reached, _) = watch::channel(reached);
-        Self { gate: RwLock::new(()), sender, reached }
+        Self { gate: RwLock::new(()), sender, reached, key_rows: watch::channel(()).0 }
     }
 
     /// What has been applied, to wait on.
     pub(crate) fn reached(&self) -> watch::Receiver<Reached> {
         self.reached.subscribe()
+    }
+
+    /// Resolves when a row has changed that says which cluster keys are in use.
+    pub(crate) fn key_rows(&self) -> watch::Receiver<()> {
+        self.key_rows.subscribe()
     }
 
     /// What has been applied, now.
@@ -104,11 +111,15 @@ impl Feed {
     ) -> Result<(), TableError> {
         let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         commit()?;
+        let moves_keys = batches.iter().any(|batch| batch.changes.iter().any(says_which_keys));
         for batch in batches {
             // An error only says that no one listens.
             self.sender.send(Item::Batch(Arc::new(batch))).ok();
         }
         self.reached.send_replace(reached);
+        if moves_keys {
+            self.key_rows.send_replace(());
+        }
         Ok(())
     }
 
@@ -121,6 +132,7 @@ impl Feed {
         let reached = commit()?;
         self.sender.send(Item::Reset).ok();
         self.reached.send_replace(reached);
+        self.key_rows.send_replace(());
         Ok(())
     }
 
@@ -146,4 +158,8 @@ impl Feed {
         }
         Ok(Subscription { revision: reached.revision, time: reached.time, snapshot, changes })
     }
+}
+
+fn says_which_keys(change: &Change) -> bool {
+    matches!(change, Change::ClusterWritten(_) | Change::JournalWritten(_))
 }

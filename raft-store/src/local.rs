@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
 
@@ -35,6 +35,8 @@ pub(crate) trait LocalDisk: Send + Sync + fmt::Debug {
 #[derive(Clone, Debug)]
 pub(crate) struct LocalRecords {
     disk: Arc<dyn LocalDisk>,
+    /// Held while the identity is read, changed and written.
+    changing: Arc<Mutex<()>>,
 }
 
 /// Who a member is.
@@ -45,13 +47,13 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) cluster_name: String,
     pub(crate) trust_domain: String,
-    /// Key id and check value of every cluster key held when the folder was last opened.
+    /// Key id and check value of every cluster key that is held, or is needed and was held once.
     pub(crate) key_checks: Vec<(String, Vec<u8>)>,
 }
 
 impl LocalRecords {
     pub(crate) fn new(disk: Arc<dyn LocalDisk>) -> Self {
-        Self { disk }
+        Self { disk, changing: Arc::default() }
     }
 
     /// The identity, if the folder has one.
@@ -110,6 +112,7 @@ impl LocalRecords {
     /// Notes the cluster that this member formed or joined; durable on return. A member that has one
     /// keeps it: a second, different id is refused.
     pub(crate) fn adopt_cluster(&self, cluster_id: ClusterId) -> Result<(), TableError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut identity = self.identity()?;
         match identity.cluster_id {
             Some(known) if known == cluster_id => Ok(()),
@@ -123,6 +126,27 @@ impl LocalRecords {
                 self.set_identity(&identity)
             }
         }
+    }
+
+    /// Notes which cluster keys are held; durable on return. Those that are not are forgotten unless
+    /// `keep` says otherwise: the folder must still open with a key that it needs, though that was
+    /// missing for a while.
+    pub(crate) fn note_key_checks(
+        &self,
+        held: Vec<(String, Vec<u8>)>,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<(), TableError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity = self.identity()?;
+        let mut checks = held;
+        let kept = identity.key_checks.iter().filter(|(id, _)| keep(id));
+        let kept: Vec<_> = kept.filter(|check| !checks.contains(check)).cloned().collect();
+        checks.extend(kept);
+        if identity.key_checks == checks {
+            return Ok(());
+        }
+        identity.key_checks = checks;
+        self.set_identity(&identity)
     }
 
     /// A record of formation's, by name.

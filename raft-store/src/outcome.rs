@@ -137,6 +137,14 @@ pub enum Rejection {
     /// No such authority, or not in the state that the command needs.
     #[error("authority {0} is not in the expected state")]
     AuthorityState(String),
+    /// Another cluster key seals than the command takes for it.
+    #[error("cluster key {actual} seals, not {expected}")]
+    ClusterKeyMoved {
+        /// What the command expected.
+        expected: String,
+        /// What it is.
+        actual: String,
+    },
     /// The request id was used by another caller or with another body.
     #[error("request id was used for another request")]
     RequestIdReused,

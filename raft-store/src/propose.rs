@@ -51,13 +51,15 @@ impl Command {
             Self::InitCluster(_)
             | Self::PruneExpired(_)
             | Self::PruneAuthorities { .. }
+            | Self::ResealAuthority(_)
             | Self::RaiseFeatureLevel { .. } => true,
             // Operators prepare and activate through any member: the journal's revision, which the
             // command compares, keeps two who would from both having their way.
             Self::PrepareAuthority { .. }
             | Self::ActivateAuthority { .. }
             | Self::TaintAuthority { .. }
-            | Self::RevokeAuthority { .. } => false,
+            | Self::RevokeAuthority { .. }
+            | Self::MoveClusterKey { .. } => false,
             Self::CreateEntries(_)
             | Self::UpdateEntries(_)
             | Self::DeleteEntries(_)

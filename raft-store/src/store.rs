@@ -25,6 +25,7 @@ use crate::forward::{Forwarder, NoPeers};
 use crate::guarded;
 use crate::handle::StoreHandle;
 use crate::ids::MemberId;
+use crate::key_following;
 use crate::leaving;
 use crate::local::Identity;
 use crate::membership::Requested;
@@ -70,6 +71,7 @@ impl Store {
         let identity = establish_identity(&config, seams.random.as_ref(), &engine)?;
         let (machine, feed) = StateMachine::open(&engine).map_err(corrupt)?;
         check_cluster(&config, &engine)?;
+        key_following::start(&config.keys, &engine).map_err(corrupt)?;
         let fenced = fence::recorded(&engine.local).map_err(|error| corrupt(error.into()))?;
         if let Some(reason) = fenced {
             let folder = config.data_dir.clone();
@@ -141,6 +143,7 @@ impl Store {
         tasks.spawn(follow_consensus(Arc::clone(&core)));
         tasks.spawn(follow_formation(Arc::clone(&core)));
         tasks.spawn(upgrade::run(Arc::clone(&core)));
+        tasks.spawn(key_following::run(Arc::clone(&core), network.clone()));
         tasks.spawn(live(Arc::clone(&core), network, changes, stop.clone()));
         let result = tokio::select! {
             biased;
@@ -299,8 +302,12 @@ fn establish_identity(
         let key_id = identity.key_checks.first().map_or_else(String::new, |(id, _)| id.clone());
         return Err(OpenError::WrongClusterKey { key_id });
     }
-    if identity.key_checks != held {
-        identity.key_checks = held;
+    // What is neither held nor needed any more is forgotten once the state is known (`key_following`).
+    let known = identity.key_checks.len();
+    let new = held.into_iter().filter(|check| !identity.key_checks.contains(check));
+    let new: Vec<_> = new.collect();
+    identity.key_checks.extend(new);
+    if identity.key_checks.len() != known {
         engine.local.set_identity(&identity).map_err(corrupt)?;
     }
     Ok(identity)

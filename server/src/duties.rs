@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{MintError, RotateError, Rotator};
+use crate::authority::{MintError, Rekeyer, RotateError, Rotator};
 use crate::snapshots::Schedule;
 use crate::view::Views;
 
@@ -26,6 +26,9 @@ const ROTATE_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause before the next attempt while nothing signs yet: a new cluster is not to wait for a tick.
 const ROTATE_RETRY: Duration = Duration::from_millis(500);
+
+/// Pause before the next attempt to seal what could not be sealed anew.
+const REKEY_RETRY: Duration = Duration::from_secs(5);
 
 /// How often expired entries, tokens and agents are removed (SPIRE's entry task: 5 min).
 const PRUNE_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -54,6 +57,8 @@ pub struct Duties {
     pub views: Views,
     /// Rotation.
     pub rotator: Rotator,
+    /// Another cluster key.
+    pub rekeyer: Rekeyer,
     /// Removal of agents.
     pub agent_pruning: AgentPruning,
     /// Snapshots by schedule, if there is one.
@@ -94,7 +99,7 @@ impl Duties {
                 schedule.lead().await;
             }
         };
-        tokio::join!(self.rotate(term), self.prune(term), snapshots);
+        tokio::join!(self.rotate(term), self.rekey(term), self.prune(term), snapshots);
     }
 
     async fn rotate(&self, term: u64) {
@@ -109,6 +114,27 @@ impl Duties {
             let moved = revision.wait_for(|_| self.views.journal().revision != journal.revision);
             // An error would say that the views are gone; the pause then paces the loop.
             tokio::time::timeout(pause, moved).await.ok();
+        }
+    }
+
+    /// Goes on with a change of the cluster key wherever the last leader stopped.
+    async fn rekey(&self, term: u64) {
+        let mut revision = self.views.subscribe_revision();
+        let mut keys = self.rekeyer.keys.changes();
+        loop {
+            if let Err(error) = self.rekeyer.round(term).await {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(
+                    error,
+                    "Could not seal all authority keys under the new cluster key"
+                );
+            }
+            if self.rekeyer.is_due() {
+                // A key that was missing may come at any time.
+                tokio::time::timeout(REKEY_RETRY, keys.changed()).await.ok();
+            } else if revision.wait_for(|_| self.rekeyer.is_due()).await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -204,9 +230,14 @@ fn pruned_rows(applied: &Applied) -> u32 {
 #[cfg(test)]
 mod tests {
 
+    use std::collections::BTreeSet;
+
     use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
-    use steeple_raft_store::{Change, MemoryDisk, RequestId, Storage};
+    use steeple_raft_store::{
+        Change, ClusterId, ClusterKeys, MemoryDisk, Rejection, RequestId, Storage,
+    };
+    use steeple_spiffe_core::authority::Authority;
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{
@@ -216,7 +247,8 @@ mod tests {
 
     use super::*;
     use crate::authority::evidence::Survey;
-    use crate::authority::{AuthorityPolicy, Issuer, Minter, X509Params};
+    use crate::authority::{AuthorityPolicy, Issuer, Minter, RekeyError, X509Params};
+    use crate::keys::KeyRing;
     use crate::view::EntryFilter;
 
     const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
@@ -277,9 +309,31 @@ mod tests {
                 handle: self.store.handle.clone(),
                 views: self.views.clone(),
                 rotator: self.rotator.clone(),
+                rekeyer: Rekeyer {
+                    handle: self.store.handle.clone(),
+                    views: self.views.clone(),
+                    keys: Arc::clone(&self.rotator.minter.keys),
+                    random: Arc::new(SystemRandom),
+                },
                 agent_pruning: AgentPruning::default(),
                 schedule: None,
             }
+        }
+
+        async fn decided(&self, command: Command) -> Result<Outcome, Rejection> {
+            let applied = if matches!(command, Command::MoveClusterKey { .. }) {
+                let id = RequestId([9; 16]);
+                self.store.handle.propose(command, id, Instant::now() + DEADLINE).await
+            } else {
+                self.store.handle.propose_duty(command, self.term()).await
+            };
+            let applied = applied.unwrap();
+            assert!(self.views.wait_for(applied.revision, Instant::now() + DEADLINE).await);
+            applied.outcome
+        }
+
+        fn cluster_id(&self) -> ClusterId {
+            self.views.cluster().unwrap().cluster_id
         }
 
         fn term(&self) -> u64 {
@@ -432,6 +486,68 @@ mod tests {
         );
         bench.rotator.survey.given(&agent, &bench.views.bundle(&trust_domain).unwrap());
         assert!(svid.is_due().await);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_change_of_the_cluster_key_goes_on_wherever_a_leader_was_killed() {
+        const SECOND: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+        let bench = Bench::start().await;
+        bench.rotator.round(bench.term()).await.unwrap();
+        let rekeyer = bench.duties().rekeyer;
+        let keys = Arc::clone(&rekeyer.keys);
+        let (old, before) = (keys.current_id(), bench.views.journal());
+        let second = ClusterKeys::parse(SECOND).unwrap();
+        let new = second.current_id();
+        let under = |key_id: &str| {
+            let journal = bench.views.journal();
+            let all = journal.authorities.iter();
+            all.filter(|one| one.sealed_key.kek_id == key_id).cloned().collect::<Vec<_>>()
+        };
+        let round = || rekeyer.round(bench.term());
+        assert!(!rekeyer.is_due(), "no key was named yet");
+        round().await.unwrap();
+        assert_eq!(*bench.views.journal(), *before);
+
+        // Killed after the key has moved. This leader does not hold the new one: it changes nothing.
+        let to_new = Command::MoveClusterKey { expected: old.clone(), to: new.clone() };
+        bench.decided(to_new).await.unwrap();
+        let error = round().await.unwrap_err();
+        assert!(matches!(error, RekeyError::Seal(_)), "{error:?}");
+        assert_eq!(under(&old).len(), 2);
+        keys.take_over(&second, &BTreeSet::from([old.clone()]));
+
+        // Killed after the first of two authorities.
+        let first = under(&old)[0].clone();
+        let reseal = |one: &Authority| rekeyer.command(bench.cluster_id(), one, &new).unwrap();
+        let stale = reseal(&first);
+        bench.decided(reseal(&first)).await.unwrap();
+        assert_eq!((under(&old).len(), under(&new).len()), (1, 1));
+        let refused = bench.decided(stale).await.unwrap_err();
+        assert_eq!(
+            refused,
+            Rejection::AuthorityState(first.id.to_string()),
+            "opened once, sealed once"
+        );
+
+        // The next leader goes on, and once done does no more.
+        round().await.unwrap();
+        let after = bench.views.journal();
+        assert_eq!(under(&new).len(), 2);
+        round().await.unwrap();
+        assert_eq!(*bench.views.journal(), *after);
+        let public = |journal: &Journal| {
+            let all = journal.authorities.iter();
+            all.map(|one| (one.id.clone(), one.public_der.clone(), one.status)).collect::<Vec<_>>()
+        };
+        assert_eq!(public(&after), public(&before), "the same authorities");
+
+        // What comes next is sealed under the new key, and nothing needs the old one.
+        bench.clock.advance(Duration::from_secs(12 * 3600 + 1));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!((under(&old).len(), under(&new).len()), (0, 4));
+        let mut ring = KeyRing::new(Arc::new(ClusterKeys::parse(SECOND).unwrap()));
+        ring.follow(bench.cluster_id(), &bench.views.journal()).unwrap();
+        assert!(bench.issuer.ready());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,6 +20,7 @@ pub mod duties;
 pub mod gate;
 pub mod health;
 mod held;
+pub mod key_uses;
 pub mod keys;
 pub mod listen;
 pub mod logging;

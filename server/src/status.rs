@@ -155,7 +155,9 @@ impl Failure {
             // Not a code that clients retry by themselves: the outcome would never become known.
             Rejection::RequestForgotten => wrapped(Code::Aborted),
             // Someone else was faster. Nothing was decided about the caller: it tries again.
-            Rejection::SerialsChanged | Rejection::JournalMoved { .. } => {
+            Rejection::SerialsChanged
+            | Rejection::JournalMoved { .. }
+            | Rejection::ClusterKeyMoved { .. } => {
                 Self { retry_after: Some(Duration::ZERO), ..wrapped(Code::Unavailable) }
             }
             Rejection::NotInitialised => {
@@ -259,6 +261,14 @@ mod tests {
     use steeple_spiffe_core::{EntryId, TrustDomain};
 
     use super::*;
+
+    #[test]
+    fn who_was_overtaken_by_another_cluster_key_tries_again() {
+        let moved = Rejection::ClusterKeyMoved { expected: "k1".into(), actual: "k2".into() };
+        let failure = Failure::rejected("doing", &moved);
+        let expected = (Code::Unavailable, "doing: cluster key k2 seals, not k1");
+        assert_eq!((failure.code(), failure.message()), expected);
+    }
 
     #[test]
     fn every_rejection_has_its_code_and_text() {

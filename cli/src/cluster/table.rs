@@ -4,8 +4,9 @@
 
 use std::io::{Result, Write};
 
-use steeple_api::pb::cluster::v1::Member;
+use steeple_api::pb::cluster::v1::cluster_key::Use;
 use steeple_api::pb::cluster::v1::member::{Reachability, Role};
+use steeple_api::pb::cluster::v1::{ClusterKey, Member};
 
 /// Writes rows; the first is the heading.
 pub(crate) fn write_table(out: &mut (dyn Write + Send), rows: &[Vec<String>]) -> Result<()> {
@@ -63,6 +64,33 @@ pub(crate) fn observations(members: &[Member]) -> Vec<Vec<String>> {
         ]
     }));
     rows
+}
+
+/// The cluster keys, a row each.
+pub(crate) fn cluster_keys(keys: &[ClusterKey]) -> Vec<Vec<String>> {
+    let heading = ["CLUSTER KEY", "USE", "AUTHORITIES", "CERTIFICATES", "HELD BY", "NOT HELD BY"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    rows.extend(keys.iter().map(|key| {
+        vec![
+            key.id.clone(),
+            key_use(key).to_owned(),
+            key.authorities.to_string(),
+            key.presented_by.len().to_string(),
+            format!("{} of {}", key.held_by.len(), key.held_by.len() + key.missing_at.len()),
+            or_dash(&key.missing_at.join(",")),
+        ]
+    }));
+    rows
+}
+
+fn key_use(key: &ClusterKey) -> &'static str {
+    match key.r#use() {
+        Use::New => "new",
+        Use::Seals => "seals",
+        Use::Leaving => "still needed",
+        Use::Unused => "may be dropped",
+        Use::Unspecified => "-",
+    }
 }
 
 /// Writes a label and its value.

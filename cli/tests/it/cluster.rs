@@ -93,6 +93,7 @@ fn healthy() -> StatusResponse {
         warnings: vec![],
         restored: None,
         snapshots: None,
+        cluster_keys: Vec::new(),
     }
 }
 
@@ -308,6 +309,82 @@ async fn an_upgrade_is_shown_and_finalized() {
     fake.refuse("finalize_upgrade", Status::failed_precondition("member a supports none above it"));
     let refused = line("spire-server cluster upgrade finalize").on(&fake).await.failure();
     assert!(refused.contains("FailedPrecondition desc = member a supports none"), "{refused}");
+}
+
+fn key(id: &str, use_: cluster_key::Use, authorities: u32, presented_by: usize) -> ClusterKey {
+    let members = ["00000000000000a1", "00000000000000a2"].map(str::to_owned);
+    ClusterKey {
+        id: id.to_owned(),
+        r#use: use_.into(),
+        held_by: members.to_vec(),
+        missing_at: Vec::new(),
+        authorities,
+        presented_by: members.into_iter().take(presented_by).collect(),
+    }
+}
+
+fn rekeyed(moved: bool, done: bool, keys: Vec<ClusterKey>) -> RekeyResponse {
+    let (from, to) = ("0011223344556677".to_owned(), "8899aabbccddeeff".to_owned());
+    let from = if moved { from } else { to.clone() };
+    RekeyResponse { from, to, moved, done, keys }
+}
+
+#[tokio::test]
+async fn rekey_waits_until_nothing_depends_on_the_old_key() {
+    use cluster_key::Use::{Leaving, New, Seals, Unused};
+    let (old, new) = ("0011223344556677", "8899aabbccddeeff");
+    let under = |authorities, members| {
+        vec![key(new, Seals, 4 - authorities, 2 - members), key(old, Leaving, authorities, members)]
+    };
+    let done = || rekeyed(false, true, vec![key(new, Seals, 4, 2), key(old, Unused, 0, 0)]);
+    let fake = Fake::start();
+    fake.answer("rekey", rekeyed(true, false, under(4, 2)));
+    fake.answer("rekey", rekeyed(false, false, under(4, 2)));
+    fake.refuse("rekey", Status::unavailable("no leader: 1 of 3 voters reachable"));
+    fake.answer("rekey", rekeyed(false, false, under(1, 0)));
+    fake.answer("rekey", done());
+    line("spire-server cluster rekey").on(&fake).await.matches("cluster-rekey");
+    let calls = fake.calls();
+    let asked: Vec<_> = calls
+        .iter()
+        .map(|call| call.message::<RekeyRequest>())
+        .map(|request| (request.to.as_str(), request.plan))
+        .collect();
+    assert_eq!(asked, [("", false), (new, true), (new, true), (new, true), (new, true)]);
+    assert!(calls[0].metadata.contains_key("steeple-request-id"));
+
+    let plan = vec![key(old, Seals, 4, 2), key(new, New, 0, 0)];
+    fake.answer("rekey", rekeyed(true, false, plan));
+    let command = line(&format!("spire-server cluster rekey -to {new} -plan"));
+    command.on(&fake).await.matches("cluster-rekey-plan");
+    fake.answer("rekey", done());
+    line("spire-server cluster rekey -output json").on(&fake).await.matches("cluster-rekey-json");
+
+    let text = "not every member is known to hold cluster key k: missing at 00000000000000a2 (a:1)";
+    fake.refuse("rekey", Status::failed_precondition(text));
+    let stderr = line("spire-server cluster rekey").on(&fake).await.failure();
+    assert_eq!(stderr, format!("Error: rpc error: code = FailedPrecondition desc = {text}\n"));
+}
+
+#[tokio::test]
+async fn status_shows_the_cluster_keys_and_which_line_may_be_dropped() {
+    use cluster_key::Use::{New, Seals, Unused};
+    let missing = ClusterKey {
+        held_by: vec!["00000000000000a1".to_owned()],
+        missing_at: vec!["00000000000000a2".to_owned()],
+        ..key("ffeeddccbbaa9988", New, 0, 0)
+    };
+    let keys =
+        vec![key("8899aabbccddeeff", Seals, 4, 2), key("0011223344556677", Unused, 0, 0), missing];
+    let fake = Fake::start();
+    fake.answer("status", StatusResponse { cluster_keys: keys, ..healthy() });
+    let stdout = line("spire-server cluster status").on(&fake).await.success();
+    let expected = "\n\
+CLUSTER KEY       USE             AUTHORITIES  CERTIFICATES  HELD BY  NOT HELD BY\n\
+8899aabbccddeeff  seals           4            2             2 of 2   -\n\
+0011223344556677  may be dropped  0            0             2 of 2   -\n\
+ffeeddccbbaa9988  new             0            0             1 of 2   00000000000000a2\n";
+    assert!(stdout.ends_with(expected), "{stdout}");
 }
 
 #[tokio::test]

@@ -328,6 +328,7 @@ mod cluster {
         upgrade_status: UpgradeStatusRequest => UpgradeStatusResponse,
         finalize_upgrade: FinalizeUpgradeRequest => FinalizeUpgradeResponse,
         rotation: RotationRequest => RotationResponse,
+        rekey: RekeyRequest => RekeyResponse,
         check: CheckRequest => CheckResponse,
         ; [save_snapshot: SaveSnapshotRequest => SaveSnapshotStream of SaveSnapshotResponse]
     }

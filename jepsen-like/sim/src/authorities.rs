@@ -13,6 +13,8 @@ use steeple_spiffe_core::authority::{
 };
 use steeple_spiffe_core::bundle::Bundle;
 
+use crate::cluster_keys::Rows;
+
 /// Authorities, where they stand, and whether they are tainted.
 type Slots = BTreeMap<(AuthorityKind, String), (AuthorityStatus, bool)>;
 
@@ -29,7 +31,7 @@ fn slots(journal: &Journal) -> Slots {
 }
 
 /// What a command must decide, and what the slots are then; `None` if it is about something else.
-fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots), Rejection>> {
+fn decide(before: &Rows, command: &Command) -> Option<Result<(Outcome, Slots), Rejection>> {
     let (Command::PrepareAuthority { expected_journal, .. }
     | Command::ActivateAuthority { expected_journal, .. }
     | Command::TaintAuthority { expected_journal, .. }
@@ -38,16 +40,19 @@ fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots)
     else {
         return None;
     };
-    let (expected, actual) = (*expected_journal, before.revision);
+    let (expected, actual) = (*expected_journal, before.journal.revision);
     if expected != actual {
         return Some(Err(Rejection::JournalMoved { expected, actual }));
     }
-    let mut slots = slots(before);
+    let mut slots = slots(&before.journal);
     let refused = |id: &AuthorityId| Some(Err(Rejection::AuthorityState(id.as_str().to_owned())));
     if let Command::PrepareAuthority { authority, .. } = command {
         let key = slot(authority.kind, &authority.id);
         if slots.insert(key, (AuthorityStatus::Prepared, false)).is_some() {
             return refused(&authority.id);
+        }
+        if let Some(rejection) = before.refuses(&authority.sealed_key.kek_id) {
+            return Some(Err(rejection));
         }
     }
     if let Command::ActivateAuthority { kind, id, .. } = command {
@@ -94,18 +99,17 @@ fn decide(before: &Journal, command: &Command) -> Option<Result<(Outcome, Slots)
 /// Holds a decision that a client was told against the journal before it and after it. An error says
 /// what is wrong.
 pub(crate) fn judge(
-    before: Option<&Change>,
-    after: Option<&Change>,
+    before: &Rows,
+    after: &Rows,
     command: &Command,
     told: &Result<Outcome, Rejection>,
 ) -> Result<(), String> {
-    let (before, after) = (journal(before), journal(after));
-    let Some(expected) = decide(&before, command) else { return Ok(()) };
+    let Some(expected) = decide(before, command) else { return Ok(()) };
     let right = match (&expected, told) {
         (Ok((outcome, slots_after)), Ok(told)) => {
             outcome == told
-                && after.revision == before.revision + 1
-                && slots(&after) == *slots_after
+                && after.journal.revision == before.journal.revision + 1
+                && slots(&after.journal) == *slots_after
         }
         (Err(rejection), Err(told)) => rejection == told && after == before,
         (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
@@ -160,7 +164,8 @@ fn taint_in(bundle: &Bundle, one: &Authority) -> Option<bool> {
     }
 }
 
-fn journal(row: Option<&Change>) -> Journal {
+/// The journal as the change feed shows it.
+pub(crate) fn journal(row: Option<&Change>) -> Journal {
     match row {
         Some(Change::JournalWritten(journal)) => journal.as_ref().clone(),
         Some(
@@ -210,6 +215,16 @@ mod tests {
         Change::JournalWritten(Arc::new(Journal { revision, authorities }))
     }
 
+    fn hold(
+        before: &Change,
+        after: &Change,
+        command: &Command,
+        told: &Result<Outcome, Rejection>,
+    ) -> Result<(), String> {
+        let [before, after] = [before, after].map(|row| Rows::of(None, journal(Some(row))));
+        judge(&before, &after, command, told)
+    }
+
     fn activate(expected_journal: u64, id: &str) -> Command {
         let id = AuthorityId::new(id.to_owned());
         Command::ActivateAuthority { expected_journal, kind: AuthorityKind::Jwt, id }
@@ -221,9 +236,9 @@ mod tests {
         let before = written(3, &[("a", Active), ("b", Prepared)]);
         let right = written(4, &[("a", Old), ("b", Active)]);
         let done: Result<Outcome, Rejection> = Ok(Outcome::Done);
-        judge(Some(&before), Some(&right), &activate(3, "b"), &done).unwrap();
+        hold(&before, &right, &activate(3, "b"), &done).unwrap();
         let moved = Err(Rejection::JournalMoved { expected: 2, actual: 3 });
-        judge(Some(&before), Some(&before), &activate(2, "b"), &moved).unwrap();
+        hold(&before, &before, &activate(2, "b"), &moved).unwrap();
         for (after, command, told) in [
             // Two are active.
             (written(4, &[("a", Active), ("b", Active)]), activate(3, "b"), &done),
@@ -236,7 +251,7 @@ mod tests {
             // Not prepared.
             (right.clone(), activate(3, "a"), &done),
         ] {
-            judge(Some(&before), Some(&after), &command, told).unwrap_err();
+            hold(&before, &after, &command, told).unwrap_err();
         }
     }
 
@@ -264,11 +279,11 @@ mod tests {
         let tainted = |revision| mark(clean(revision), Old, false);
         let revoked = mark(written(4, &[("a", Revoked), ("b", Active)]), Revoked, true);
 
-        judge(Some(&clean(3)), Some(&tainted(4)), &taint("a"), &done).unwrap();
-        judge(Some(&tainted(3)), Some(&revoked), &revoke("a"), &done).unwrap();
-        judge(Some(&clean(3)), Some(&revoked), &revoke("a"), &done).unwrap_err();
-        judge(Some(&tainted(3)), Some(&tainted(4)), &taint("a"), &done).unwrap_err();
-        judge(Some(&clean(3)), Some(&tainted(4)), &taint("b"), &done).unwrap_err();
+        hold(&clean(3), &tainted(4), &taint("a"), &done).unwrap();
+        hold(&tainted(3), &revoked, &revoke("a"), &done).unwrap();
+        hold(&clean(3), &revoked, &revoke("a"), &done).unwrap_err();
+        hold(&tainted(3), &tainted(4), &taint("a"), &done).unwrap_err();
+        hold(&clean(3), &tainted(4), &taint("b"), &done).unwrap_err();
 
         let trust_domain = steeple_spiffe_core::TrustDomain::parse("example.org").unwrap();
         let mut bundle = Bundle::empty(trust_domain);

@@ -372,6 +372,8 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::TaintAuthority { .. }
         | Command::RevokeAuthority { .. }
         | Command::PruneAuthorities { .. }
+        | Command::MoveClusterKey { .. }
+        | Command::ResealAuthority(_)
         | Command::WriteBundles(_)
         | Command::DeleteBundles(_)
         | Command::AppendBundle(_)
@@ -460,6 +462,7 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         Rejection::RelationshipExists => h::Rejection::RelationshipExists,
         Rejection::RelationshipNotFound => h::Rejection::RelationshipNotFound,
         Rejection::JournalMoved { .. }
+        | Rejection::ClusterKeyMoved { .. }
         | Rejection::AuthorityState(_)
         | Rejection::RequestForgotten
         | Rejection::OwnBundle

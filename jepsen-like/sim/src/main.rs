@@ -5,6 +5,7 @@
 mod authorities;
 mod client;
 mod clock;
+mod cluster_keys;
 mod disk;
 mod echoes;
 mod entropy;

@@ -11,6 +11,7 @@ use steeple_raft_store::{
 };
 
 use crate::authorities;
+use crate::cluster_keys::{self, Rows};
 use crate::reference::{Reference, Violation};
 use crate::rows::Key;
 use crate::workload::Operation;
@@ -190,10 +191,17 @@ fn judge_authorities(reference: &Reference, revision: u64, told: &Told) -> Resul
     else {
         return Ok(());
     };
-    let [before, after] = [before, revision].map(|at| reference.row_at(&Key::Journal, at));
-    authorities::judge(before, after, command, &told.applied.outcome).map_err(|text| {
-        Violation::new("authorities", format!("{} at {revision}: {text}", told.operation.name()))
-    })
+    let [before, after] = [before, revision].map(|at| {
+        let journal = authorities::journal(reference.row_at(&Key::Journal, at));
+        Rows::of(reference.row_at(&Key::Cluster, at), journal)
+    });
+    let outcome = &told.applied.outcome;
+    authorities::judge(&before, &after, command, outcome)
+        .and_then(|()| cluster_keys::judge(&before, &after, command, outcome))
+        .map_err(|text| {
+            let text = format!("{} at {revision}: {text}", told.operation.name());
+            Violation::new("authorities", text)
+        })
 }
 
 /// Whether changes are those of a decision.

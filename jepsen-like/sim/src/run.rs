@@ -134,7 +134,7 @@ impl Run {
         let dice = Dice::new(options.seed, 5);
         let members = usize::from(options.members());
         Ok(Self {
-            world: World::new(&options),
+            world: World::new(&options)?,
             nemesis: Nemesis::new(&options),
             workload: Workload::new(options.seed)?,
             clients: (1..=options.clients)

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use steeple_raft_store::command::{
     AdmitAgent, CreateJoinToken, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, SetPendingSerial, WriteRelationships,
+    RelationshipWrite, ResealAuthority, SetPendingSerial, WriteRelationships,
 };
 use steeple_raft_store::{Change, Command};
 use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
@@ -20,8 +20,11 @@ use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
 
+use crate::authorities;
+use crate::cluster_keys::Rows;
 use crate::reference::Reference;
 use crate::view::Read;
+use crate::world;
 use steeple_spiffe_core::dice::Dice;
 
 /// The trust domain of all simulations (that of `testing::config`).
@@ -69,12 +72,14 @@ pub(crate) const NAMES: &[&str] = &[
     "delete_agent",
     "delete_entries",
     "delete_relationships",
+    "move_cluster_key",
     "prepare_authority",
     "promote_serial",
     "prune_authorities",
     "prune_expired",
     "read",
     "read_everything",
+    "reseal_authority",
     "set_agent_version",
     "revoke_authority",
     "set_pending_serial",
@@ -102,6 +107,8 @@ fn name(command: &Command) -> &'static str {
         Command::TaintAuthority { .. } => "taint_authority",
         Command::RevokeAuthority { .. } => "revoke_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
+        Command::MoveClusterKey { .. } => "move_cluster_key",
+        Command::ResealAuthority(_) => "reseal_authority",
         Command::WriteBundles(_) => "write_bundles",
         Command::DeleteBundles(_) => "delete_bundles",
         Command::AppendBundle(_) => "append_bundle",
@@ -125,13 +132,18 @@ pub(crate) struct Workload {
     next: u64,
     /// Tokens that were asked for, newest last; some are tried again.
     tokens: Vec<String>,
+    /// The cluster keys that all members hold.
+    keys: (String, String),
 }
 
 impl Workload {
     /// The workload of a seed.
     pub(crate) fn new(seed: u64) -> Result<Self> {
         let trust_domain = TrustDomain::parse(TRUST_DOMAIN).context("trust domain")?;
-        Ok(Self { dice: Dice::new(seed, 2), trust_domain, next: 0, tokens: Vec::new() })
+        let ids = world::cluster_keys()?.ids();
+        let [first, second] = ids.as_slice() else { bail!("members hold {} keys", ids.len()) };
+        let keys = (first.clone(), second.clone());
+        Ok(Self { dice: Dice::new(seed, 2), trust_domain, next: 0, tokens: Vec::new(), keys })
     }
 
     /// The next operation of whoever asks.
@@ -158,7 +170,10 @@ impl Workload {
             _ => {
                 let command = self.authority(known);
                 // The steps that operators take too go through any member.
-                let duty = matches!(&command, Command::PruneAuthorities { .. });
+                let duty = matches!(
+                    &command,
+                    Command::PruneAuthorities { .. } | Command::ResealAuthority(_)
+                );
                 return Ok(if duty || !self.dice.chance(0.5) {
                     Operation::Duty(command)
                 } else {
@@ -401,25 +416,43 @@ impl Workload {
         })
     }
 
+    /// Sometimes another cluster key, and more often the next step towards it.
+    fn cluster_key(&mut self, rows: &Rows) -> Option<Command> {
+        let seals = rows.seals().to_owned();
+        let left = rows.journal.authorities.iter().filter(|one| {
+            one.sealed_key.kek_id != seals && one.sealed_key != SealedKey::destroyed()
+        });
+        let left: Vec<Authority> = left.cloned().collect();
+        if let Some(one) = self.dice.pick(&left)
+            && self.dice.chance(0.6)
+        {
+            let (kind, id, seen) = (one.kind, one.id.clone(), one.sealed_key.clone());
+            let nonce = [self.number().to_be_bytes().as_slice(), &[0; 4]].concat();
+            let sealed_key = SealedKey { kek_id: seals, nonce, ..seen.clone() };
+            let (seen_kek_id, seen_nonce) = (seen.kek_id, seen.nonce);
+            let reseal = ResealAuthority { kind, id, seen_kek_id, seen_nonce, sealed_key };
+            return Some(Command::ResealAuthority(Box::new(reseal)));
+        }
+        if !self.dice.chance(0.1) {
+            return None;
+        }
+        let (first, second) = &self.keys;
+        let to = if seals == *first { second.clone() } else { first.clone() };
+        Some(Command::MoveClusterKey { expected: seals, to })
+    }
+
     fn authority(&mut self, known: &Reference) -> Command {
-        let journal = match known.row(&crate::rows::Key::Journal) {
-            Some(Change::JournalWritten(journal)) => Some(journal),
-            Some(
-                Change::EntryWritten { .. }
-                | Change::EntryDeleted { .. }
-                | Change::AgentWritten { .. }
-                | Change::AgentDeleted { .. }
-                | Change::BundleWritten { .. }
-                | Change::BundleDeleted { .. }
-                | Change::RelationshipWritten { .. }
-                | Change::RelationshipDeleted { .. }
-                | Change::ClusterWritten(_),
-            )
-            | None => None,
-        };
-        let expected_journal = journal.map_or(0, |journal| journal.revision);
+        let rows = Rows::of(
+            known.row(&crate::rows::Key::Cluster),
+            authorities::journal(known.row(&crate::rows::Key::Journal)),
+        );
+        if let Some(command) = self.cluster_key(&rows) {
+            return command;
+        }
+        let seals = rows.seals().to_owned();
+        let expected_journal = rows.journal.revision;
         let of_status = |status: AuthorityStatus| {
-            let all = journal.into_iter().flat_map(|journal| &journal.authorities);
+            let all = rows.journal.authorities.iter();
             all.filter(|one| one.status == status).cloned().collect::<Vec<_>>()
         };
         let prepared = of_status(AuthorityStatus::Prepared);
@@ -456,7 +489,8 @@ impl Workload {
             public_der: number.to_be_bytes().to_vec(),
             upstream_chain: Vec::new(),
             sealed_key: SealedKey {
-                kek_id: "k".to_owned(),
+                // Newcomers are refused that do not hold the key that seals.
+                kek_id: if seals.is_empty() { self.keys.0.clone() } else { seals },
                 version: 1,
                 nonce: vec![0; 12],
                 ciphertext: vec![1, 2, 3],

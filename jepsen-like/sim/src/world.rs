@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use steeple_raft_store::testing::config;
-use steeple_raft_store::{Config, Leadership, MemberStatus, MemoryDisk};
+use steeple_raft_store::{ClusterKeys, Config, Leadership, MemberStatus, MemoryDisk};
 
 use crate::clock::{SimClock, SimTime};
 use crate::disk::DiskTimes;
@@ -44,7 +44,7 @@ pub(crate) struct World {
 
 impl World {
     /// The world of a seed, with its founders about to start.
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Result<Self> {
         let mut builder = turmoil::Builder::new();
         builder
             .rng_seed(options.seed)
@@ -66,18 +66,18 @@ impl World {
             dice: Dice::new(options.seed, 3),
         };
         for number in 1..=options.members() {
-            world.add(options, number);
+            world.add(options, number)?;
         }
-        world
+        Ok(world)
     }
 
-    fn add(&mut self, options: &Options, number: u16) {
+    fn add(&mut self, options: &Options, number: u16) -> Result<()> {
         let drift = i64::try_from(self.dice.within(0..=2 * options.drift_ppm)).unwrap_or(0);
         let drift = drift - i64::try_from(options.drift_ppm).unwrap_or(0);
         let times = Arc::new(DiskTimes::new(self.dice.fork(), options.sync_us));
         let member = Member {
             name: name(number),
-            config: member_config(options, number),
+            config: member_config(options, number)?,
             disk: MemoryDisk::simulated(times.clone()),
             times,
             clock: Arc::new(SimClock::new(self.time.clone(), drift)),
@@ -91,6 +91,7 @@ impl World {
         let shared: Shared = Rc::new(RefCell::new(member));
         self.members.push(shared.clone());
         self.sim.host(name(number), move || software(shared.clone()));
+        Ok(())
     }
 
     /// Lets a tick pass.
@@ -273,14 +274,22 @@ fn address(number: u16) -> String {
     format!("{}:{PORT}", name(number))
 }
 
-fn member_config(options: &Options, number: u16) -> Config {
-    Config {
+fn member_config(options: &Options, number: u16) -> Result<Config> {
+    Ok(Config {
         bind: Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))),
         advertise: address(number),
         peers: (1..=options.founders).map(address).collect(),
         voters_max: options.voters_max,
         heartbeat_interval: options.heartbeat,
         tuning: options.tuning,
+        keys: Arc::new(cluster_keys()?),
         ..config(PathBuf::new())
-    }
+    })
+}
+
+/// The cluster keys that all members hold.
+pub(crate) fn cluster_keys() -> Result<ClusterKeys> {
+    const TEXT: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\n\
+                        AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=\n";
+    Ok(ClusterKeys::parse(TEXT)?)
 }

@@ -18,6 +18,7 @@ use crate::apply::table::{SINGLE, Table};
 use crate::apply::txn::TableError;
 use crate::change::{Change, Journal};
 use crate::codec::{journal_from_pb, journal_to_pb};
+use crate::command::ResealAuthority;
 use crate::limits::AUTHORITIES_MAX;
 use crate::outcome::{Outcome, Rejection};
 use crate::pb;
@@ -29,6 +30,9 @@ pub(super) fn prepare(step: &mut Step<'_, '_>, expected: u64, mut authority: Aut
     };
     if position(&journal, authority.kind, &authority.id).is_some() {
         return Ok(Err(state(&authority.id)));
+    }
+    if let Err(rejection) = sealed_under_current(step, &authority.sealed_key) {
+        return Ok(Err(rejection));
     }
     if journal.authorities.len() >= AUTHORITIES_MAX {
         let limit = AUTHORITIES_MAX as u64;
@@ -102,6 +106,39 @@ pub(super) fn revoke(
     })
 }
 
+/// Puts the same private key in another sealing, under the key that seals now.
+pub(super) fn reseal(step: &mut Step<'_, '_>, reseal: ResealAuthority) -> Verdict {
+    let ResealAuthority { kind, id, seen_kek_id, seen_nonce, sealed_key } = reseal;
+    if let Err(rejection) = sealed_under_current(step, &sealed_key) {
+        return Ok(Err(rejection));
+    }
+    let mut journal = read_journal(step)?;
+    let mut of_kind = journal.authorities.iter_mut().filter(|one| one.kind == kind);
+    let Some(authority) = of_kind.find(|one| one.id == id) else { return Ok(Err(state(&id))) };
+    let found = &authority.sealed_key;
+    // What is destroyed stays so, whatever was seen.
+    let is_seen = found.kek_id == seen_kek_id && found.nonce == seen_nonce;
+    if !is_seen || *found == SealedKey::destroyed() {
+        return Ok(Err(state(&id)));
+    }
+    authority.sealed_key = sealed_key;
+    write(step, journal);
+    Ok(Ok(Outcome::Done))
+}
+
+/// Refuses what is sealed under another key than the one that was named: nothing may come to depend on a
+/// key that was left. Where none was named yet, the newest authority's is taken for it.
+fn sealed_under_current(step: &Step<'_, '_>, sealed: &SealedKey) -> Result<(), Rejection> {
+    match step.cluster.as_ref().map(|cluster| cluster.key_id.as_str()) {
+        None | Some("") => Ok(()),
+        Some(actual) if actual == sealed.kek_id => Ok(()),
+        Some(actual) => Err(Rejection::ClusterKeyMoved {
+            expected: sealed.kek_id.clone(),
+            actual: actual.to_owned(),
+        }),
+    }
+}
+
 fn change_one(
     step: &mut Step<'_, '_>,
     expected: u64,
@@ -154,14 +191,19 @@ fn journal_at(
     step: &Step<'_, '_>,
     expected: u64,
 ) -> Result<Result<Journal, Rejection>, TableError> {
-    let journal = match step.read::<pb::store::Journal>(Table::Journal, SINGLE)? {
-        Some(journal) => journal_from_pb(journal)?,
-        None => Journal::default(),
-    };
+    let journal = read_journal(step)?;
     if journal.revision == expected {
         Ok(Ok(journal))
     } else {
         Ok(Err(Rejection::JournalMoved { expected, actual: journal.revision }))
+    }
+}
+
+/// The journal as it stands within this step.
+pub(super) fn read_journal(step: &Step<'_, '_>) -> Result<Journal, TableError> {
+    match step.read::<pb::store::Journal>(Table::Journal, SINGLE)? {
+        Some(journal) => Ok(journal_from_pb(journal)?),
+        None => Ok(Journal::default()),
     }
 }
 

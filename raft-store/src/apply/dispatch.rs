@@ -130,6 +130,8 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::PruneAuthorities { expected_journal, ids } => {
             authorities::prune(step, expected_journal, &ids)
         }
+        Command::MoveClusterKey { expected, to } => cluster::move_key(step, expected, to),
+        Command::ResealAuthority(reseal) => authorities::reseal(step, *reseal),
         Command::WriteBundles(write) => bundles::write_foreign(step, write),
         Command::DeleteBundles(delete) => bundles::delete_foreign(step, &delete),
         Command::AppendBundle(append) => bundles::append_own(step, append),

@@ -16,6 +16,8 @@ mod cluster;
 mod dispatch;
 mod entries;
 #[cfg(test)]
+mod key_tests;
+#[cfg(test)]
 mod naive;
 mod prune;
 mod reading;

@@ -148,6 +148,9 @@ fn change_tables(
     };
     if let Some(new) = with.new_cluster {
         (cluster.cluster_id, cluster.name) = (new.id, new.name.clone());
+        // Its keys are sealed anew under whichever key this member seals with; that one counts.
+        cluster.key_id.clear();
+        cluster.left_key_ids.clear();
     }
     let mut writes = WriteSet::new();
     let mut put = |table, key: &[u8], message: Vec<u8>| {

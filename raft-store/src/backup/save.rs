@@ -53,7 +53,8 @@ pub(crate) fn save(
 ) -> Result<SnapshotFacts, SaveError> {
     let mut salt = [0; 32];
     random.fill(&mut salt);
-    let key_id = keys.current_id().to_owned();
+    // Whoever lost the key that seals needs a snapshot more than anyone.
+    let key_id = keys.preferred_id();
     let mut key = keys.snapshot_key(&key_id, &salt)?;
     let mut saved = None;
     engine.tables.read_consistent(&mut |rows: &dyn Rows| {

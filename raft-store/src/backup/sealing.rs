@@ -154,7 +154,7 @@ mod tests {
 
     fn key(salt: &[u8]) -> LessSafeKey {
         let keys = ClusterKeys::parse(KEY).unwrap();
-        keys.snapshot_key(keys.current_id(), salt).unwrap().unwrap()
+        keys.snapshot_key(&keys.current_id(), salt).unwrap().unwrap()
     }
 
     fn seal(plaintext: &[u8]) -> Vec<Vec<u8>> {

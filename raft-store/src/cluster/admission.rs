@@ -45,6 +45,7 @@ pub(crate) async fn join(
         return Ok(pb::JoinReply { result: Some(Answer::NotLeader(not_leader(life))) });
     }
     check_level(life.core.feed.reached_now().feature_level, request.feature_level_max)?;
+    check_keys(life.core.config.keys.replicated_id(), &request.key_ids)?;
     let _changing = life.changing.lock().await;
     let metrics = life.metrics();
     if metrics.membership_config.get_node(&caller.0).is_none() {
@@ -164,6 +165,21 @@ fn check_level(level: u32, supports: u32) -> Result<(), Status> {
         "the cluster is at feature level {level}, the newcomer supports up to {supports}; start the \
          version there that the members run"
     )))
+}
+
+/// Whether the newcomer could open what the cluster seals.
+fn check_keys(current: Option<String>, held: &[String]) -> Result<(), Status> {
+    match current {
+        // A newcomer of an older version does not say what it holds.
+        Some(key_id) if !held.is_empty() && !held.contains(&key_id) => {
+            Err(Status::failed_precondition(format!(
+                "the newcomer holds the cluster keys {}, not {key_id}, which seals; give it the key \
+                 file that the members have and restart it",
+                held.join(", ")
+            )))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Whether there is room for the newcomer, and its address is its own.

@@ -95,6 +95,7 @@ async fn ask(life: &Life, address: String) -> Result<pb::Joined, String> {
         address: config.advertise.clone(),
         feature_level_max: config.tuning.feature_level_max,
         cluster_id: config.cluster_id.map(records::cluster_id_to_bytes).unwrap_or_default().into(),
+        key_ids: config.keys.ids(),
     };
     let mut address = address;
     for _ in 0..HOPS_MAX {

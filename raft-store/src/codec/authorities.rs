@@ -2,8 +2,11 @@
 
 use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
 
-use crate::codec::{CodecError, authority_from_pb, authority_to_pb, kind_from_pb, kind_to_pb};
-use crate::command::Command;
+use crate::codec::{
+    CodecError, authority_from_pb, authority_to_pb, kind_from_pb, kind_to_pb, sealed_key_from_pb,
+    sealed_key_to_pb,
+};
+use crate::command::{Command, ResealAuthority};
 use crate::pb;
 
 pub(super) fn prepare_authority_to_pb(
@@ -76,5 +79,28 @@ pub(super) fn prune_authorities_from_pb(
     Ok(Command::PruneAuthorities {
         expected_journal: prune.expected_journal,
         ids: prune.authorities.into_iter().map(reference).collect::<Result<_, CodecError>>()?,
+    })
+}
+
+pub(super) fn reseal_to_pb(reseal: &ResealAuthority) -> pb::store::ResealAuthority {
+    pb::store::ResealAuthority {
+        kind: kind_to_pb(reseal.kind),
+        id: reseal.id.as_str().to_owned(),
+        seen_kek_id: reseal.seen_kek_id.clone(),
+        seen_nonce: reseal.seen_nonce.clone(),
+        sealed_key: Some(sealed_key_to_pb(&reseal.sealed_key)),
+    }
+}
+
+pub(super) fn reseal_from_pb(
+    reseal: pb::store::ResealAuthority,
+) -> Result<ResealAuthority, CodecError> {
+    let sealed_key = reseal.sealed_key.ok_or_else(|| CodecError::missing("sealed key"))?;
+    Ok(ResealAuthority {
+        kind: kind_from_pb(reseal.kind)?,
+        id: AuthorityId::new(reseal.id),
+        seen_kek_id: reseal.seen_kek_id,
+        seen_nonce: reseal.seen_nonce,
+        sealed_key: sealed_key_from_pb(sealed_key),
     })
 }

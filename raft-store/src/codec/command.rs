@@ -5,7 +5,7 @@ use steeple_spiffe_core::time::Timestamp;
 use crate::codec::authorities::{
     activate_authority_from_pb, activate_authority_to_pb, authority_step_from_pb,
     authority_step_to_pb, prepare_authority_from_pb, prepare_authority_to_pb,
-    prune_authorities_from_pb, prune_authorities_to_pb,
+    prune_authorities_from_pb, prune_authorities_to_pb, reseal_from_pb, reseal_to_pb,
 };
 use crate::codec::bundles::{
     append_from_pb, append_to_pb, delete_bundles_from_pb, delete_bundles_to_pb,
@@ -59,11 +59,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
                 version: version.clone(),
             })
         }
-        Command::PruneExpired(prune) => Kind::PruneExpired(pb::store::PruneExpired {
-            agents_expired_for_s: prune.agents_expired_for_s,
-            include_non_reattestable: prune.include_non_reattestable,
-            limit: prune.limit,
-        }),
+        Command::PruneExpired(prune) => Kind::PruneExpired(prune_expired_to_pb(prune)),
         Command::PrepareAuthority { expected_journal, authority } => {
             Kind::PrepareAuthority(prepare_authority_to_pb(*expected_journal, authority))
         }
@@ -79,6 +75,11 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::PruneAuthorities { expected_journal, ids } => {
             Kind::PruneAuthorities(prune_authorities_to_pb(*expected_journal, ids))
         }
+        Command::MoveClusterKey { expected, to } => {
+            let (expected, to) = (expected.clone(), to.clone());
+            Kind::MoveClusterKey(pb::store::MoveClusterKey { expected, to })
+        }
+        Command::ResealAuthority(reseal) => Kind::ResealAuthority(reseal_to_pb(reseal)),
         Command::RaiseFeatureLevel { to } => {
             Kind::RaiseFeatureLevel(pb::store::RaiseFeatureLevel { to: *to })
         }
@@ -138,11 +139,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             agent_id: spiffe_id_from_pb(&set.agent_id)?,
             version: set.version,
         },
-        Kind::PruneExpired(prune) => Command::PruneExpired(PruneExpired {
-            agents_expired_for_s: prune.agents_expired_for_s,
-            include_non_reattestable: prune.include_non_reattestable,
-            limit: prune.limit,
-        }),
+        Kind::PruneExpired(prune) => Command::PruneExpired(prune_expired_from_pb(&prune)),
         Kind::PrepareAuthority(prepare) => prepare_authority_from_pb(prepare)?,
         Kind::ActivateAuthority(activate) => activate_authority_from_pb(activate)?,
         Kind::TaintAuthority(taint) => {
@@ -154,6 +151,12 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             Command::RevokeAuthority { expected_journal, kind, id }
         }
         Kind::PruneAuthorities(prune) => prune_authorities_from_pb(prune)?,
+        Kind::MoveClusterKey(step) => {
+            Command::MoveClusterKey { expected: step.expected, to: step.to }
+        }
+        Kind::ResealAuthority(reseal) => {
+            Command::ResealAuthority(Box::new(reseal_from_pb(reseal)?))
+        }
         Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
         Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
         Kind::AppendBundle(append) => Command::AppendBundle(append_from_pb(append)),
@@ -195,6 +198,22 @@ fn token_to_pb(create: &CreateJoinToken) -> pb::store::CreateJoinToken {
         token: create.token.clone(),
         expires_at_unix_ms: create.expires_at.unix_ms(),
         alias: create.alias.as_deref().map(entry_to_pb),
+    }
+}
+
+fn prune_expired_to_pb(prune: &PruneExpired) -> pb::store::PruneExpired {
+    pb::store::PruneExpired {
+        agents_expired_for_s: prune.agents_expired_for_s,
+        include_non_reattestable: prune.include_non_reattestable,
+        limit: prune.limit,
+    }
+}
+
+fn prune_expired_from_pb(prune: &pb::store::PruneExpired) -> PruneExpired {
+    PruneExpired {
+        agents_expired_for_s: prune.agents_expired_for_s,
+        include_non_reattestable: prune.include_non_reattestable,
+        limit: prune.limit,
     }
 }
 

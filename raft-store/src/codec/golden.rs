@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use prost::Message;
 use steeple_spiffe_core::TrustDomain;
-use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
+use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind, SealedKey};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use steeple_spiffe_core::entry::AdditionalAttributes;
 use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
@@ -26,7 +26,7 @@ use crate::codec::{
 use crate::command::{
     AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
     InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, SetPendingSerial, WriteBundles, WriteRelationships,
+    RelationshipWrite, ResealAuthority, SetPendingSerial, WriteBundles, WriteRelationships,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
@@ -77,6 +77,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("init_cluster_at_level_2", init_at(2)),
         ("init_cluster_at_level_3", init_at(3)),
         ("init_cluster_at_level_4", init_at(4)),
+        ("init_cluster_at_level_5", init_at(5)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -241,6 +242,25 @@ fn duties() -> Vec<(&'static str, Command)> {
                 ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
             },
         ),
+        (
+            "move_cluster_key",
+            Command::MoveClusterKey { expected: "k1".to_owned(), to: "k2".to_owned() },
+        ),
+        (
+            "reseal_authority",
+            Command::ResealAuthority(Box::new(ResealAuthority {
+                kind: AuthorityKind::Jwt,
+                id: AuthorityId::new("j"),
+                seen_kek_id: "k1".to_owned(),
+                seen_nonce: vec![0; 12],
+                sealed_key: SealedKey {
+                    kek_id: "k2".to_owned(),
+                    version: 1,
+                    nonce: vec![1; 12],
+                    ciphertext: vec![2, 3],
+                },
+            })),
+        ),
         ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
     ]
 }
@@ -317,13 +337,19 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
         all.extend(bytes);
     }
     check("outcomes", &all);
-    let rejected = Err(Rejection::NothingToAdopt);
-    let (revision, time) = (Revision::new(2, 9), Timestamp::from_unix_ms(1_800_000_000_000));
-    let applied = Applied { revision, time, outcome: rejected };
-    let bytes = applied_to_pb(&applied).encode_to_vec();
-    let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
-    assert_eq!(applied_from_pb(decoded).unwrap(), applied);
-    check("outcome_nothing_to_adopt", &bytes);
+    let (expected, actual) = ("k1".to_owned(), "k2".to_owned());
+    let later = [
+        ("outcome_nothing_to_adopt", Rejection::NothingToAdopt),
+        ("outcome_cluster_key_moved", Rejection::ClusterKeyMoved { expected, actual }),
+    ];
+    for (name, rejection) in later {
+        let (revision, time) = (Revision::new(2, 9), Timestamp::from_unix_ms(1_800_000_000_000));
+        let applied = Applied { revision, time, outcome: Err(rejection) };
+        let bytes = applied_to_pb(&applied).encode_to_vec();
+        let decoded = pb::store::Applied::decode(bytes.as_slice()).unwrap();
+        assert_eq!(applied_from_pb(decoded).unwrap(), applied);
+        check(name, &bytes);
+    }
 }
 
 #[test]

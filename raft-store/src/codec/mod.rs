@@ -21,6 +21,7 @@ pub(crate) use model::{
     kind_from_pb, kind_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb, serials_from_pb,
     serials_to_pb, spiffe_id_from_pb, update_from_pb, update_to_pb,
 };
+use model::{sealed_key_from_pb, sealed_key_to_pb};
 pub(crate) use outcome::{applied_from_pb, applied_to_pb, decision_from_pb, decision_to_pb};
 pub(crate) use relationships::{
     relationship_from_pb, relationship_row_from_pb, relationship_to_pb,

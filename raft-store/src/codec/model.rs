@@ -301,6 +301,24 @@ fn status_from_pb(status: i32) -> Result<AuthorityStatus, CodecError> {
     }
 }
 
+pub(super) fn sealed_key_to_pb(sealed: &SealedKey) -> pb::store::SealedKey {
+    pb::store::SealedKey {
+        kek_id: sealed.kek_id.clone(),
+        version: sealed.version,
+        nonce: sealed.nonce.clone(),
+        ciphertext: sealed.ciphertext.clone(),
+    }
+}
+
+pub(super) fn sealed_key_from_pb(sealed: pb::store::SealedKey) -> SealedKey {
+    SealedKey {
+        kek_id: sealed.kek_id,
+        version: sealed.version,
+        nonce: sealed.nonce,
+        ciphertext: sealed.ciphertext,
+    }
+}
+
 pub(crate) fn authority_to_pb(authority: &Authority) -> pb::store::Authority {
     pb::store::Authority {
         id: authority.id.as_str().to_owned(),
@@ -308,12 +326,7 @@ pub(crate) fn authority_to_pb(authority: &Authority) -> pb::store::Authority {
         status: status_to_pb(authority.status),
         public_der: authority.public_der.clone(),
         upstream_chain: authority.upstream_chain.clone(),
-        sealed_key: Some(pb::store::SealedKey {
-            kek_id: authority.sealed_key.kek_id.clone(),
-            version: authority.sealed_key.version,
-            nonce: authority.sealed_key.nonce.clone(),
-            ciphertext: authority.sealed_key.ciphertext.clone(),
-        }),
+        sealed_key: Some(sealed_key_to_pb(&authority.sealed_key)),
         issued_at_unix_ms: authority.issued_at.unix_ms(),
         not_after_unix_ms: authority.not_after.unix_ms(),
         tainted: authority.tainted,
@@ -329,12 +342,7 @@ pub(crate) fn authority_from_pb(authority: pb::store::Authority) -> Result<Autho
         status: status_from_pb(authority.status)?,
         public_der: authority.public_der,
         upstream_chain: authority.upstream_chain,
-        sealed_key: SealedKey {
-            kek_id: sealed.kek_id,
-            version: sealed.version,
-            nonce: sealed.nonce,
-            ciphertext: sealed.ciphertext,
-        },
+        sealed_key: sealed_key_from_pb(sealed),
         issued_at: Timestamp::from_unix_ms(authority.issued_at_unix_ms),
         not_after: Timestamp::from_unix_ms(authority.not_after_unix_ms),
         tainted: authority.tainted,
@@ -378,6 +386,8 @@ pub(crate) fn cluster_to_pb(cluster: &ClusterState) -> pb::store::ClusterState {
             at_unix_ms: restored.at.unix_ms(),
             unknown_agents: unknown_agents_to_pb(restored.unknown_agents).into(),
         }),
+        key_id: cluster.key_id.clone(),
+        left_key_ids: cluster.left_key_ids.clone(),
     }
 }
 
@@ -392,6 +402,8 @@ pub(crate) fn cluster_from_pb(
         feature_level: cluster.feature_level,
         formed_at: Timestamp::from_unix_ms(cluster.formed_at_unix_ms),
         restored: cluster.restored.map(restored_from_pb).transpose()?,
+        key_id: cluster.key_id,
+        left_key_ids: cluster.left_key_ids,
     })
 }
 

@@ -176,6 +176,12 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
                 actual: *actual,
             })
         }
+        Rejection::ClusterKeyMoved { expected, actual } => {
+            RejectionKind::ClusterKeyMoved(pb::store::ClusterKeyMoved {
+                expected: expected.clone(),
+                actual: actual.clone(),
+            })
+        }
         Rejection::AuthorityState(name) => RejectionKind::AuthorityState(name.clone()),
         Rejection::RequestIdReused => RejectionKind::RequestIdReused(Done {}),
         Rejection::RequestForgotten => RejectionKind::RequestForgotten(Done {}),
@@ -216,6 +222,9 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         RejectionKind::SerialsChanged(Done {}) => Rejection::SerialsChanged,
         RejectionKind::JournalMoved(moved) => {
             Rejection::JournalMoved { expected: moved.expected, actual: moved.actual }
+        }
+        RejectionKind::ClusterKeyMoved(moved) => {
+            Rejection::ClusterKeyMoved { expected: moved.expected, actual: moved.actual }
         }
         RejectionKind::AuthorityState(name) => Rejection::AuthorityState(name),
         RejectionKind::RequestIdReused(Done {}) => Rejection::RequestIdReused,

@@ -215,6 +215,7 @@ async fn a_join_that_is_sent_again_takes_one_member_in() {
         address: address.to_owned(),
         feature_level_max: FEATURE_LEVEL_MAX,
         cluster_id: Bytes::new(),
+        key_ids: Vec::new(),
     };
     for (what, request) in [
         ("another name", join("other", "example.org", "m7:7")),

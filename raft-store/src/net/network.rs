@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::acks::Acks;
+use crate::cluster_key::ClusterKeys;
 use crate::config::Config;
 use crate::error::{OpenError, Unavailable};
 use crate::forward::{ForwardError, Forwarder};
@@ -33,7 +34,7 @@ use crate::net::pb;
 use crate::net::proposals;
 use crate::net::refusals::Refusals;
 use crate::net::reversion::Confirmations;
-use crate::net::tls::{CaSeed, PeerTls};
+use crate::net::tls::{PeerTls, TlsError};
 use crate::observe::{self, Observation};
 use crate::outcome::Applied;
 use crate::questions::AskError;
@@ -117,7 +118,7 @@ impl PeerNetwork {
     ///
     /// If a certificate cannot be made.
     pub(crate) fn open(parts: PeerNetworkParts) -> Result<Arc<Self>, OpenError> {
-        let seeds: Vec<CaSeed> = parts.config.keys.peer_ca_seeds();
+        let seeds = parts.config.keys.peer_ca_seeds();
         let name = peer_name(&parts.config.cluster_name, parts.cluster_id, parts.member_id);
         let tls = PeerTls::new(&seeds, &name).map_err(|error| OpenError::Network(chain(&error)))?;
         let dialler = Dialler { transport: parts.transport, tls: Arc::new(tls) };
@@ -157,13 +158,23 @@ impl PeerNetwork {
     /// # Errors
     ///
     /// If the certificate cannot be made.
-    pub(crate) fn enter(&self, cluster: ClusterId) -> Result<(), crate::net::tls::TlsError> {
+    pub(crate) fn enter(&self, cluster: ClusterId) -> Result<(), TlsError> {
         if self.cluster_id() == Some(cluster) {
             return Ok(());
         }
         self.dialler.tls.rename(&peer_name(&self.cluster_name, Some(cluster), self.member_id))?;
         self.cluster_id.store(Some(Arc::new(cluster)));
         Ok(())
+    }
+
+    /// Accepts peer certificates of all keys that are held now, and presents one of the key that seals.
+    /// Returns the id of that key.
+    ///
+    /// # Errors
+    ///
+    /// If a certificate cannot be made; what was accepted and presented stays.
+    pub(crate) fn renew_certificates(&self, keys: &ClusterKeys) -> Result<String, TlsError> {
+        self.dialler.tls.renew(&keys.peer_ca_seeds())
     }
 
     /// The epoch that calls carry and must carry.

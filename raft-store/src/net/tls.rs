@@ -4,11 +4,13 @@
 //! member and the TLS settings of both ends. Whoever holds a cluster key can sign: so the only
 //! question a handshake answers is which member speaks. Verifiers pin the public keys of the CAs of
 //! all accepted cluster keys and ignore validity times, since a wrong clock must not cut the peer
-//! network. TLS 1.3 only, both sides authenticated, nothing resumed. Whether the named member may
+//! network. A member has a certificate of each key it holds. It presents that of the key that seals,
+//! unless the other end said that it accepts others only: any key that both hold lets them meet, in
+//! whatever order a new key reaches the members and an old one leaves them. TLS 1.3 only, both sides authenticated, nothing resumed. Whether the named member may
 //! make a call is the server's question, asked at each call.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rcgen::{CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
@@ -44,32 +46,33 @@ pub(crate) enum TlsError {
     Tls(#[from] rustls::Error),
 }
 
-/// The peer credentials of this member. Its name changes once: when it learns its cluster id.
+/// The peer credentials of this member. Its name changes once, when it learns its cluster id; its keys
+/// when their file is read again.
 pub(crate) struct PeerTls {
     provider: Arc<CryptoProvider>,
+    own: Arc<OwnCertificates>,
+    state: Mutex<State>,
+}
+
+/// What certificates are made of.
+struct State {
+    name: PeerName,
     verifier: Arc<PinnedCas>,
-    /// The CA that signs our certificate: the current cluster key's.
-    issuer: Issuer<'static, KeyPair>,
-    own: Arc<OwnCertificate>,
+    /// With the ids of their keys; the first is preferred.
+    issuers: Vec<(String, Issuer<'static, KeyPair>)>,
 }
 
 impl PeerTls {
-    /// For the member of that name. The first seed signs; all are accepted.
+    /// For the member of that name. All seeds are accepted, the first one's certificate is preferred.
     ///
     /// # Errors
     ///
     /// If there is no seed, or a certificate cannot be made.
-    pub(crate) fn new(seeds: &[CaSeed], name: &PeerName) -> Result<Self, TlsError> {
+    pub(crate) fn new(seeds: &[(String, CaSeed)], name: &PeerName) -> Result<Self, TlsError> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let keys = seeds.iter().map(ca_key).collect::<Result<Vec<_>, _>>()?;
-        let anchors = keys.iter().map(anchor).collect::<Result<Vec<_>, _>>()?;
-        let verifier =
-            Arc::new(PinnedCas { anchors, algorithms: provider.signature_verification_algorithms });
-        let signing = keys.into_iter().next().ok_or(TlsError::NoKey)?;
-        let issuer = Issuer::new(ca_params(), signing);
-        let certificate = issue(&provider, &issuer, name)?;
-        let own = Arc::new(OwnCertificate { current: ArcSwap::new(Arc::new(certificate)) });
-        Ok(Self { provider, verifier, issuer, own })
+        let state = State::of(&provider, seeds, name.clone())?;
+        let own = OwnCertificates { all: ArcSwap::from_pointee(state.certificates(&provider)?) };
+        Ok(Self { provider, own: Arc::new(own), state: Mutex::new(state) })
     }
 
     /// Gives this member another name: handshakes from now on carry it.
@@ -78,8 +81,41 @@ impl PeerTls {
     ///
     /// If the certificate cannot be made; the old one stays.
     pub(crate) fn rename(&self, name: &PeerName) -> Result<(), TlsError> {
-        self.own.current.store(Arc::new(issue(&self.provider, &self.issuer, name)?));
+        let mut state = self.state();
+        let before = std::mem::replace(&mut state.name, name.clone());
+        match state.certificates(&self.provider) {
+            Ok(certificates) => self.own.all.store(Arc::new(certificates)),
+            Err(error) => {
+                state.name = before;
+                return Err(error);
+            }
+        }
         Ok(())
+    }
+
+    /// Takes other keys: handshakes from now on accept and present those. Returns the id of the preferred
+    /// one. Where nothing changed, nothing is made anew.
+    ///
+    /// # Errors
+    ///
+    /// If there is no seed, or a certificate cannot be made; what there was stays.
+    pub(crate) fn renew(&self, seeds: &[(String, CaSeed)]) -> Result<String, TlsError> {
+        let mut state = self.state();
+        if !state.issuers.iter().map(|(id, _)| id).eq(seeds.iter().map(|(id, _)| id)) {
+            let renewed = State::of(&self.provider, seeds, state.name.clone())?;
+            self.own.all.store(Arc::new(renewed.certificates(&self.provider)?));
+            *state = renewed;
+        }
+        Ok(state.issuers.first().map(|(id, _)| id.clone()).unwrap_or_default())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment at the end: nothing is half done when a holder panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verifier(&self) -> Arc<PinnedCas> {
+        Arc::clone(&self.state().verifier)
     }
 
     /// For the peer listener.
@@ -90,7 +126,7 @@ impl PeerTls {
     pub(crate) fn server(&self) -> Result<Arc<rustls::ServerConfig>, TlsError> {
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_client_cert_verifier(self.verifier.clone())
+            .with_client_cert_verifier(self.verifier())
             .with_cert_resolver(self.own.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would skip the verifier.
@@ -108,7 +144,7 @@ impl PeerTls {
         let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
-            .with_custom_certificate_verifier(self.verifier.clone())
+            .with_custom_certificate_verifier(self.verifier())
             .with_client_cert_resolver(self.own.clone());
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
@@ -119,7 +155,40 @@ impl PeerTls {
 
 impl fmt::Debug for PeerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PeerTls").field("cas", &self.verifier.anchors.len()).finish_non_exhaustive()
+        f.debug_struct("PeerTls")
+            .field("cas", &self.verifier().anchors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn of(
+        provider: &CryptoProvider,
+        seeds: &[(String, CaSeed)],
+        name: PeerName,
+    ) -> Result<Self, TlsError> {
+        let mut anchors = Vec::with_capacity(seeds.len());
+        let mut issuers = Vec::with_capacity(seeds.len());
+        for (id, seed) in seeds {
+            let key = ca_key(seed)?;
+            anchors.push(anchor(&key)?);
+            issuers.push((id.clone(), Issuer::new(ca_params(), key)));
+        }
+        if issuers.is_empty() {
+            return Err(TlsError::NoKey);
+        }
+        let hints = seeds.iter().map(|(id, _)| hint(id)).collect();
+        let algorithms = provider.signature_verification_algorithms;
+        let verifier = Arc::new(PinnedCas { anchors, hints, algorithms });
+        Ok(Self { name, verifier, issuers })
+    }
+
+    fn certificates(&self, provider: &CryptoProvider) -> Result<Vec<OwnCertificate>, TlsError> {
+        let each = self.issuers.iter().map(|(id, issuer)| {
+            let certificate = Arc::new(issue(provider, issuer, &self.name)?);
+            Ok(OwnCertificate { hint: hint(id), certificate })
+        });
+        each.collect()
     }
 }
 
@@ -189,25 +258,64 @@ fn issue(
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
-/// Our certificate, for both roles. Swapped when the name changes.
-#[derive(Debug)]
-struct OwnCertificate {
-    current: ArcSwap<CertifiedKey>,
+/// How an end says in a handshake that it accepts certificates of a key: a name that holds its id, in
+/// the list of accepted authorities. The CAs themselves all have one name.
+fn hint(key_id: &str) -> TlsName {
+    /// The attribute of a common name (2.5.4.3), in DER.
+    const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
+    const UTF8_STRING: u8 = 0x0c;
+    const SEQUENCE: u8 = 0x30;
+    const SET: u8 = 0x31;
+    let text = wrapped(UTF8_STRING, format!("{CA_NAME} {key_id}").as_bytes());
+    let attribute = wrapped(SEQUENCE, &[&COMMON_NAME, text.as_slice()].concat());
+    wrapped(SEQUENCE, &wrapped(SET, &attribute)).into()
 }
 
-impl rustls::server::ResolvesServerCert for OwnCertificate {
-    fn resolve(&self, _hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+/// A DER value of less than 128 bytes, which all hints are: key ids have 16 letters.
+fn wrapped(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(content.len()).unwrap_or(u8::MAX).min(127);
+    let mut der = vec![tag, length];
+    der.extend(content.iter().take(usize::from(length)));
+    der
+}
+
+/// Our certificates, for both roles, the preferred one first. Swapped when name or keys change.
+#[derive(Debug)]
+struct OwnCertificates {
+    all: ArcSwap<Vec<OwnCertificate>>,
+}
+
+#[derive(Debug)]
+struct OwnCertificate {
+    /// Names its key.
+    hint: TlsName,
+    certificate: Arc<CertifiedKey>,
+}
+
+impl OwnCertificates {
+    /// The first that the other end accepts by its own word; the preferred one if it said nothing that
+    /// we know: then it is the one to refuse, in its words.
+    fn choose(&self, accepted: &[&[u8]]) -> Option<Arc<CertifiedKey>> {
+        let all = self.all.load();
+        let fits = all.iter().find(|own| accepted.contains(&own.hint.as_ref()));
+        fits.or_else(|| all.first()).map(|own| Arc::clone(&own.certificate))
     }
 }
 
-impl rustls::client::ResolvesClientCert for OwnCertificate {
+impl rustls::server::ResolvesServerCert for OwnCertificates {
+    fn resolve(&self, hello: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let accepted = hello.certificate_authorities().unwrap_or_default();
+        self.choose(&accepted.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+    }
+}
+
+impl rustls::client::ResolvesClientCert for OwnCertificates {
     fn resolve(
         &self,
-        _root_hint_subjects: &[&[u8]],
+        root_hint_subjects: &[&[u8]],
         _sigschemes: &[SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        self.choose(root_hint_subjects)
     }
 
     fn has_certs(&self) -> bool {
@@ -219,6 +327,8 @@ impl rustls::client::ResolvesClientCert for OwnCertificate {
 #[derive(Debug)]
 struct PinnedCas {
     anchors: Vec<TrustAnchor<'static>>,
+    /// Tell the other end which keys these are of.
+    hints: Vec<TlsName>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -251,6 +361,10 @@ fn refused(error: webpki::Error) -> rustls::Error {
 }
 
 impl ServerCertVerifier for PinnedCas {
+    fn root_hint_subjects(&self) -> Option<&[TlsName]> {
+        Some(&self.hints)
+    }
+
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -288,7 +402,7 @@ impl ServerCertVerifier for PinnedCas {
 
 impl ClientCertVerifier for PinnedCas {
     fn root_hint_subjects(&self) -> &[TlsName] {
-        &[]
+        &self.hints
     }
 
     fn verify_client_cert(

@@ -14,8 +14,8 @@ use crate::net::refusals::Refusals;
 use crate::net::tls::{CaSeed, PeerTls};
 use crate::net::transport::{Tcp, Transport};
 
-fn seeds(seeds: &[u8]) -> Vec<CaSeed> {
-    seeds.iter().map(|seed| Zeroizing::new([*seed; 32])).collect()
+fn seeds(seeds: &[u8]) -> Vec<(String, CaSeed)> {
+    seeds.iter().map(|seed| (format!("{seed:016x}"), Zeroizing::new([*seed; 32]))).collect()
 }
 
 fn member(cluster: u128, member: u64) -> PeerName {
@@ -71,13 +71,14 @@ async fn members_of_one_cluster_key_meet_and_know_each_other_by_name() {
 
 #[tokio::test]
 async fn only_keys_that_both_accept_let_members_meet() {
-    // Whether the dialler meets the listener, by the keys that each holds; the first one signs.
-    let cases: [(&[u8], &[u8], bool); 5] = [
+    // Whether the dialler meets the listener, by the keys that each holds; the first one is preferred.
+    let cases: [(&[u8], &[u8], bool); 6] = [
         (&[1], &[1], true),
         (&[1], &[2], false),
         (&[1, 2], &[2, 1], true),
-        (&[1, 2], &[2], false),
-        (&[1], &[2, 1], false),
+        (&[1, 2], &[2], true),
+        (&[1], &[2, 1], true),
+        (&[1, 2], &[3], false),
     ];
     for (server, client, meets) in cases {
         let (found, let_in) =
@@ -126,6 +127,28 @@ async fn a_renamed_member_is_met_under_its_new_name() {
     server.rename(&member(7, 2)).unwrap();
     let (found, _) = meet(server, &tls(&[1], &member(7, 1)), Expected::Anyone).await;
     assert_eq!(found.unwrap(), member(7, 2));
+}
+
+#[tokio::test]
+async fn keys_are_taken_and_dropped_without_a_restart() {
+    let (us, them) = (member(7, 1), member(7, 2));
+    let meets = |server: Arc<PeerTls>, client: Arc<PeerTls>| async move {
+        let (found, let_in) = meet(server, &client, Expected::Anyone).await;
+        found.is_ok() && let_in.is_some()
+    };
+    let (server, client) = (tls(&[1], &them), tls(&[1], &us));
+    assert_eq!(server.renew(&seeds(&[2, 1])).unwrap(), format!("{:016x}", 2));
+    assert!(meets(server.clone(), client.clone()).await, "only one of them has the new key");
+    client.renew(&seeds(&[2])).unwrap();
+    assert!(meets(server.clone(), client.clone()).await, "only one of them has the old key");
+    server.renew(&seeds(&[2])).unwrap();
+    assert!(meets(server.clone(), client).await, "the old key is gone");
+    assert!(
+        !meets(server.clone(), tls(&[1], &us)).await,
+        "whoever has the old key alone is refused"
+    );
+    assert!(server.renew(&[]).is_err());
+    assert!(meets(server, tls(&[2], &us)).await, "what could not be taken changes nothing");
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ pub struct Observation {
     pub settings_hash: String,
     /// Ids of the cluster keys that it accepts.
     pub key_ids: Vec<String>,
+    /// The cluster key whose CA has signed the peer certificate that it presents; empty: not said.
+    pub certificate_key_id: String,
     /// Its newest state hashes, ascending by index. Of this member itself: none, they are in its tables.
     pub checkpoints: Vec<Checkpoint>,
     /// How its disk does.
@@ -122,6 +124,7 @@ pub(crate) fn to_pb(said: &Observation) -> pb::ObserveReply {
         clock_unix_ms: said.clock.unix_ms(),
         settings_hash: said.settings_hash.clone(),
         key_ids: said.key_ids.clone(),
+        certificate_key_id: said.certificate_key_id.clone(),
         checkpoints: said.checkpoints.iter().map(checkpoint_to_pb).collect(),
         disk: Some(pb::DiskHealth {
             last_sync_us: said.disk.last_sync.map(us),
@@ -149,6 +152,7 @@ pub(crate) fn from_pb(reply: pb::ObserveReply) -> Observation {
         clock: Timestamp::from_unix_ms(reply.clock_unix_ms),
         settings_hash: reply.settings_hash,
         key_ids: reply.key_ids,
+        certificate_key_id: reply.certificate_key_id,
         checkpoints: reply.checkpoints.iter().filter_map(checkpoint_from_pb).collect(),
         disk: DiskHealth {
             last_sync: disk.last_sync_us.map(Duration::from_micros),
@@ -192,6 +196,7 @@ mod tests {
             clock: Timestamp::from_unix_ms(4),
             settings_hash: "5".to_owned(),
             key_ids: vec!["6".to_owned(), "7".to_owned()],
+            certificate_key_id: "12".to_owned(),
             checkpoints: vec![Checkpoint { index: 256, hash: [11; 32] }],
             disk: DiskHealth {
                 last_sync: Some(Duration::from_micros(8)),

@@ -63,7 +63,7 @@ async fn another_cluster_key_seals_the_member_and_an_added_one_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("raft");
     let store = TestStore::open(config(path.clone()), seams(Storage::Rocks)).await.unwrap();
-    let key_id = config(path.clone()).keys.current_id().to_owned();
+    let key_id = config(path.clone()).keys.current_id();
     store.stop().await.unwrap();
 
     let mut other = config(path.clone());

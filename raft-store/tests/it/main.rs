@@ -15,6 +15,7 @@ mod corruption;
 mod fencing;
 #[cfg(feature = "rocks")]
 mod folders;
+mod keys;
 mod levels;
 mod observing;
 mod proposing;

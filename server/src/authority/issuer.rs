@@ -220,12 +220,12 @@ impl Issuer {
             clock,
             cluster_clock,
             random,
-            ring: Mutex::new(KeyRing::new(keys)),
+            ring: Mutex::new(KeyRing::new(Arc::clone(&keys))),
             active: ArcSwap::from_pointee(active),
             changed,
         };
         let issuer = Self { inner: Arc::new(inner) };
-        let task = IssuerTask { issuer: issuer.clone() };
+        let task = IssuerTask { issuer: issuer.clone(), keys };
         (issuer, task)
     }
 
@@ -359,10 +359,17 @@ impl Issuer {
 
     /// Looks at the views once.
     fn refresh(&self) {
+        self.look(false);
+    }
+
+    /// Looks at the views once; what was looked at already only if the cluster keys have changed.
+    fn look(&self, keys_changed: bool) {
         let inner = &*self.inner;
         let Some(cluster) = inner.views.cluster() else { return };
-        let is_current =
-            |now: &Seen| inner.active.load().seen.as_ref().is_some_and(|seen| is_same(seen, now));
+        let is_current = |now: &Seen| {
+            let active = inner.active.load();
+            !keys_changed && active.seen.as_ref().is_some_and(|seen| is_same(seen, now))
+        };
         if is_current(&inner.views.trust(&inner.trust_domain)) {
             return;
         }
@@ -397,22 +404,29 @@ impl Issuer {
     }
 }
 
-/// Gives the issuer the active authorities whenever journal, bundle or cluster row move, whether
-/// anything is signed or not.
+/// Gives the issuer the active authorities whenever journal, bundle, cluster row or cluster keys move,
+/// whether anything is signed or not.
 #[derive(Debug)]
 pub struct IssuerTask {
     issuer: Issuer,
+    keys: Arc<ClusterKeys>,
 }
 
 impl IssuerTask {
     /// Follows the views until shutdown.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut revision = self.issuer.inner.views.subscribe_revision();
+        let mut keys = self.keys.changes();
+        self.issuer.refresh();
         loop {
-            self.issuer.refresh();
-            let moved = shutdown.run_until_cancelled(revision.changed()).await;
-            if !matches!(moved, Some(Ok(()))) {
-                return;
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                moved = revision.changed() => match moved {
+                    Ok(()) => self.issuer.refresh(),
+                    Err(_gone) => return,
+                },
+                // What did not open may do so now.
+                Ok(()) = keys.changed() => self.issuer.look(true),
             }
         }
     }
@@ -611,6 +625,8 @@ mod tests {
                 feature_level: 1,
                 formed_at: START,
                 restored: None,
+                key_id: String::new(),
+                left_key_ids: Vec::new(),
             };
             let cluster = Change::ClusterWritten(Arc::new(cluster));
             let views = Views::of_changes(Revision::new(0, 1), START, vec![cluster]);

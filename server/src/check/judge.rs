@@ -11,6 +11,7 @@ use steeple_spiffe_core::{AuthorityStatus, Timestamp};
 
 use super::Verdict;
 use super::measure::Folder;
+use crate::key_uses::{KeyFacts, KeyUse};
 use crate::keys::Tested;
 
 const MIB: u64 = 1024 * 1024;
@@ -165,24 +166,37 @@ pub(super) fn versions(status: &MemberStatus, levels: &LevelStatus) -> Verdict {
     }
 }
 
-pub(super) fn cluster_keys(status: &MemberStatus, now: Duration) -> Verdict {
+pub(super) fn cluster_keys(keys: &[KeyFacts]) -> Verdict {
     let line = |text: String| Verdict::ok("cluster_keys", KEY_DOC, text);
-    let ids = |seen: &Observed| seen.said.key_ids.iter().cloned().collect::<BTreeSet<_>>();
-    let Some(own) = own(status).map(ids) else { return line("not known yet".to_owned()) };
-    let list = |ids: &BTreeSet<String>| ids.iter().cloned().collect::<Vec<_>>().join(", ");
-    let heard = heard(status, now);
-    let differs = heard.iter().find(|(_, seen)| ids(seen) != own);
-    match differs {
-        None => line(format!("this member and {} others hold {}", heard.len(), list(&own))),
-        Some((member, seen)) => line(String::new()).fail(
-            format!(
-                "this member holds {}, member {} holds {}",
-                list(&own),
-                member.id,
-                list(&ids(seen))
-            ),
-            "give every member the same cluster key file, then restart the one that differs",
-        ),
+    if keys.is_empty() {
+        return line("not known yet".to_owned());
+    }
+    let text = keys.iter().map(key_text).collect::<Vec<_>>().join("; ");
+    let lacking = |key: &&KeyFacts| !key.lacking_at.is_empty();
+    if keys.iter().filter(lacking).any(KeyFacts::is_needed) {
+        let hint = "put the line of that key into the key file of the member and send it SIGHUP";
+        return line(String::new()).fail(text, hint);
+    }
+    if keys.iter().filter(lacking).any(|key| key.use_ != KeyUse::Unused) {
+        let hint =
+            "give every member the same cluster key file and send SIGHUP to those that differ";
+        return line(String::new()).warn(text, hint);
+    }
+    line(text)
+}
+
+/// `0011… seals 3 authorities, held by all`.
+fn key_text(key: &KeyFacts) -> String {
+    let use_ = match key.use_ {
+        KeyUse::Seals => format!("seals, {} authorities are under it", key.authorities),
+        KeyUse::New => "nothing depends on it yet".to_owned(),
+        KeyUse::Leaving => format!("still needed: {} authorities are under it", key.authorities),
+        KeyUse::Unused => "nothing depends on it: its line may be dropped".to_owned(),
+    };
+    let lacking: Vec<String> = key.lacking_at.iter().map(ToString::to_string).collect();
+    match lacking.is_empty() {
+        true => format!("{} {use_}", key.id),
+        false => format!("{} {use_}, not held by {}", key.id, lacking.join(", ")),
     }
 }
 
@@ -300,6 +314,8 @@ mod tests {
 
     use super::*;
     use crate::check::Outcome::{self, Fail, Ok, Warn};
+    use crate::key_uses;
+    use crate::key_uses::tests::{cluster, in_use};
 
     const NOW: Duration = Duration::from_secs(100);
 
@@ -415,9 +431,20 @@ mod tests {
         for (case, status, [reach, version, keys, same]) in table {
             expect(case, &peers(&status), reach);
             expect(case, &versions(&status, &levels(None)), version);
-            expect(case, &cluster_keys(&status, NOW), keys);
+            let uses = key_uses::keys(&status, &cluster("k1", &[]), &in_use("k1", &["k1"]), NOW);
+            expect(case, &cluster_keys(&uses), keys);
             expect(case, &settings(&status, NOW), same);
         }
+        let more = said(|said| said.key_ids.push("k2".to_owned()));
+        let of = |status: &MemberStatus, current: &str, left: &[&str]| {
+            let in_use = in_use(current, &[current]);
+            cluster_keys(&key_uses::keys(status, &cluster(current, left), &in_use, NOW))
+        };
+        expect("a new key on its way", &of(&more, "k1", &[]), Warn);
+        expect("an old key on its way out", &of(&more, "k1", &["k2"]), Ok);
+        let text = of(&more, "k1", &["k2"]).text;
+        assert!(text.contains("k2 nothing depends on it: its line may be dropped"), "{text}");
+        expect("the key that seals is missing here", &of(&more, "k2", &["k1"]), Fail);
         expect("level", &versions(&status(|_| ()), &levels(Some(2))), Warn);
         let late = said(|said| said.settings_hash = "bb".into());
         expect("long ago", &settings(&late, NOW + FRESH * 2), Ok);

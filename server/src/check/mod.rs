@@ -9,8 +9,9 @@ mod measure;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use steeple_raft_store::ClusterKeys;
+use steeple_raft_store::{ClusterKeys, KeysInUse};
 
+use crate::key_uses;
 use crate::keys::test_signatures;
 use crate::service::Context;
 
@@ -86,9 +87,13 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     let own = status.members.iter().find(|member| member.id == status.member_id);
     let log = own.and_then(|own| Some(own.observed.as_ref()?.said.disk)).unwrap_or_default();
     let journal = views.journal();
-    let tested = match views.cluster() {
-        Some(cluster) => test_signatures(&parts.keys, cluster.cluster_id, &journal),
-        None => Vec::new(),
+    let (tested, uses) = match views.cluster() {
+        Some(cluster) => {
+            let in_use = KeysInUse::of(&cluster, &journal);
+            let uses = key_uses::keys(&status, &cluster, &in_use, now);
+            (test_signatures(&parts.keys, cluster.cluster_id, &journal), uses)
+        }
+        None => (Vec::new(), Vec::new()),
     };
     vec![
         judge::data_folder(&folder),
@@ -98,7 +103,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         judge::names(&names),
         judge::peers(&status),
         judge::versions(&status, &store.level_status()),
-        judge::cluster_keys(&status, now),
+        judge::cluster_keys(&uses),
         judge::authorities(&tested),
         judge::settings(&status, now),
         judge::certificates(&journal, context.gate.clock.now()),

@@ -173,6 +173,7 @@ pub static RULES: &[Rule] = &[
     row("/steeple.cluster.v1.Cluster/UpgradeStatus", CLUSTER_READERS),
     socket("/steeple.cluster.v1.Cluster/FinalizeUpgrade"),
     row("/steeple.cluster.v1.Cluster/Rotation", CLUSTER_READERS),
+    socket("/steeple.cluster.v1.Cluster/Rekey"),
     socket("/steeple.cluster.v1.Cluster/Check"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
 ];

@@ -29,9 +29,14 @@ pub struct SealContext<'a> {
 /// A private key cannot be sealed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealKeyError {
-    /// The cluster keys hold no current key.
-    #[error("current cluster key is not held")]
-    NoCurrentKey,
+    /// This replica does not hold the cluster key that seals.
+    #[error(
+        "cluster key {kek_id}, which seals, is not held; put its line into the key file and send SIGHUP"
+    )]
+    NotHeld {
+        /// Which key.
+        kek_id: String,
+    },
     /// The crypto library refused.
     #[error("seal private key")]
     Crypto,
@@ -64,7 +69,19 @@ pub fn seal_key(
     context: &SealContext<'_>,
     pkcs8: &Secret,
 ) -> Result<SealedKey, SealKeyError> {
-    let kek = keys.kek(keys.current_id()).ok_or(SealKeyError::NoCurrentKey)?;
+    seal_key_under(keys, &keys.current_id(), random, context, pkcs8)
+}
+
+/// Seals a private key (PKCS#8 in DER) under a cluster key.
+pub fn seal_key_under(
+    keys: &ClusterKeys,
+    kek_id: &str,
+    random: &dyn Random,
+    context: &SealContext<'_>,
+    pkcs8: &Secret,
+) -> Result<SealedKey, SealKeyError> {
+    let not_held = || SealKeyError::NotHeld { kek_id: kek_id.to_owned() };
+    let kek = keys.kek(kek_id).ok_or_else(not_held)?;
     let aad = associated_data(context, VERSION);
     kek.seal(random, &aad, pkcs8).map_err(|_refused| SealKeyError::Crypto)
 }

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::{observed, rotating, upgrading};
+use super::{observed, rekey, rotating, upgrading};
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
 use crate::gate::staleness::Standing;
@@ -66,6 +66,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
             authorities: authorities.iter().map(authority).collect(),
             restored: cluster.as_ref().and_then(|cluster| cluster.restored).map(restored),
             snapshots: self.context.schedule.as_ref().map(|schedule| schedule.to_pb()),
+            cluster_keys: rekey::keys(&self.context, &status),
         }))
     }
 
@@ -185,6 +186,14 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let verdicts = check::run(&self.check, &self.context).await.into_iter();
         let verdicts = verdicts.map(upgrading::verdict_to_pb).collect();
         Ok(Response::new(rpc::CheckResponse { verdicts }))
+    }
+
+    async fn rekey(
+        &self,
+        request: Request<rpc::RekeyRequest>,
+    ) -> Result<Response<rpc::RekeyResponse>, Status> {
+        let call = Call::of(&request)?;
+        Ok(Response::new(rekey::rekey(&self.context, &call, &request.into_inner()).await?))
     }
 }
 
@@ -312,6 +321,7 @@ impl ClusterService {
             warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
         }
         warnings.extend(observed::warnings(status, self.context.gate.clock.boot_time()));
+        warnings.extend(rekey::warnings(&self.context, status));
         warnings.extend(backup::warnings(&self.context));
         warnings
     }

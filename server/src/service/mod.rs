@@ -16,6 +16,7 @@ mod health;
 mod local_authority;
 mod observed;
 mod paging;
+mod rekey;
 mod rotating;
 mod svid;
 mod sync;

@@ -102,7 +102,7 @@ fn differences(view: &MemberView, observed: &Observed, own: &Observed) -> Vec<rp
                 list(&theirs),
                 list(&ours)
             ),
-            "give every member the same cluster key file, then restart the one that differs",
+            "give every member the same cluster key file and send SIGHUP to the one that differs",
         );
     }
     warnings

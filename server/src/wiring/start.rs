@@ -16,7 +16,7 @@ use super::api::ApiTask;
 use super::parts::{self, World};
 use super::stop;
 use crate::authority::evidence::Survey;
-use crate::authority::{Issuer, Minter, Rotator};
+use crate::authority::{Issuer, Minter, Rekeyer, Rotator};
 use crate::check::CheckParts;
 use crate::config::Config;
 use crate::duties::Duties;
@@ -24,6 +24,7 @@ use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Closed, Front, Gate};
 use crate::health::{Health, HealthListener, Serving};
 use crate::held::Held;
+use crate::keys::KeyReload;
 use crate::listen::tcp::ApiListener;
 use crate::listen::uds::AdminListener;
 use crate::listen::{Application, ConnectionSignals};
@@ -69,9 +70,11 @@ pub async fn run(config: Config, logging: Logging) -> anyhow::Result<()> {
         stages: Stages::default(),
         go_away: watch::channel(0).0,
         tasks: Tasks::default(),
+        key_reload: None,
     };
     let store = start.open().await?;
-    stop::supervise(signals, logging, start.stages, start.tasks, store).await
+    let Start { stages, tasks, key_reload, .. } = start;
+    stop::supervise(signals, logging, stages, tasks, store, key_reload).await
 }
 
 /// A process on its way up.
@@ -81,6 +84,8 @@ struct Start {
     stages: Stages,
     go_away: watch::Sender<u64>,
     tasks: Tasks,
+    /// `None`: a process that serves nothing.
+    key_reload: Option<KeyReload>,
 }
 
 impl Start {
@@ -201,6 +206,12 @@ impl Start {
             handle: handle.clone(),
             views,
             rotator: self.rotator(&context),
+            rekeyer: Rekeyer {
+                handle: handle.clone(),
+                views: context.views().clone(),
+                keys: Arc::clone(&keys),
+                random: Arc::clone(&self.world.random),
+            },
             agent_pruning: self.config.server.agent_pruning,
             schedule: context.schedule.clone(),
         };
@@ -212,6 +223,13 @@ impl Start {
             open: Arc::clone(&open),
             stop: self.stages.stop.clone(),
         };
+        self.key_reload = Some(KeyReload {
+            source: self.config.cluster.key.clone(),
+            data_dir: self.config.server.data_dir.clone(),
+            keys: Arc::clone(&keys),
+            views: context.views().clone(),
+            random: Arc::clone(&self.world.random),
+        });
         self.spawn_health(health, Health::Serving(Box::new(serving)));
         self.spawn_core(store, view_task, issuer_task, duties, reads);
         let check = CheckParts {

@@ -7,6 +7,7 @@ use steeple_raft_store::{Role, StoreHandle};
 use tokio::task::{JoinError, JoinSet};
 
 use super::start::{Task, Tasks};
+use crate::keys::KeyReload;
 use crate::logging::Logging;
 use crate::shutdown::{Asked, DRAIN_MAX, Signals, Stages};
 
@@ -23,6 +24,7 @@ pub(super) async fn supervise(
     stages: Stages,
     mut tasks: Tasks,
     store: Option<StoreHandle>,
+    key_reload: Option<KeyReload>,
 ) -> anyhow::Result<()> {
     loop {
         let ended = tokio::select! {
@@ -39,7 +41,7 @@ pub(super) async fn supervise(
                     continue;
                 }
                 Asked::ReloadKey => {
-                    tracing::warn!("Reading the cluster key anew is not supported by this version: restart instead");
+                    reload_key(key_reload.as_ref());
                     continue;
                 }
             },
@@ -72,6 +74,18 @@ pub(super) async fn supervise(
         () = second_stop(&mut signals) => tracing::warn!("Stopping at once"),
     }
     Ok(())
+}
+
+/// Reads the cluster key again, beside everything else: a command that prints it may take its time.
+fn reload_key(key_reload: Option<&KeyReload>) {
+    match key_reload.cloned() {
+        Some(key_reload) => {
+            tokio::spawn(async move { key_reload.run().await });
+        }
+        None => tracing::warn!(
+            "Cluster key was not read again: this process serves nothing; restart it instead"
+        ),
+    }
 }
 
 /// Resolves at the second SIGTERM or SIGINT.

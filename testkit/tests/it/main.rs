@@ -17,6 +17,7 @@ mod growing;
 mod membership;
 mod power_cut;
 mod registry;
+mod rekey;
 mod relationships;
 mod rotating;
 mod rotation;
