@@ -35,6 +35,7 @@ impl Command {
             | Self::DecideAgents(_) => 2,
             Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
             Self::TaintAuthority { .. } | Self::RevokeAuthority { .. } => 4,
+            Self::PrepareChained { .. } | Self::ChangeRoots { .. } => 5,
         }
     }
 }
@@ -47,4 +48,5 @@ impl Command {
 /// | 2 | the rolling state hash; bundles of other trust domains; agents after a restore |
 /// | 3 | federation relationships |
 /// | 4 | taint and revoke of authorities |
-pub const FEATURE_LEVEL_MAX: u32 = 4;
+/// | 5 | authorities below an upstream authority, and its roots |
+pub const FEATURE_LEVEL_MAX: u32 = 5;

@@ -55,6 +55,8 @@ impl Command {
             // Operators prepare and activate through any member: the journal's revision, which the
             // command compares, keeps two who would from both having their way.
             Self::PrepareAuthority { .. }
+            | Self::PrepareChained { .. }
+            | Self::ChangeRoots { .. }
             | Self::ActivateAuthority { .. }
             | Self::TaintAuthority { .. }
             | Self::RevokeAuthority { .. } => false,

@@ -368,6 +368,8 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         }
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
+        | Command::PrepareChained { .. }
+        | Command::ChangeRoots { .. }
         | Command::ActivateAuthority { .. }
         | Command::TaintAuthority { .. }
         | Command::RevokeAuthority { .. }

@@ -98,6 +98,8 @@ fn name(command: &Command) -> &'static str {
         Command::SetAgentVersion { .. } => "set_agent_version",
         Command::PruneExpired(_) => "prune_expired",
         Command::PrepareAuthority { .. } => "prepare_authority",
+        Command::PrepareChained { .. } => "prepare_chained",
+        Command::ChangeRoots { .. } => "change_roots",
         Command::ActivateAuthority { .. } => "activate_authority",
         Command::TaintAuthority { .. } => "taint_authority",
         Command::RevokeAuthority { .. } => "revoke_authority",

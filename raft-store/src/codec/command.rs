@@ -4,7 +4,8 @@ use steeple_spiffe_core::time::Timestamp;
 
 use crate::codec::authorities::{
     activate_authority_from_pb, activate_authority_to_pb, authority_step_from_pb,
-    authority_step_to_pb, prepare_authority_from_pb, prepare_authority_to_pb,
+    authority_step_to_pb, change_roots_from_pb, change_roots_to_pb, prepare_authority_from_pb,
+    prepare_authority_to_pb, prepare_chained_from_pb, prepare_chained_to_pb,
     prune_authorities_from_pb, prune_authorities_to_pb,
 };
 use crate::codec::bundles::{
@@ -66,6 +67,12 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         }),
         Command::PrepareAuthority { expected_journal, authority } => {
             Kind::PrepareAuthority(prepare_authority_to_pb(*expected_journal, authority))
+        }
+        Command::PrepareChained { expected_journal, authority, roots } => {
+            Kind::PrepareChained(prepare_chained_to_pb(*expected_journal, authority, roots))
+        }
+        Command::ChangeRoots { expected_journal, change, roots } => {
+            Kind::ChangeRoots(change_roots_to_pb(*expected_journal, *change, roots))
         }
         Command::ActivateAuthority { expected_journal, kind, id } => {
             Kind::ActivateAuthority(activate_authority_to_pb(*expected_journal, *kind, id))
@@ -144,6 +151,8 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             limit: prune.limit,
         }),
         Kind::PrepareAuthority(prepare) => prepare_authority_from_pb(prepare)?,
+        Kind::PrepareChained(prepare) => prepare_chained_from_pb(prepare)?,
+        Kind::ChangeRoots(change) => change_roots_from_pb(change)?,
         Kind::ActivateAuthority(activate) => activate_authority_from_pb(activate)?,
         Kind::TaintAuthority(taint) => {
             let (expected_journal, kind, id) = authority_step_from_pb(taint)?;

@@ -26,7 +26,7 @@ use crate::codec::{
 use crate::command::{
     AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
     InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, SetPendingSerial, WriteBundles, WriteRelationships,
+    RelationshipWrite, RootChange, SetPendingSerial, WriteBundles, WriteRelationships,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
@@ -77,6 +77,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("init_cluster_at_level_2", init_at(2)),
         ("init_cluster_at_level_3", init_at(3)),
         ("init_cluster_at_level_4", init_at(4)),
+        ("init_cluster_at_level_5", init_at(5)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -211,6 +212,18 @@ fn duties() -> Vec<(&'static str, Command)> {
             },
         ),
         (
+            "prepare_chained",
+            Command::PrepareChained {
+                expected_journal: 9,
+                authority: authority(AuthorityKind::X509, "a"),
+                roots: vec![vec![0x30, 1], vec![0x30, 2]],
+            },
+        ),
+        ("add_roots", change_roots(RootChange::Add)),
+        ("taint_roots", change_roots(RootChange::Taint)),
+        ("revoke_roots", change_roots(RootChange::Revoke)),
+        ("prune_roots", change_roots(RootChange::Prune)),
+        (
             "activate_authority",
             Command::ActivateAuthority {
                 expected_journal: 5,
@@ -243,6 +256,10 @@ fn duties() -> Vec<(&'static str, Command)> {
         ),
         ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
     ]
+}
+
+fn change_roots(change: RootChange) -> Command {
+    Command::ChangeRoots { expected_journal: 10, change, roots: vec![vec![0x30, 1]] }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -388,6 +405,13 @@ fn a_relationship_that_does_not_decode_whole_is_an_error() {
         let command = pb::store::Command { kind: Some(kind) };
         assert!(command_from_pb(command.clone()).is_err(), "{command:?}");
     }
+}
+
+#[test]
+fn a_change_of_roots_that_is_unknown_is_an_error() {
+    let change = pb::store::ChangeRoots { expected_journal: 1, change: 9, roots: Vec::new() };
+    let kind = pb::store::command::Kind::ChangeRoots(change);
+    assert!(command_from_pb(pb::store::Command { kind: Some(kind) }).is_err());
 }
 
 #[test]
