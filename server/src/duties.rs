@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{MintError, RotateError, Rotator};
 use crate::snapshots::Schedule;
+use crate::upstream::UpstreamError;
 use crate::view::Views;
 
 /// How often rotation is considered (SPIRE: 10 s). A change of the journal is looked at once.
@@ -158,7 +159,9 @@ fn report(error: &RotateError) {
         RotateError::Unavailable(_)
         | RotateError::ViewsBehind(_)
         | RotateError::NotFormed
-        | RotateError::Mint(MintError::ShuttingDown)
+        | RotateError::Mint(
+            MintError::ShuttingDown | MintError::Upstream { source: UpstreamError::Paused(_), .. },
+        )
         | RotateError::Propose(_)
         | RotateError::Rejected(_) => false,
         RotateError::Mint(_) => true,
@@ -256,7 +259,7 @@ mod tests {
             let rotator = Rotator {
                 handle: store.handle.clone(),
                 views: views.clone(),
-                minter: Minter { trust_domain, policy, keys, random },
+                minter: Minter { trust_domain, policy, keys, random, upstream: None },
                 clock: Arc::<FixedClock>::clone(&clock),
                 max_staleness: Duration::from_secs(600),
             };

@@ -24,6 +24,7 @@ use steeple_spiffe_core::{AuthorityId, Clock, Serial, SpiffeId, Timestamp, Trust
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::chained::leads_to;
 use super::mint::random_serial;
 use super::planner::kind_name;
 use super::policy::{AuthorityPolicy, BACKDATE};
@@ -424,7 +425,8 @@ fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen) -> Active {
         tracing::error!(%error, "Authority key does not open");
     }
     let bundle = bundle.as_deref();
-    let x509 = slot(ring, journal, AuthorityKind::X509, bundle).and_then(x509_slot);
+    let x509 = slot(ring, journal, AuthorityKind::X509, bundle)
+        .and_then(|(authority, signer)| x509_slot(authority, signer, bundle));
     let jwt = slot(ring, journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| JwtSlot {
         id: authority.id.clone(),
         not_after: authority.not_after,
@@ -452,11 +454,15 @@ fn slot<'a>(
     }
 }
 
-fn x509_slot((authority, signer): (&Authority, Arc<dyn Signer>)) -> Result<X509Slot, IssueError> {
+fn x509_slot(
+    authority: &Authority,
+    signer: Arc<dyn Signer>,
+    bundle: Option<&Bundle>,
+) -> Result<X509Slot, IssueError> {
     let identity = IssuerIdentity::from_certificate(&authority.public_der)
         .map_err(|error| IssueError::Invalid(format!("authority certificate: {error}")))?;
     let mut chain_above = Vec::new();
-    if !authority.upstream_chain.is_empty() {
+    if !bundle.is_some_and(|bundle| is_root(authority, bundle)) {
         chain_above.push(authority.public_der.clone());
         chain_above.extend(authority.upstream_chain.iter().cloned());
     }
@@ -472,17 +478,20 @@ fn x509_slot((authority, signer): (&Authority, Arc<dyn Signer>)) -> Result<X509S
 /// Whether verifiers that use this bundle accept what the authority signs.
 fn is_published(authority: &Authority, bundle: &Bundle) -> bool {
     match authority.kind {
-        // Below an upstream authority the bundle holds the upstream root instead.
-        AuthorityKind::X509 if !authority.upstream_chain.is_empty() => {
-            !bundle.x509_authorities.is_empty()
-        }
         AuthorityKind::X509 => {
-            bundle.x509_authorities.iter().any(|one| one.certificate_der == authority.public_der)
+            let last = authority.upstream_chain.last().unwrap_or(&authority.public_der);
+            is_root(authority, bundle) || leads_to(last, &bundle.x509_authorities)
         }
         AuthorityKind::Jwt => {
             bundle.jwt_authorities.iter().any(|one| one.key_id == authority.id.as_str())
         }
     }
+}
+
+/// Whether the authority's own certificate is in the bundle. Below an upstream authority the bundle
+/// holds the upstream root instead.
+fn is_root(authority: &Authority, bundle: &Bundle) -> bool {
+    bundle.x509_authorities.iter().any(|one| one.certificate_der == authority.public_der)
 }
 
 fn usable<'a, T>(
@@ -624,7 +633,7 @@ mod tests {
                 Arc::clone(&random),
             );
             let bundle = Bundle::empty(trust_domain.clone());
-            let minter = Minter { trust_domain, policy, keys: seals, random };
+            let minter = Minter { trust_domain, policy, keys: seals, random, upstream: None };
             let journal = Journal::default();
             Self { issuer, views, clock, minter, journal, bundle, revision: 1 }
         }

@@ -1,10 +1,11 @@
 //! Signing authorities: when they are made and retired, and what is signed with them.
 //!
 //! Owns rotation (a pure planner and the leader's rotator around it), the issuer that every replica
-//! signs with, and the server's own SVID. Where authorities are kept is raft-store's business, how
+//! signs with, what comes from an upstream authority, and the server's own SVID. Where authorities are kept is raft-store's business, how
 //! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
 //! services.
 
+mod chained;
 mod issuer;
 mod mint;
 mod planner;
@@ -13,11 +14,14 @@ mod rotator;
 mod server_svid;
 mod slots;
 
+pub(crate) use chained::check_chain;
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
-pub use mint::{MintError, Minter};
+pub(crate) use mint::random_serial;
+pub use mint::{MintError, Minted, Minter};
 pub use planner::{Evidence, Step, plan};
 pub use policy::AuthorityPolicy;
 pub(crate) use policy::BACKDATE;
 pub use rotator::{RotateError, Rotator};
 pub use server_svid::{ServerSvid, ServerSvidError};
 pub use slots::Slots;
+pub(crate) use slots::successor;

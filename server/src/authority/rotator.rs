@@ -16,8 +16,9 @@ use steeple_spiffe_core::{Clock, Timestamp};
 use tokio::time::Instant;
 use tonic::Code;
 
-use super::mint::{MintError, Minter};
-use super::planner::{Evidence, Step, plan};
+use super::mint::{MintError, Minted, Minter};
+use super::planner::{Evidence, Step, plan, plan_without};
+use super::slots::Slots;
 use crate::metrics::record_call;
 use crate::view::Views;
 
@@ -80,16 +81,25 @@ impl Rotator {
     pub async fn round(&self, term: u64) -> Result<(), RotateError> {
         let confirmed = self.handle.read_barrier(Instant::now() + READ_TIMEOUT).await?;
         self.follow(confirmed.revision).await?;
+        // An upstream authority that signs nothing holds up its own kind alone.
+        let mut unsigned = None;
         for _ in 0..STEPS_MAX {
             let journal = self.views.journal();
             let now = self.now();
             let evidence = |prepared: &Authority| self.evidence(prepared, now);
-            let Some(step) = plan(&journal, &self.minter.policy, now, &evidence) else {
-                return Ok(());
+            let policy = &self.minter.policy;
+            let step = match &unsigned {
+                None => plan(&journal, policy, now, &evidence),
+                Some(_) => plan_without(AuthorityKind::X509, &journal, policy, now, &evidence),
             };
-            self.carry_out(step, journal.revision, term, now).await?;
+            let Some(step) = step else { break };
+            let may_wait = step == Step::Prepare(AuthorityKind::X509);
+            match self.carry_out(step, journal.revision, term, now).await {
+                Err(error @ RotateError::Mint(_)) if may_wait => unsigned = Some(error),
+                done => done?,
+            }
         }
-        Ok(())
+        unsigned.map_or(Ok(()), Err)
     }
 
     async fn carry_out(
@@ -103,10 +113,7 @@ impl Rotator {
         let begun = Instant::now();
         let metric = metric_of(&step);
         let command = match step {
-            Step::Prepare(kind) => {
-                let authority = Box::new(self.mint(kind, now).await?);
-                Command::PrepareAuthority { expected_journal, authority }
-            }
+            Step::Prepare(kind) => self.mint(kind, now).await?.prepare(expected_journal),
             Step::Activate(kind, id) => Command::ActivateAuthority { expected_journal, kind, id },
             Step::Prune(ids) => Command::PruneAuthorities { expected_journal, ids },
         };
@@ -117,9 +124,11 @@ impl Rotator {
         self.follow(applied.revision).await
     }
 
-    async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Authority, RotateError> {
-        let cluster = self.views.cluster().ok_or(RotateError::NotFormed)?;
-        Ok(self.minter.mint_in_background(kind, cluster.cluster_id, now).await?)
+    async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Minted, RotateError> {
+        let cluster_id = self.views.cluster().ok_or(RotateError::NotFormed)?.cluster_id;
+        let journal = self.views.journal();
+        let active = Slots::of(&journal, kind).current;
+        Ok(self.minter.mint_successor(kind, cluster_id, now, active).await?)
     }
 
     async fn follow(&self, revision: Revision) -> Result<(), RotateError> {

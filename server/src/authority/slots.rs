@@ -33,7 +33,7 @@ impl<'a> Slots<'a> {
 
 /// The newest prepared authority of a kind. One that was prepared before the active authority was
 /// passed over when that one was activated: it would end before it, and never follows it.
-pub(super) fn successor(journal: &Journal, kind: AuthorityKind) -> Option<&Authority> {
+pub(crate) fn successor(journal: &Journal, kind: AuthorityKind) -> Option<&Authority> {
     let of_kind = journal.authorities.iter().rev().filter(|one| one.kind == kind);
     let mut newer = of_kind.take_while(|one| one.status != AuthorityStatus::Active);
     newer.find(|one| one.status == AuthorityStatus::Prepared)

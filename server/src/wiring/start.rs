@@ -178,6 +178,7 @@ impl Start {
                 policy,
                 keys: Arc::clone(&keys),
                 random: Arc::clone(&self.world.random),
+                upstream: parts::upstream(&self.config, &self.world)?,
             },
             attestors: Arc::new(attestors),
             limits: Arc::new(RateLimits::new(

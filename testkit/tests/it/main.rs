@@ -23,4 +23,5 @@ mod self_checks;
 mod stopping;
 mod tokens;
 mod upgrades;
+mod upstream;
 mod x509pop;

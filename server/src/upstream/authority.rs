@@ -1,0 +1,42 @@
+//! The seam to upstream authorities.
+//!
+//! Owns what the cluster asks of one. Implementations check nothing that they are told by the other
+//! side: `crate::authority` does, alike for all.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::disk::DiskError;
+
+/// Someone who signs CA certificates for this cluster.
+#[tonic::async_trait]
+pub trait UpstreamAuthority: fmt::Debug + Send + Sync {
+    /// Its name in the configuration: `disk`.
+    fn name(&self) -> &'static str;
+
+    /// Has a CA certificate signed for a request in DER. The lifetime is a wish.
+    async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError>;
+}
+
+/// A CA certificate as it was signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MintedCa {
+    /// The certificate and what is between it and a root, nearest first. In DER.
+    pub chain: Vec<Vec<u8>>,
+    /// The roots, in DER.
+    pub roots: Vec<Vec<u8>>,
+}
+
+/// Nothing was signed.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The files cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It did not answer in time.
+    #[error("upstream authority did not answer within {0:?}")]
+    Timeout(Duration),
+    /// It failed a short while ago and is left alone for now.
+    #[error("upstream authority failed; it is asked again in {0:?}")]
+    Paused(Duration),
+}
