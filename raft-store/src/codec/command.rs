@@ -60,11 +60,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
                 version: version.clone(),
             })
         }
-        Command::PruneExpired(prune) => Kind::PruneExpired(pb::store::PruneExpired {
-            agents_expired_for_s: prune.agents_expired_for_s,
-            include_non_reattestable: prune.include_non_reattestable,
-            limit: prune.limit,
-        }),
+        Command::PruneExpired(prune) => Kind::PruneExpired(prune_to_pb(prune)),
         Command::PrepareAuthority { expected_journal, authority } => {
             Kind::PrepareAuthority(prepare_authority_to_pb(*expected_journal, authority))
         }
@@ -252,6 +248,11 @@ fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
         can_reattest: admit.can_reattest,
         seen: admit.seen.as_ref().map(serials_to_pb),
     }
+}
+
+fn prune_to_pb(prune: &PruneExpired) -> pb::store::PruneExpired {
+    let PruneExpired { agents_expired_for_s, include_non_reattestable, limit } = *prune;
+    pb::store::PruneExpired { agents_expired_for_s, include_non_reattestable, limit }
 }
 
 fn set_pending_to_pb(set: &SetPendingSerial) -> pb::store::SetPendingSerial {

@@ -70,7 +70,7 @@ async fn what_was_signed_is_prepared_with_its_chain_and_its_roots() {
     let Command::PrepareChained { expected_journal: 4, roots, .. } = minted.prepare(4) else {
         panic!("{:?}", minted.prepare(4));
     };
-    assert_eq!(roots, [fake.root.clone()]);
+    assert_eq!(roots, std::slice::from_ref(&fake.root));
 
     let key = minter.mint_in_background(AuthorityKind::Jwt, CLUSTER, START).await.unwrap();
     let command = key.prepare(1);
@@ -163,6 +163,13 @@ async fn svids_carry_the_chain_up_to_the_upstream_root_and_verify_against_it() {
     assert_eq!(issued.chain_der[1], minted.authority.public_der);
     verify_chain(&issued.chain_der, &bundle, START).unwrap();
     verify_chain(&issued.chain_der[..2], &bundle, START).unwrap_err();
+
+    let (downstream, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+    let chain = issuer.sign_downstream_ca(downstream.public_key_spki(), HOUR).unwrap();
+    assert_eq!(chain[1..], issued.chain_der[1..], "two layers deep");
+    let identity = IssuerIdentity::from_certificate(&chain[0]).unwrap();
+    check_chain(&identity, &downstream, &chain, &bundle, START, &SeededRandom::new(3)).unwrap();
+    assert!(identity.name_der.windows(12).any(|part| part == b"DOWNSTREAM-2"));
 }
 
 #[tokio::test]

@@ -268,8 +268,8 @@ pub(crate) fn random_serial(random: &dyn Random) -> [u8; 16] {
     serial
 }
 
-/// The checks on a CA certificate before it is published; returns its authority id.
-fn check_ca(
+/// The checks on a CA certificate that was signed here, before anyone sees it; returns its authority id.
+pub(super) fn check_ca(
     certificate: &[u8],
     trust_domain: &TrustDomain,
     now: Timestamp,

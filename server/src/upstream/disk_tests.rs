@@ -154,7 +154,7 @@ async fn what_it_signs_has_the_lifetime_that_was_asked_for_cut_to_its_own() {
     let disk = files.configure().unwrap();
     for (asked, given) in [(Duration::ZERO, HOUR), (HOUR * 2, HOUR * 2), (DAY * 2, DAY)] {
         let minted = disk.mint(&request(), asked).await.unwrap();
-        assert_eq!(minted.roots, [root.certificate.clone()]);
+        assert_eq!(minted.roots, std::slice::from_ref(&root.certificate));
         let [certificate] = minted.chain.as_slice() else { panic!("the root is in the chain") };
         let facts = certificate_facts(certificate).unwrap();
         assert_eq!(facts.not_after, START.plus(given), "{asked:?}");
@@ -201,10 +201,10 @@ async fn new_files_are_used_at_once_and_broken_ones_never() {
     let files = Files::new(&first, &[&first], None);
     let disk = files.configure().unwrap();
     let roots = async || disk.mint(&request(), HOUR).await.unwrap().roots;
-    assert_eq!(roots().await, [first.certificate.clone()]);
+    assert_eq!(roots().await, std::slice::from_ref(&first.certificate));
     // Half of a new pair, as a copy in progress leaves it.
     files.write(&second, &[&first]);
-    assert_eq!(roots().await, [first.certificate.clone()]);
+    assert_eq!(roots().await, std::slice::from_ref(&first.certificate));
     files.write(&second, &[&second]);
-    assert_eq!(roots().await, [second.certificate.clone()]);
+    assert_eq!(roots().await, std::slice::from_ref(&second.certificate));
 }

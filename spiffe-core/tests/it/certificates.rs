@@ -227,7 +227,7 @@ fn subject_of_a_request_is_kept_as_go_keeps_it() {
         .distinguished_name
         .push(rcgen::DnType::CustomDnType(vec![0, 9, 2342, 19200300, 100, 1, 25]), "dropped");
     let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
-    let request = steeple_spiffe_core::CertificateRequest::parse(request.der()).unwrap();
+    let request = CertificateRequest::parse(request.der()).unwrap();
     let workload = id("/w");
 
     let dns_names = ["first.example".to_owned()];

@@ -154,7 +154,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
         signers.push(chain[1].clone());
     }
     assert!(signers.windows(2).all(|two| two[0] == two[1]), "one authority for all members");
-    assert_eq!(published(&cluster, place), [first.certificate.clone()]);
+    assert_eq!(published(&cluster, place), std::slice::from_ref(&first.certificate));
     let facts = certificate_facts(&intermediate.certificate).unwrap();
     let key_id: String = facts.subject_key_id.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(show(&cluster, 0)["active"]["upstream_authority_subject_key_id"], key_id.as_str());
@@ -170,7 +170,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
         Ok(())
     });
     rotated.await.unwrap();
-    assert_eq!(published(&cluster, place), [first.certificate.clone()]);
+    assert_eq!(published(&cluster, place), std::slice::from_ref(&first.certificate));
     cluster.start_member(leader).unwrap();
     cluster.wait_ready(SOON).await.unwrap();
 
@@ -230,7 +230,7 @@ async fn an_upstream_root_is_replaced_tainted_and_revoked_through_any_member() {
         bundle["x509_authorities"].as_array().unwrap().iter().map(|one| &one["tainted"]).collect();
     assert_eq!(taints, [true, false]);
     step(2, "revoke", &first);
-    assert_eq!(published(&cluster, place), [second.certificate.clone()]);
+    assert_eq!(published(&cluster, place), std::slice::from_ref(&second.certificate));
     refuses(1, "revoke", &first, "no root CA found with provided subject key ID");
     leads_to(&mint(&cluster, 1, place).unwrap(), &second, place);
 }
