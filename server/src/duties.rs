@@ -95,7 +95,8 @@ impl Duties {
                 schedule.lead().await;
             }
         };
-        tokio::join!(self.rotate(term), self.prune(term), snapshots);
+        let upstream = self.rotator.follow_upstream(term);
+        tokio::join!(self.rotate(term), self.prune(term), upstream, snapshots);
     }
 
     async fn rotate(&self, term: u64) {
@@ -159,6 +160,7 @@ fn report(error: &RotateError) {
         RotateError::Unavailable(_)
         | RotateError::ViewsBehind(_)
         | RotateError::NotFormed
+        | RotateError::StillTainted
         | RotateError::Mint(
             MintError::ShuttingDown | MintError::Upstream { source: UpstreamError::Paused(_), .. },
         )
@@ -218,6 +220,8 @@ mod tests {
 
     use super::*;
     use crate::authority::{AuthorityPolicy, Issuer, Minter, X509Params};
+    use crate::upstream::Upstream;
+    use crate::upstream::fake::{Fake, Mood};
     use crate::view::EntryFilter;
 
     const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
@@ -320,6 +324,30 @@ mod tests {
             clock,
         );
         svid.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upstream_authority_that_fails_holds_up_no_jwt_key_and_the_present_one_signs_on() {
+        use AuthorityStatus::{Active, Prepared};
+        let mut bench = Bench::start().await;
+        let day = Duration::from_secs(24 * 3600);
+        let fake = Arc::new(Fake::new(START, Mood::Signs(day)));
+        bench.rotator.minter.upstream = Some(Upstream::new(Arc::<Fake>::clone(&fake)));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active]);
+        let trust_domain = bench.rotator.minter.trust_domain.clone();
+        let bundle = bench.views.bundle(&trust_domain).unwrap();
+        assert_eq!(bundle.x509_authorities[0].certificate_der, fake.root);
+        assert_eq!(bundle.x509_authorities.len(), 1, "not the authority's own certificate");
+
+        fake.set(Mood::Lies(|minted| minted.roots.clear()));
+        bench.clock.advance(day / 2 + Duration::from_secs(1));
+        let error = bench.rotator.round(bench.term()).await.unwrap_err();
+        assert!(matches!(error, RotateError::Mint(MintError::Unchained(_))), "{error:?}");
+        assert_eq!(bench.statuses(), [Active], "nothing that does not chain is published");
+        let keys = bench.names(AuthorityKind::Jwt);
+        assert_eq!(keys.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Active, Prepared]);
+        assert!(bench.issuer.ready());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

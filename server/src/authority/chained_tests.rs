@@ -14,7 +14,7 @@ use steeple_spiffe_core::{AuthorityStatus, KeyType, LocalSigner};
 use super::*;
 use crate::authority::{AuthorityPolicy, IssueError, Issuer, Minted, Minter, X509Params};
 use crate::upstream::fake::{Fake, Mood};
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{Upstream, UpstreamError, UpstreamTrust};
 use crate::view::Views;
 
 const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
@@ -103,7 +103,23 @@ async fn rotation_leaves_a_failed_one_alone_and_takes_nothing_that_ends_earlier(
     fake.set(Mood::Fails);
     assert!(!paused(&successor(Some(&active)).await.unwrap_err()));
     assert!(paused(&successor(Some(&active)).await.unwrap_err()));
-    minter.mint_successor(AuthorityKind::Jwt, CLUSTER, START, None).await.expect("keys need none");
+    let key = async || minter.mint_successor(AuthorityKind::Jwt, CLUSTER, START, None).await;
+    let error = key().await.unwrap_err();
+    assert!(matches!(error, MintError::Unpublished { .. }), "{error:?}");
+    fake.set(Mood::Signs(HOUR));
+    key().await.expect("no pause for keys");
+}
+
+#[tokio::test]
+async fn a_jwt_key_is_published_above_before_it_is_prepared() {
+    let (minter, fake) = minter(Mood::Signs(HOUR));
+    *fake.trust.lock().unwrap() = Some(UpstreamTrust::default());
+    let minted = minter.mint_in_background(AuthorityKind::Jwt, CLUSTER, START).await.unwrap();
+    let trust = fake.trust.lock().unwrap().clone().unwrap();
+    let [key] = trust.jwt_authorities.as_slice() else { panic!("{trust:?}") };
+    assert_eq!(key.key_id, minted.authority.id.as_str());
+    assert_eq!(key.expires_at, Some(minted.authority.not_after));
+    assert_eq!(key.public_key_der, minted.authority.public_der);
 }
 
 /// An issuer over an authority that an upstream one signed, and a bundle with the roots given.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use steeple_raft_store::{ClusterId, ClusterKeys, Command};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind, SealedKey};
+use steeple_spiffe_core::bundle::JwtAuthority;
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::{LocalSigner, SignError, Signer};
 use steeple_spiffe_core::svid::x509::{X509Error, ca_request, certificate_facts, self_signed_ca};
@@ -42,6 +43,15 @@ pub enum MintError {
     /// The upstream authority signed nothing.
     #[error("upstream authority {name:?} signed no CA certificate")]
     Upstream {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        #[source]
+        source: UpstreamError,
+    },
+    /// The upstream authority did not publish a JWT key.
+    #[error("upstream authority {name:?} did not publish the JWT key")]
+    Unpublished {
         /// Which.
         name: &'static str,
         /// Why.
@@ -114,6 +124,17 @@ impl Minter {
         let minter = self.clone();
         let minted = tokio::task::spawn_blocking(move || minter.mint(kind, cluster_id, now)).await;
         let authority = minted.map_err(|_cancelled| MintError::ShuttingDown)??;
+        if let (AuthorityKind::Jwt, Some(upstream)) = (kind, &self.upstream) {
+            let key = JwtAuthority {
+                key_id: authority.id.as_str().to_owned(),
+                public_key_der: authority.public_der.clone(),
+                expires_at: Some(authority.not_after),
+                tainted: false,
+            };
+            // Whoever looks above must know it before it signs; the others' keys come with the next look.
+            let published = upstream.publish_jwt_key(&key).await;
+            published.map_err(|source| MintError::Unpublished { name: upstream.name(), source })?;
+        }
         Ok(Minted { authority, roots: Vec::new() })
     }
 

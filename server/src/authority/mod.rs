@@ -13,6 +13,7 @@ mod policy;
 mod rotator;
 mod server_svid;
 mod slots;
+mod upstream_sync;
 
 pub(crate) use chained::check_chain;
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};

@@ -27,7 +27,7 @@ use crate::view::Views;
 const STEPS_MAX: usize = 8;
 
 /// How long a round waits for a confirmed read and for the view to follow.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A replica in contact that trails by more entries than this may not have applied a prepared
 /// authority (the same measure that autopilot calls "caught up").
@@ -52,6 +52,9 @@ pub enum RotateError {
     /// The authority could not be made.
     #[error("make authority")]
     Mint(#[from] MintError),
+    /// The authority above signs below a tainted root still.
+    #[error("upstream authority signs below a tainted root still")]
+    StillTainted,
     /// The command's fate is unknown, or this is no longer the leader.
     #[error("propose rotation step")]
     Propose(#[from] ProposeError),
@@ -102,7 +105,8 @@ impl Rotator {
         unsigned.map_or(Ok(()), Err)
     }
 
-    async fn carry_out(
+    /// Takes one step through the log, and waits until the view shows it.
+    pub(super) async fn carry_out(
         &self,
         step: Step,
         expected_journal: u64,
@@ -131,7 +135,7 @@ impl Rotator {
         Ok(self.minter.mint_successor(kind, cluster_id, now, active).await?)
     }
 
-    async fn follow(&self, revision: Revision) -> Result<(), RotateError> {
+    pub(super) async fn follow(&self, revision: Revision) -> Result<(), RotateError> {
         if self.views.wait_for(revision, Instant::now() + READ_TIMEOUT).await {
             Ok(())
         } else {
@@ -141,7 +145,7 @@ impl Rotator {
 
     /// The time that the leader's next entry will carry: its own clock, unless committed time is
     /// ahead of it.
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.clock.now().max(self.views.cluster_time())
     }
 

@@ -244,8 +244,21 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
             ),
             "'cert_file_path' and 'key_file_path' must be set",
         ),
-        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk"),
-        (plugin("UpstreamAuthority \"vault\" {}"), "which has disk"),
+        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk and spire"),
+        (plugin("UpstreamAuthority \"vault\" {}"), "which has disk and spire"),
+        (plugin("UpstreamAuthority \"spire\" {}"), "server_address is required"),
+        (
+            plugin(
+                "UpstreamAuthority \"spire\" { plugin_data { server_address = \"a\" server_port = \"x\" workload_api_socket = \"/s\" } }",
+            ),
+            "\"x\" is no port",
+        ),
+        (
+            plugin(
+                "UpstreamAuthority \"spire\" { plugin_data { server_address = \"a\" server_port = \"1\" workload_api_socket = \"/s\" experimental { require_pq_kem = true } } }",
+            ),
+            "drop the key",
+        ),
         (plugin("UpstreamAuthority \"nope\" {}"), "no built-in plugin \"nope\""),
         (plugin("UpstreamCA \"disk\" {}"), "is called UpstreamAuthority"),
         (plugin("Nonsense \"x\" {}"), "unsupported plugin type \"Nonsense\""),

@@ -14,7 +14,7 @@ use super::error::ConfigError;
 use super::load::Notice;
 use super::section::Section;
 use crate::attest::X509PopSettings;
-use crate::upstream::DiskSettings;
+use crate::upstream::{DiskSettings, SpireSettings};
 
 /// What `plugins { }` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct PluginsConfig {
 pub enum UpstreamConfig {
     /// `UpstreamAuthority "disk"`.
     Disk(DiskSettings),
+    /// `UpstreamAuthority "spire"`.
+    Spire(SpireSettings),
 }
 
 impl UpstreamConfig {
@@ -39,6 +41,7 @@ impl UpstreamConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Disk(_) => "disk",
+            Self::Spire(_) => "spire",
         }
     }
 }
@@ -75,7 +78,7 @@ const MISSING_ATTESTORS: &[&str] = &[
     "tpm_devid",
 ];
 const MISSING_UPSTREAM_AUTHORITIES: &[&str] =
-    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "spire", "vault"];
+    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "vault"];
 const CLOUD_KEY_MANAGERS: &[&str] = &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"];
 
 /// One declared plugin.
@@ -279,11 +282,34 @@ fn upstream_authority(plugin: &Plugin<'_>) -> Result<UpstreamConfig, ConfigError
             let settings = DiskSettings { cert_file_path, key_file_path, bundle_file_path };
             Ok(UpstreamConfig::Disk(settings))
         }
+        "spire" => Ok(UpstreamConfig::Spire(server_above(plugin, &data)?)),
         name if MISSING_UPSTREAM_AUTHORITIES.contains(&name) => Err(plugin.refuse(
-            "not supported by this version, which has disk; drop the block to let the cluster be its own root",
+            "not supported by this version, which has disk and spire; drop the block to let the cluster be its own root",
         )),
         _ => Err(plugin.no_such()),
     }
+}
+
+fn server_above(plugin: &Plugin<'_>, data: &Section<'_>) -> Result<SpireSettings, ConfigError> {
+    let required = |key: &str| {
+        let value = data.string(key)?;
+        value.ok_or_else(|| plugin.refuse(format!("{key} is required")))
+    };
+    let server_address = required("server_address")?;
+    let port = required("server_port")?;
+    let server_port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+        data.refuse("server_port", format!("{port:?} is no port; choose between 1 and 65535"))
+    })?;
+    let workload_api_socket = required("workload_api_socket")?.into();
+    if let Some(experimental) = data.section("experimental")? {
+        for key in ["workload_api_named_pipe_name", "require_pq_kem"] {
+            let off = key == "require_pq_kem" && experimental.bool(key)? == Some(false);
+            if experimental.has(key) && !off {
+                return Err(experimental.refuse(key, "not supported by this version: drop the key"));
+            }
+        }
+    }
+    Ok(SpireSettings { server_address, server_port, workload_api_socket })
 }
 
 fn node_attestor(plugin: &Plugin<'_>) -> Result<AttestorConfig, ConfigError> {

@@ -6,7 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
+
 use super::disk::DiskError;
+use super::spire::SpireError;
 
 /// Someone who signs CA certificates for this cluster.
 #[tonic::async_trait]
@@ -16,6 +19,24 @@ pub trait UpstreamAuthority: fmt::Debug + Send + Sync {
 
     /// Has a CA certificate signed for a request in DER. The lifetime is a wish.
     async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError>;
+
+    /// Publishes a JWT key above, and tells all that are published there. `None`: it publishes none.
+    async fn publish_jwt_key(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError>;
+
+    /// What is published above now. `None`: it says so with a certificate alone.
+    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError>;
+}
+
+/// What an upstream authority publishes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTrust {
+    /// Its roots, with their taints.
+    pub x509_authorities: Vec<X509Authority>,
+    /// JWT keys: its own and those that were published there.
+    pub jwt_authorities: Vec<JwtAuthority>,
 }
 
 /// A CA certificate as it was signed.
@@ -33,6 +54,9 @@ pub enum UpstreamError {
     /// The files cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The server above cannot be reached, or refuses.
+    #[error(transparent)]
+    Spire(#[from] SpireError),
     /// It did not answer in time.
     #[error("upstream authority did not answer within {0:?}")]
     Timeout(Duration),

@@ -3,13 +3,14 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use steeple_spiffe_core::bundle::JwtAuthority;
 use steeple_spiffe_core::signer::{LocalSigner, Signer as _};
 use steeple_spiffe_core::svid::x509::{
     DownstreamSubject, DownstreamTemplate, IssuerIdentity, self_signed_ca, sign_downstream_ca,
 };
 use steeple_spiffe_core::{CertificateRequest, KeyType, Timestamp, TrustDomain};
 
-use super::authority::{MintedCa, UpstreamAuthority, UpstreamError};
+use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
 
 /// What the fake does next.
 #[derive(Clone, Debug)]
@@ -31,10 +32,12 @@ pub(crate) enum Mood {
 pub(crate) struct Fake {
     signer: LocalSigner,
     issuer: IssuerIdentity,
-    intermediate: Vec<u8>,
+    pub(crate) intermediate: Vec<u8>,
     pub(crate) root: Vec<u8>,
     start: Timestamp,
     mood: Mutex<Mood>,
+    /// What it publishes; `None`: it does not say.
+    pub(crate) trust: Mutex<Option<UpstreamTrust>>,
 }
 
 impl Fake {
@@ -55,7 +58,8 @@ impl Fake {
         let above = IssuerIdentity::from_certificate(&root).unwrap();
         let intermediate = sign_downstream_ca(&above, &root_key, &template).unwrap();
         let issuer = IssuerIdentity::from_certificate(&intermediate).unwrap();
-        Self { signer, issuer, intermediate, root, start, mood: Mutex::new(mood) }
+        let (mood, trust) = (Mutex::new(mood), Mutex::new(None));
+        Self { signer, issuer, intermediate, root, start, mood, trust }
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -98,5 +102,23 @@ impl UpstreamAuthority for Fake {
         };
         change(&mut minted);
         Ok(minted)
+    }
+
+    async fn publish_jwt_key(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
+        if let Mood::Fails = *self.mood.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(UpstreamError::Timeout(Duration::ZERO));
+        }
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(trust.as_mut().map(|trust| {
+            trust.jwt_authorities.push(key.clone());
+            trust.jwt_authorities.clone()
+        }))
+    }
+
+    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
+        Ok(self.trust.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }

@@ -6,12 +6,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use steeple_spiffe_core::bundle::JwtAuthority;
 use tokio::time::Instant;
 
-use super::authority::{MintedCa, UpstreamAuthority, UpstreamError};
+use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
 
 /// How long one certificate may take.
 const MINT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the publication of a key, or a look at what is published, may take (SPIRE: 5 s).
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause after the first failure, half more after each further one.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -63,6 +67,21 @@ impl Upstream {
         minted.unwrap_or(Err(UpstreamError::Timeout(MINT_TIMEOUT)))
     }
 
+    /// Publishes a JWT key above. `None`: that is not to be had.
+    pub async fn publish_jwt_key(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
+        let asked = tokio::time::timeout(ASK_TIMEOUT, self.authority.publish_jwt_key(key)).await;
+        asked.unwrap_or(Err(UpstreamError::Timeout(ASK_TIMEOUT)))
+    }
+
+    /// What is published above now. `None`: that is not to be had.
+    pub async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
+        let asked = tokio::time::timeout(ASK_TIMEOUT, self.authority.trust()).await;
+        asked.unwrap_or(Err(UpstreamError::Timeout(ASK_TIMEOUT)))
+    }
+
     /// Remembers how an attempt ended, its certificate's checks included.
     pub fn note(&self, succeeded: bool) {
         let mut pause = self.lock();
@@ -96,6 +115,17 @@ mod tests {
         async fn mint(&self, _: &[u8], _: Duration) -> Result<MintedCa, UpstreamError> {
             std::future::pending().await
         }
+
+        async fn publish_jwt_key(
+            &self,
+            _: &JwtAuthority,
+        ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
+            std::future::pending().await
+        }
+
+        async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
+            std::future::pending().await
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -103,6 +133,8 @@ mod tests {
         let upstream = Upstream::new(Arc::new(Silent));
         let error = upstream.mint(&[], Duration::ZERO).await.unwrap_err();
         assert!(matches!(error, UpstreamError::Timeout(MINT_TIMEOUT)), "{error:?}");
+        let error = upstream.trust().await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Timeout(ASK_TIMEOUT)), "{error:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
     LocalAuthorityService, SvidService, TrustDomainService,
 };
-use crate::upstream::{Disk, DiskError, Upstream, UpstreamAuthority};
+use crate::upstream::{Disk, DiskError, Spire, Upstream, UpstreamAuthority};
 use crate::view::Views;
 
 /// A plugin whose configuration is refused.
@@ -109,6 +109,11 @@ pub(super) fn upstream(config: &Config, world: &World) -> Result<Option<Upstream
             let plugin = || "UpstreamAuthority \"disk\"".to_owned();
             Arc::new(disk.map_err(|error| PluginError { plugin: plugin(), source: error.into() })?)
         }
+        UpstreamConfig::Spire(settings) => Arc::new(Spire::new(
+            settings.clone(),
+            config.server.trust_domain.clone(),
+            Arc::clone(&world.clock),
+        )),
     };
     Ok(Some(Upstream::new(authority)))
 }

@@ -15,6 +15,7 @@ mod bundles;
 mod crashes;
 mod growing;
 mod membership;
+mod nesting;
 mod power_cut;
 mod registry;
 mod relationships;

@@ -82,7 +82,11 @@ fn certificates(path: &Path) -> Vec<Vec<u8>> {
 }
 
 /// An SVID that a member mints, as its chain.
-fn mint(cluster: &Cluster, member: usize, folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+pub(crate) fn mint(
+    cluster: &Cluster,
+    member: usize,
+    folder: &Path,
+) -> anyhow::Result<Vec<Vec<u8>>> {
     let path = folder.to_str().unwrap();
     let words = ["x509", "mint", "-spiffeID", "spiffe://example.org/w", "-write", path];
     let output = cluster.member(member)?.cli(&words)?;
