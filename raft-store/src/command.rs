@@ -74,6 +74,16 @@ pub enum Command {
         /// The roots, in DER.
         roots: Vec<Vec<u8>>,
     },
+    /// Removes from the own bundle what has ended and is no authority of the journal: roots and keys of
+    /// others. A duty of the leader.
+    PruneBundle {
+        /// The journal revision that was seen. Compare-and-set.
+        expected_journal: u64,
+        /// Roots, in DER.
+        roots: Vec<Vec<u8>>,
+        /// Ids of JWT keys.
+        key_ids: Vec<String>,
+    },
     /// Makes a prepared authority the active one, and the active one old.
     ActivateAuthority {
         /// The journal revision the planner saw; compare-and-set.
@@ -140,8 +150,6 @@ pub enum RootChange {
     Taint,
     /// Removes tainted ones: what chains to them verifies no more.
     Revoke,
-    /// Removes those that have ended.
-    Prune,
 }
 
 /// See [`Command::AdoptAgent`].

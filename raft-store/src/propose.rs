@@ -51,6 +51,7 @@ impl Command {
             Self::InitCluster(_)
             | Self::PruneExpired(_)
             | Self::PruneAuthorities { .. }
+            | Self::PruneBundle { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             // Operators prepare and activate through any member: the journal's revision, which the
             // command compares, keeps two who would from both having their way.

@@ -124,6 +124,11 @@ impl Duties {
                 Ok(rows) => tracing::info!(rows, "Expired rows pruned"),
                 Err(error) => tracing::debug!(%error, "Could not prune expired rows"),
             }
+            match self.rotator.prune_bundle(term).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "Expired roots and keys of others pruned"),
+                Err(error) => tracing::debug!(%error, "Could not prune the bundle"),
+            }
         }
     }
 

@@ -370,6 +370,7 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::PrepareAuthority { .. }
         | Command::PrepareChained { .. }
         | Command::ChangeRoots { .. }
+        | Command::PruneBundle { .. }
         | Command::ActivateAuthority { .. }
         | Command::TaintAuthority { .. }
         | Command::RevokeAuthority { .. }

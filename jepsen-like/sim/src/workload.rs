@@ -100,6 +100,7 @@ fn name(command: &Command) -> &'static str {
         Command::PrepareAuthority { .. } => "prepare_authority",
         Command::PrepareChained { .. } => "prepare_chained",
         Command::ChangeRoots { .. } => "change_roots",
+        Command::PruneBundle { .. } => "prune_bundle",
         Command::ActivateAuthority { .. } => "activate_authority",
         Command::TaintAuthority { .. } => "taint_authority",
         Command::RevokeAuthority { .. } => "revoke_authority",

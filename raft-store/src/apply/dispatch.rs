@@ -124,6 +124,9 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::ChangeRoots { expected_journal, change, roots } => {
             roots::change(step, expected_journal, change, roots)
         }
+        Command::PruneBundle { expected_journal, roots, key_ids } => {
+            roots::prune(step, expected_journal, &roots, &key_ids)
+        }
         Command::ActivateAuthority { expected_journal, kind, id } => {
             authorities::activate(step, expected_journal, kind, &id)
         }

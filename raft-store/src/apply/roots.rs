@@ -44,7 +44,6 @@ pub(super) fn change(
             RootChange::Add => Ok(add(bundle, roots)),
             RootChange::Taint => taint(bundle, &roots),
             RootChange::Revoke => remove(bundle, &roots, |known| known.tainted),
-            RootChange::Prune => remove(bundle, &roots, |_| true),
         };
         changed.unwrap_or_else(|rejection| {
             refused = Some(rejection);
@@ -52,6 +51,50 @@ pub(super) fn change(
         })
     })?;
     Ok(refused.map_or(Ok(Outcome::Done), Err))
+}
+
+/// Removes roots and keys that are no authority of the journal. All of them or none.
+pub(super) fn prune(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    roots: &[Vec<u8>],
+    key_ids: &[String],
+) -> Verdict {
+    let journal = match journal_at(step, expected)? {
+        Ok(journal) => journal,
+        Err(rejection) => return Ok(Err(rejection)),
+    };
+    let is_own = |one: &Authority| match one.kind {
+        AuthorityKind::X509 => roots.contains(&one.public_der),
+        AuthorityKind::Jwt => key_ids.iter().any(|id| id == one.id.as_str()),
+    };
+    if let Some(own) = journal.authorities.iter().find(|one| is_own(one)) {
+        return Ok(Err(state(&own.id)));
+    }
+    let mut refused = None;
+    bundles::change_own(step, |bundle| {
+        let removed = remove(bundle, roots, |_| true);
+        let removed = removed.and_then(|_| remove_keys(bundle, key_ids));
+        removed.map_or_else(
+            |rejection| {
+                refused = Some(rejection);
+                false
+            },
+            |()| !(roots.is_empty() && key_ids.is_empty()),
+        )
+    })?;
+    let removed = u32::try_from(roots.len() + key_ids.len()).unwrap_or(u32::MAX);
+    Ok(refused.map_or(Ok(Outcome::Pruned(removed)), Err))
+}
+
+fn remove_keys(bundle: &mut Bundle, key_ids: &[String]) -> Result<(), Rejection> {
+    for id in key_ids {
+        match bundle.jwt_authorities.iter().position(|known| known.key_id == *id) {
+            Some(at) => drop(bundle.jwt_authorities.remove(at)),
+            None => return Err(state(&AuthorityId::new(id.as_str()))),
+        }
+    }
+    Ok(())
 }
 
 /// Adds what is not there; a tainted one is not added again beside itself.
@@ -105,7 +148,9 @@ mod tests {
     use crate::apply::snapshot_changes;
     use crate::apply::testing::{Registry, authority};
     use crate::change::Change;
-    use crate::command::Command;
+    use steeple_spiffe_core::bundle::JwtAuthority;
+
+    use crate::command::{AppendBundle, Command};
 
     use super::*;
 
@@ -210,10 +255,12 @@ mod tests {
         let mut registry = Registry::formed();
         prepare(&mut registry, "a", roots(&["r1", "r2"])).unwrap();
         assert!(change(&mut registry, RootChange::Taint, &["r1", "r3"]).is_err());
-        assert!(change(&mut registry, RootChange::Prune, &["r1", "r2"]).is_err());
         is(&registry, &[("r1", false), ("r2", false)]);
-        change(&mut registry, RootChange::Prune, &["r1"]).unwrap();
-        is(&registry, &[("r2", false)]);
+        change(&mut registry, RootChange::Taint, &["r1", "r2"]).unwrap();
+        assert!(change(&mut registry, RootChange::Revoke, &["r1", "r2"]).is_err());
+        is(&registry, &[("r1", true), ("r2", true)]);
+        change(&mut registry, RootChange::Revoke, &["r1"]).unwrap();
+        is(&registry, &[("r2", true)]);
 
         let stale = Command::ChangeRoots {
             expected_journal: 0,
@@ -222,5 +269,41 @@ mod tests {
         };
         let moved = Rejection::JournalMoved { expected: 0, actual: 1 };
         assert_eq!(registry.rejected(stale), moved);
+    }
+
+    #[test]
+    fn others_roots_and_keys_are_pruned_and_authorities_of_the_journal_are_not() {
+        let mut registry = Registry::formed();
+        let own = |kind, id| (authority(kind, id), id);
+        for (authority, _) in [own(AuthorityKind::X509, "own"), own(AuthorityKind::Jwt, "key")] {
+            let expected_journal = registry.journal().revision;
+            registry.accepted(Command::PrepareAuthority { expected_journal, authority });
+        }
+        let key = |key_id: &str| JwtAuthority {
+            key_id: key_id.to_owned(),
+            public_key_der: vec![1],
+            expires_at: None,
+            tainted: false,
+        };
+        change(&mut registry, RootChange::Add, &["r1", "r2"]).unwrap();
+        registry.accepted(Command::AppendBundle(AppendBundle {
+            x509_authorities: Vec::new(),
+            jwt_authorities: vec![key("k1"), key("k2")],
+        }));
+        let mut prune = |names: &[&str], ids: &[&str]| {
+            let expected_journal = registry.journal().revision;
+            let key_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+            let roots = roots(names);
+            registry.run(Command::PruneBundle { expected_journal, roots, key_ids }).outcome
+        };
+        let state = |id: &str| Err(Rejection::AuthorityState(id.to_owned()));
+        assert_eq!(prune(&["r1", "own"], &[]), state("own"));
+        assert_eq!(prune(&["r1"], &["k1", "key"]), state("key"));
+        assert_eq!(prune(&["r1"], &["k3"]), state("k3"));
+        assert_eq!(prune(&["r1"], &["k1"]), Ok(Outcome::Pruned(2)));
+        is(&registry, &[("own", false), ("r2", false)]);
+        let left: Vec<_> =
+            bundle(&registry).jwt_authorities.iter().map(|key| key.key_id.clone()).collect();
+        assert_eq!(left, ["key", "k2"]);
     }
 }

@@ -50,7 +50,6 @@ pub(super) fn change_roots_to_pb(
         RootChange::Add => RootChangePb::Add,
         RootChange::Taint => RootChangePb::Taint,
         RootChange::Revoke => RootChangePb::Revoke,
-        RootChange::Prune => RootChangePb::Prune,
     };
     pb::store::ChangeRoots { expected_journal, change: change.into(), roots: roots.to_vec() }
 }
@@ -60,7 +59,6 @@ pub(super) fn change_roots_from_pb(message: pb::store::ChangeRoots) -> Result<Co
         RootChangePb::Add => RootChange::Add,
         RootChangePb::Taint => RootChange::Taint,
         RootChangePb::Revoke => RootChange::Revoke,
-        RootChangePb::Prune => RootChange::Prune,
         RootChangePb::Unspecified => {
             return Err(CodecError::new("change of roots", message.change));
         }

@@ -1,5 +1,6 @@
 //! Commands.
 
+use steeple_spiffe_core::SpiffeId;
 use steeple_spiffe_core::time::Timestamp;
 
 use crate::codec::authorities::{
@@ -46,14 +47,9 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::CreateJoinToken(create) => Kind::CreateJoinToken(token_to_pb(create)),
         Command::AdmitAgent(admit) => Kind::AdmitAgent(admit_to_pb(admit)),
         Command::SetPendingSerial(set) => Kind::SetPendingSerial(set_pending_to_pb(set)),
-        Command::PromoteSerial(promote) => Kind::PromoteSerial(pb::store::PromoteSerial {
-            agent_id: promote.agent_id.to_string(),
-            seen: Some(serials_to_pb(&promote.seen)),
-        }),
-        Command::BanAgent(id) => Kind::BanAgent(pb::store::AgentName { agent_id: id.to_string() }),
-        Command::DeleteAgent(id) => {
-            Kind::DeleteAgent(pb::store::AgentName { agent_id: id.to_string() })
-        }
+        Command::PromoteSerial(promote) => Kind::PromoteSerial(promote_to_pb(promote)),
+        Command::BanAgent(id) => Kind::BanAgent(name_to_pb(id)),
+        Command::DeleteAgent(id) => Kind::DeleteAgent(name_to_pb(id)),
         Command::SetAgentVersion { agent_id, version } => {
             Kind::SetAgentVersion(pb::store::SetAgentVersion {
                 agent_id: agent_id.to_string(),
@@ -69,6 +65,9 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         }
         Command::ChangeRoots { expected_journal, change, roots } => {
             Kind::ChangeRoots(change_roots_to_pb(*expected_journal, *change, roots))
+        }
+        Command::PruneBundle { expected_journal, roots, key_ids } => {
+            Kind::PruneBundle(prune_bundle_to_pb(*expected_journal, roots, key_ids))
         }
         Command::ActivateAuthority { expected_journal, kind, id } => {
             Kind::ActivateAuthority(activate_authority_to_pb(*expected_journal, *kind, id))
@@ -141,14 +140,13 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             agent_id: spiffe_id_from_pb(&set.agent_id)?,
             version: set.version,
         },
-        Kind::PruneExpired(prune) => Command::PruneExpired(PruneExpired {
-            agents_expired_for_s: prune.agents_expired_for_s,
-            include_non_reattestable: prune.include_non_reattestable,
-            limit: prune.limit,
-        }),
+        Kind::PruneExpired(prune) => Command::PruneExpired(prune_from_pb(prune)),
         Kind::PrepareAuthority(prepare) => prepare_authority_from_pb(prepare)?,
         Kind::PrepareChained(prepare) => prepare_chained_from_pb(prepare)?,
         Kind::ChangeRoots(change) => change_roots_from_pb(change)?,
+        Kind::PruneBundle(pb::store::PruneBundle { expected_journal, roots, key_ids }) => {
+            Command::PruneBundle { expected_journal, roots, key_ids }
+        }
         Kind::ActivateAuthority(activate) => activate_authority_from_pb(activate)?,
         Kind::TaintAuthority(taint) => {
             let (expected_journal, kind, id) = authority_step_from_pb(taint)?;
@@ -250,9 +248,34 @@ fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
     }
 }
 
+fn promote_to_pb(promote: &PromoteSerial) -> pb::store::PromoteSerial {
+    pb::store::PromoteSerial {
+        agent_id: promote.agent_id.to_string(),
+        seen: Some(serials_to_pb(&promote.seen)),
+    }
+}
+
+fn name_to_pb(agent_id: &SpiffeId) -> pb::store::AgentName {
+    pb::store::AgentName { agent_id: agent_id.to_string() }
+}
+
+fn prune_bundle_to_pb(
+    expected_journal: u64,
+    roots: &[Vec<u8>],
+    key_ids: &[String],
+) -> pb::store::PruneBundle {
+    let (roots, key_ids) = (roots.to_vec(), key_ids.to_vec());
+    pb::store::PruneBundle { expected_journal, roots, key_ids }
+}
+
 fn prune_to_pb(prune: &PruneExpired) -> pb::store::PruneExpired {
     let PruneExpired { agents_expired_for_s, include_non_reattestable, limit } = *prune;
     pb::store::PruneExpired { agents_expired_for_s, include_non_reattestable, limit }
+}
+
+fn prune_from_pb(prune: pb::store::PruneExpired) -> PruneExpired {
+    let pb::store::PruneExpired { agents_expired_for_s, include_non_reattestable, limit } = prune;
+    PruneExpired { agents_expired_for_s, include_non_reattestable, limit }
 }
 
 fn set_pending_to_pb(set: &SetPendingSerial) -> pb::store::SetPendingSerial {

@@ -222,7 +222,14 @@ fn duties() -> Vec<(&'static str, Command)> {
         ("add_roots", change_roots(RootChange::Add)),
         ("taint_roots", change_roots(RootChange::Taint)),
         ("revoke_roots", change_roots(RootChange::Revoke)),
-        ("prune_roots", change_roots(RootChange::Prune)),
+        (
+            "prune_bundle",
+            Command::PruneBundle {
+                expected_journal: 11,
+                roots: vec![vec![0x30, 1]],
+                key_ids: vec!["k1".to_owned(), "k2".to_owned()],
+            },
+        ),
         (
             "activate_authority",
             Command::ActivateAuthority {

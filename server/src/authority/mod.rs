@@ -5,6 +5,7 @@
 //! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
 //! services.
 
+mod bundle_prune;
 mod chained;
 mod issuer;
 mod mint;

@@ -51,7 +51,7 @@ const fn words(change: RootChange) -> Words {
             failed: "failed to revoke X.509 upstream authority",
             gone: "no root CA found with provided subject key ID",
         },
-        RootChange::Add | RootChange::Taint | RootChange::Prune => Words {
+        RootChange::Add | RootChange::Taint => Words {
             invalid: "provided subject key id is not valid",
             failed: "failed to taint upstream authority",
             gone: "no ca found with provided subject key ID",
@@ -106,7 +106,7 @@ pub(super) fn roots_to(
         RootChange::Revoke if roots.iter().any(|root| !root.tainted) => {
             Err(refused(&"it is not possible to revoke an untainted root CA"))
         }
-        RootChange::Add | RootChange::Taint | RootChange::Revoke | RootChange::Prune => {
+        RootChange::Add | RootChange::Taint | RootChange::Revoke => {
             Ok(roots.into_iter().map(|root| root.certificate_der.clone()).collect())
         }
     }
