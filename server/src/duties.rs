@@ -215,7 +215,7 @@ fn pruned_rows(applied: &Applied) -> u32 {
 mod tests {
 
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
-    use steeple_raft_store::{Change, MemoryDisk, RequestId, Storage};
+    use steeple_raft_store::{Change, FEATURE_LEVEL_MAX, MemoryDisk, RequestId, Storage};
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{
@@ -243,8 +243,13 @@ mod tests {
 
     impl Bench {
         async fn start() -> Self {
+            Self::at_level(FEATURE_LEVEL_MAX).await
+        }
+
+        async fn at_level(feature_level_max: u32) -> Self {
             let clock = Arc::new(FixedClock::new(START));
-            let config = testing::config(std::path::PathBuf::new());
+            let mut config = testing::config(std::path::PathBuf::new());
+            config.tuning.feature_level_max = feature_level_max;
             let (keys, trust_domain) = (Arc::clone(&config.keys), config.trust_domain.clone());
             let random = Arc::new(SystemRandom);
             let storage = Storage::Memory(MemoryDisk::new());
@@ -353,6 +358,16 @@ mod tests {
         let keys = bench.names(AuthorityKind::Jwt);
         assert_eq!(keys.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Active, Prepared]);
         assert!(bench.issuer.ready());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn below_the_feature_level_for_it_an_upstream_authority_is_not_even_asked() {
+        let mut bench = Bench::at_level(4).await;
+        let fake = Arc::new(Fake::new(START, Mood::Fails));
+        bench.rotator.minter.upstream = Some(Upstream::new(fake));
+        let error = bench.rotator.round(bench.term()).await.unwrap_err();
+        let needs = RotateError::Mint(MintError::NeedsLevel { needs: 5, level: 4 });
+        assert_eq!(format!("{error:?}"), format!("{needs:?}"));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,6 +58,17 @@ pub enum MintError {
         #[source]
         source: UpstreamError,
     },
+    /// The cluster cannot publish what an upstream authority signs.
+    #[error(
+        "an upstream authority needs feature level {needs}, the cluster is at {level}: finalize the \
+         upgrade (spire-server cluster upgrade finalize)"
+    )]
+    NeedsLevel {
+        /// What is needed.
+        needs: u32,
+        /// What there is.
+        level: u32,
+    },
     /// What the upstream authority signed would end before what signs now.
     #[error(
         "upstream authority signs nothing that ends after {ends}, when the present authority ends \

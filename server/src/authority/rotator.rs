@@ -37,6 +37,9 @@ const LAG_MAX: u64 = 1_000;
 /// bundle's refresh hint (5 min). `max_staleness` comes on top.
 const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
 
+/// The feature level from which on authorities below an upstream authority can be published.
+const UPSTREAM_LEVEL: u32 = 5;
+
 /// Why a round ended early. All are tried again at the next one.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
@@ -99,7 +102,9 @@ impl Rotator {
             let may_wait = step == Step::Prepare(AuthorityKind::X509);
             match self.carry_out(step, journal.revision, term, now).await {
                 Err(error @ RotateError::Mint(_)) if may_wait => unsigned = Some(error),
-                done => done?,
+                // Of two errors the first is told: without an authority of its kind nothing verifies.
+                Err(error) => return Err(unsigned.unwrap_or(error)),
+                Ok(()) => {}
             }
         }
         unsigned.map_or(Ok(()), Err)
@@ -129,10 +134,16 @@ impl Rotator {
     }
 
     async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Minted, RotateError> {
-        let cluster_id = self.views.cluster().ok_or(RotateError::NotFormed)?.cluster_id;
+        let cluster = self.views.cluster().ok_or(RotateError::NotFormed)?;
+        let below = kind == AuthorityKind::X509 && self.minter.upstream.is_some();
+        if below && cluster.feature_level < UPSTREAM_LEVEL {
+            // Found out now: what the upstream authority signs could not be published.
+            let level = cluster.feature_level;
+            return Err(MintError::NeedsLevel { needs: UPSTREAM_LEVEL, level }.into());
+        }
         let journal = self.views.journal();
         let active = Slots::of(&journal, kind).current;
-        Ok(self.minter.mint_successor(kind, cluster_id, now, active).await?)
+        Ok(self.minter.mint_successor(kind, cluster.cluster_id, now, active).await?)
     }
 
     pub(super) async fn follow(&self, revision: Revision) -> Result<(), RotateError> {
