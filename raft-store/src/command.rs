@@ -55,6 +55,35 @@ pub enum Command {
         /// The authority, with status `Prepared`.
         authority: Box<Authority>,
     },
+    /// As [`Command::PrepareAuthority`], for an X.509 authority that an upstream authority has signed:
+    /// the bundle gets the upstream roots instead of the certificate.
+    PrepareChained {
+        /// The journal revision the planner saw; compare-and-set.
+        expected_journal: u64,
+        /// The authority, with status `Prepared`.
+        authority: Box<Authority>,
+        /// The roots that it chains to, in DER.
+        roots: Vec<Vec<u8>>,
+    },
+    /// Changes roots of an upstream authority in the bundle. The journal stays as it is.
+    ChangeRoots {
+        /// The journal revision that was seen: no authority was activated since. Compare-and-set.
+        expected_journal: u64,
+        /// What is done with them.
+        change: RootChange,
+        /// The roots, in DER.
+        roots: Vec<Vec<u8>>,
+    },
+    /// Removes from the own bundle what has ended and is no authority of the journal: roots and keys of
+    /// others. A duty of the leader.
+    PruneBundle {
+        /// The journal revision that was seen. Compare-and-set.
+        expected_journal: u64,
+        /// Roots, in DER.
+        roots: Vec<Vec<u8>>,
+        /// Ids of JWT keys.
+        key_ids: Vec<String>,
+    },
     /// Makes a prepared authority the active one, and the active one old.
     ActivateAuthority {
         /// The journal revision the planner saw; compare-and-set.
@@ -134,6 +163,17 @@ pub struct ResealAuthority {
     pub seen_nonce: Vec<u8>,
     /// The new sealing.
     pub sealed_key: SealedKey,
+}
+
+/// What [`Command::ChangeRoots`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootChange {
+    /// Adds those that are not there, tainted or not.
+    Add,
+    /// Marks them as tainted: what chains to them is to be replaced. None may be marked already.
+    Taint,
+    /// Removes tainted ones: what chains to them verifies no more.
+    Revoke,
 }
 
 /// See [`Command::AdoptAgent`].

@@ -35,7 +35,11 @@ impl Command {
             | Self::DecideAgents(_) => 2,
             Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
             Self::TaintAuthority { .. } | Self::RevokeAuthority { .. } => 4,
-            Self::MoveClusterKey { .. } | Self::ResealAuthority(_) => 5,
+            Self::MoveClusterKey { .. }
+            | Self::ResealAuthority(_)
+            | Self::PrepareChained { .. }
+            | Self::ChangeRoots { .. }
+            | Self::PruneBundle { .. } => 5,
         }
     }
 }
@@ -48,5 +52,5 @@ impl Command {
 /// | 2 | the rolling state hash; bundles of other trust domains; agents after a restore |
 /// | 3 | federation relationships |
 /// | 4 | taint and revoke of authorities |
-/// | 5 | another cluster key |
+/// | 5 | another cluster key; authorities below an upstream authority, its roots; pruning of others' roots and keys |
 pub const FEATURE_LEVEL_MAX: u32 = 5;

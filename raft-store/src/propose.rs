@@ -52,10 +52,13 @@ impl Command {
             | Self::PruneExpired(_)
             | Self::PruneAuthorities { .. }
             | Self::ResealAuthority(_)
+            | Self::PruneBundle { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             // Operators prepare and activate through any member: the journal's revision, which the
             // command compares, keeps two who would from both having their way.
             Self::PrepareAuthority { .. }
+            | Self::PrepareChained { .. }
+            | Self::ChangeRoots { .. }
             | Self::ActivateAuthority { .. }
             | Self::TaintAuthority { .. }
             | Self::RevokeAuthority { .. }

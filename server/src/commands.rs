@@ -106,8 +106,8 @@ fn validate(words: Vec<String>) -> i32 {
 
 /// What the plugins say of their configuration.
 fn plugin_notes(config: &Config) -> Vec<(String, String)> {
-    match wiring::attestors_for_validation(config) {
-        Ok(_) => Vec::new(),
+    match wiring::check_plugins(config) {
+        Ok(()) => Vec::new(),
         Err(error) => {
             vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))]
         }

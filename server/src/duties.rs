@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{MintError, Rekeyer, RotateError, Rotator};
 use crate::snapshots::Schedule;
+use crate::upstream::UpstreamError;
 use crate::view::Views;
 
 /// How often rotation is considered (SPIRE: 10 s). A change of the journal is looked at once.
@@ -99,7 +100,8 @@ impl Duties {
                 schedule.lead().await;
             }
         };
-        tokio::join!(self.rotate(term), self.rekey(term), self.prune(term), snapshots);
+        let upstream = self.rotator.follow_upstream(term);
+        tokio::join!(self.rotate(term), self.rekey(term), self.prune(term), upstream, snapshots);
     }
 
     async fn rotate(&self, term: u64) {
@@ -148,6 +150,11 @@ impl Duties {
                 Ok(rows) => tracing::info!(rows, "Expired rows pruned"),
                 Err(error) => tracing::debug!(%error, "Could not prune expired rows"),
             }
+            match self.rotator.prune_bundle(term).await {
+                Ok(0) => {}
+                Ok(count) => tracing::info!(count, "Expired roots and keys of others pruned"),
+                Err(error) => tracing::debug!(%error, "Could not prune the bundle"),
+            }
         }
     }
 
@@ -184,7 +191,10 @@ fn report(error: &RotateError) {
         RotateError::Unavailable(_)
         | RotateError::ViewsBehind(_)
         | RotateError::NotFormed
-        | RotateError::Mint(MintError::ShuttingDown)
+        | RotateError::StillTainted
+        | RotateError::Mint(
+            MintError::ShuttingDown | MintError::Upstream { source: UpstreamError::Paused(_), .. },
+        )
         | RotateError::Propose(_)
         | RotateError::Rejected(_) => false,
         RotateError::Mint(_) => true,
@@ -235,7 +245,8 @@ mod tests {
     use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{
-        Change, ClusterId, ClusterKeys, MemoryDisk, Rejection, RequestId, Storage,
+        Change, ClusterId, ClusterKeys, FEATURE_LEVEL_MAX, MemoryDisk, Rejection, RequestId,
+        Storage,
     };
     use steeple_spiffe_core::authority::Authority;
     use steeple_spiffe_core::random::SystemRandom;
@@ -249,6 +260,8 @@ mod tests {
     use crate::authority::evidence::Survey;
     use crate::authority::{AuthorityPolicy, Issuer, Minter, RekeyError, X509Params};
     use crate::keys::KeyRing;
+    use crate::upstream::Upstream;
+    use crate::upstream::fake::{Fake, Mood};
     use crate::view::EntryFilter;
 
     const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
@@ -265,8 +278,13 @@ mod tests {
 
     impl Bench {
         async fn start() -> Self {
+            Self::at_level(FEATURE_LEVEL_MAX).await
+        }
+
+        async fn at_level(feature_level_max: u32) -> Self {
             let clock = Arc::new(FixedClock::new(START));
-            let config = testing::config(std::path::PathBuf::new());
+            let mut config = testing::config(std::path::PathBuf::new());
+            config.tuning.feature_level_max = feature_level_max;
             let (keys, trust_domain) = (Arc::clone(&config.keys), config.trust_domain.clone());
             let random = Arc::new(SystemRandom);
             let storage = Storage::Memory(MemoryDisk::new());
@@ -298,7 +316,7 @@ mod tests {
                 survey,
                 handle: store.handle.clone(),
                 views: views.clone(),
-                minter: Minter { trust_domain, policy, keys, random },
+                minter: Minter { trust_domain, policy, keys, random, upstream: None },
                 clock: Arc::<FixedClock>::clone(&clock),
             };
             Self { clock, store, views, issuer, rotator, stop }
@@ -381,6 +399,40 @@ mod tests {
             bench.rotator.survey.clone(),
         );
         svid.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upstream_authority_that_fails_holds_up_no_jwt_key_and_the_present_one_signs_on() {
+        use AuthorityStatus::{Active, Prepared};
+        let mut bench = Bench::start().await;
+        let day = Duration::from_secs(24 * 3600);
+        let fake = Arc::new(Fake::new(START, Mood::Signs(day)));
+        bench.rotator.minter.upstream = Some(Upstream::new(Arc::<Fake>::clone(&fake)));
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [Active]);
+        let trust_domain = bench.rotator.minter.trust_domain.clone();
+        let bundle = bench.views.bundle(&trust_domain).unwrap();
+        assert_eq!(bundle.x509_authorities[0].certificate_der, fake.root);
+        assert_eq!(bundle.x509_authorities.len(), 1, "not the authority's own certificate");
+
+        fake.set(Mood::Lies(|minted| minted.roots.clear()));
+        bench.clock.advance(day / 2 + Duration::from_secs(1));
+        let error = bench.rotator.round(bench.term()).await.unwrap_err();
+        assert!(matches!(error, RotateError::Mint(MintError::Unchained(_))), "{error:?}");
+        assert_eq!(bench.statuses(), [Active], "nothing that does not chain is published");
+        let keys = bench.names(AuthorityKind::Jwt);
+        assert_eq!(keys.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [Active, Prepared]);
+        assert!(bench.issuer.ready());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn below_the_feature_level_for_it_an_upstream_authority_is_not_even_asked() {
+        let mut bench = Bench::at_level(4).await;
+        let fake = Arc::new(Fake::new(START, Mood::Fails));
+        bench.rotator.minter.upstream = Some(Upstream::new(fake));
+        let error = bench.rotator.round(bench.term()).await.unwrap_err();
+        let needs = RotateError::Mint(MintError::NeedsLevel { needs: 5, level: 4 });
+        assert_eq!(format!("{error:?}"), format!("{needs:?}"));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

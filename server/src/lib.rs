@@ -30,5 +30,6 @@ pub mod service;
 pub mod shutdown;
 pub mod snapshots;
 pub mod status;
+pub mod upstream;
 pub mod view;
 pub mod wiring;

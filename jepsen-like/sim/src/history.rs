@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use steeple_checker::history as h;
 use steeple_checker::{Requirements, Settings, Verdict, check};
-use steeple_raft_store::command::{RelationshipMode, WriteRelationships};
+use steeple_raft_store::command::{AdmitAgent, RelationshipMode, WriteRelationships};
 use steeple_raft_store::{
     Applied, Change, Command, EntryOutcome, Outcome, Rejection, RelationshipOutcome,
 };
@@ -312,6 +312,20 @@ fn write_relationships(write: &WriteRelationships) -> h::Operation {
     }
 }
 
+fn admission(admit: &AdmitAgent, number: u64) -> h::Admission {
+    h::Admission {
+        token: admit.token.clone(),
+        agent_id: admit.agent_id.to_string(),
+        attestation_type: admit.attestation_type.clone(),
+        serial: admit.serial.to_string(),
+        not_after_ms: Some(admit.not_after.unix_ms()),
+        selectors: selectors(&admit.selectors),
+        can_reattest: admit.can_reattest,
+        seen: admit.seen.as_ref().map_or(h::Seen::Absent, seen),
+        public_key: format!("key{number}"),
+    }
+}
+
 fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
     Some(match command {
         Command::CreateEntries(entries) => {
@@ -328,17 +342,7 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
             expires_at_ms: create.expires_at.unix_ms(),
             alias: create.alias.as_ref().map(|alias| entry(alias)),
         }),
-        Command::AdmitAgent(admit) => h::Operation::AdmitAgent(h::Admission {
-            token: admit.token.clone(),
-            agent_id: admit.agent_id.to_string(),
-            attestation_type: admit.attestation_type.clone(),
-            serial: admit.serial.to_string(),
-            not_after_ms: Some(admit.not_after.unix_ms()),
-            selectors: selectors(&admit.selectors),
-            can_reattest: admit.can_reattest,
-            seen: admit.seen.as_ref().map_or(h::Seen::Absent, seen),
-            public_key: format!("key{number}"),
-        }),
+        Command::AdmitAgent(admit) => h::Operation::AdmitAgent(admission(admit, number)),
         Command::SetPendingSerial(set) => h::Operation::SetPendingSerial {
             agent_id: set.agent_id.to_string(),
             seen: seen(&set.seen),
@@ -368,6 +372,9 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         }
         Command::InitCluster(_)
         | Command::PrepareAuthority { .. }
+        | Command::PrepareChained { .. }
+        | Command::ChangeRoots { .. }
+        | Command::PruneBundle { .. }
         | Command::ActivateAuthority { .. }
         | Command::TaintAuthority { .. }
         | Command::RevokeAuthority { .. }

@@ -23,7 +23,18 @@ use crate::limits::AUTHORITIES_MAX;
 use crate::outcome::{Outcome, Rejection};
 use crate::pb;
 
-pub(super) fn prepare(step: &mut Step<'_, '_>, expected: u64, mut authority: Authority) -> Verdict {
+pub(super) fn prepare(step: &mut Step<'_, '_>, expected: u64, authority: Authority) -> Verdict {
+    prepare_with(step, expected, authority, publish)
+}
+
+/// Adds an authority to the journal. `publish` makes what it signs verify: it changes the bundle, and
+/// says whether it did.
+pub(super) fn prepare_with(
+    step: &mut Step<'_, '_>,
+    expected: u64,
+    mut authority: Authority,
+    publish: impl FnOnce(&mut Bundle, &Authority) -> bool,
+) -> Verdict {
     let mut journal = match journal_at(step, expected)? {
         Ok(journal) => journal,
         Err(rejection) => return Ok(Err(rejection)),
@@ -187,7 +198,8 @@ pub(super) fn prune(
     Ok(Ok(Outcome::Pruned(removed)))
 }
 
-fn journal_at(
+/// The journal, if it is at the revision that the planner saw.
+pub(super) fn journal_at(
     step: &Step<'_, '_>,
     expected: u64,
 ) -> Result<Result<Journal, Rejection>, TableError> {
@@ -217,7 +229,7 @@ fn position(journal: &Journal, kind: AuthorityKind, id: &AuthorityId) -> Option<
     journal.authorities.iter().position(|a| a.kind == kind && a.id == *id)
 }
 
-fn state(id: &AuthorityId) -> Rejection {
+pub(super) fn state(id: &AuthorityId) -> Rejection {
     Rejection::AuthorityState(id.as_str().to_owned())
 }
 

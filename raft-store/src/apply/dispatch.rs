@@ -9,7 +9,7 @@ use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
 use crate::apply::{
     adoption, agents, authorities, bundles, cluster, entries, prune, relationships, requests,
-    state_hash, tokens,
+    roots, state_hash, tokens,
 };
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
@@ -117,6 +117,15 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::PruneExpired(how) => prune::expired(step, &how),
         Command::PrepareAuthority { expected_journal, authority } => {
             authorities::prepare(step, expected_journal, *authority)
+        }
+        Command::PrepareChained { expected_journal, authority, roots } => {
+            roots::prepare(step, expected_journal, *authority, roots)
+        }
+        Command::ChangeRoots { expected_journal, change, roots } => {
+            roots::change(step, expected_journal, change, roots)
+        }
+        Command::PruneBundle { expected_journal, roots, key_ids } => {
+            roots::prune(step, expected_journal, &roots, &key_ids)
         }
         Command::ActivateAuthority { expected_journal, kind, id } => {
             authorities::activate(step, expected_journal, kind, &id)

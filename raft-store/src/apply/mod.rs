@@ -25,6 +25,7 @@ mod reading;
 mod relationship_tests;
 mod relationships;
 mod requests;
+mod roots;
 mod state_hash;
 mod step;
 mod table;

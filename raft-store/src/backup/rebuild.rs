@@ -27,6 +27,7 @@ use crate::backup::folder::Site;
 use crate::backup::sealing::Opener;
 use crate::change::ClusterState;
 use crate::config::Config;
+use crate::error::OpenError;
 use crate::ids::{ClusterId, MemberId};
 use crate::pb;
 use crate::raft::Entry;
@@ -129,7 +130,7 @@ pub fn restore(
         key_id: origin.key_id.clone(),
         held: keys.ids().join(", "),
     })?;
-    let above = epoch_in_place(&ask.config.data_dir, origin.cluster_id);
+    let above = epoch_in_place(&ask.config.data_dir, origin.cluster_id)?;
     let site = Site::prepare(&ask.config.data_dir)?;
     let engine = site.open()?;
     let made = (|| {
@@ -267,15 +268,18 @@ fn check_survivor(ask: &Rebuild<'_>, old: &Engine) -> Result<String, RebuildErro
 
 /// The epoch of the registry whose place a restored one takes, if it is of the same cluster and can be
 /// read; zero otherwise. The cluster may have begun more epochs than the snapshot knows.
-fn epoch_in_place(place: &Path, cluster: ClusterId) -> u32 {
+fn epoch_in_place(place: &Path, cluster: ClusterId) -> Result<u32, RebuildError> {
     if !place.join("STEEPLE").exists() {
-        return 0;
+        return Ok(0);
     }
-    let found = rocks::open(place).ok().and_then(|old| {
-        let found = crate::apply::read_cluster(old.tables.as_ref()).ok().flatten()?;
-        (found.cluster_id == cluster).then_some(found.epoch)
-    });
-    found.unwrap_or(0)
+    let old = match rocks::open(place) {
+        Ok(old) => old,
+        Err(error @ OpenError::Locked { .. }) => return Err(error.into()),
+        // Damaged: what a restore is for.
+        Err(_) => return Ok(0),
+    };
+    let found = crate::apply::read_cluster(old.tables.as_ref()).ok().flatten();
+    Ok(found.filter(|found| found.cluster_id == cluster).map_or(0, |found| found.epoch))
 }
 
 fn load(tables: &dyn Tables, mut opener: Opener<'_>) -> Result<(), RebuildError> {

@@ -6,8 +6,9 @@ use crate::codec::{
     CodecError, authority_from_pb, authority_to_pb, kind_from_pb, kind_to_pb, sealed_key_from_pb,
     sealed_key_to_pb,
 };
-use crate::command::{Command, ResealAuthority};
+use crate::command::{Command, ResealAuthority, RootChange};
 use crate::pb;
+use crate::pb::store::change_roots::Change as RootChangePb;
 
 pub(super) fn prepare_authority_to_pb(
     expected_journal: u64,
@@ -23,6 +24,50 @@ pub(super) fn prepare_authority_from_pb(
     let authority = prepare.authority.ok_or_else(|| CodecError::missing("authority"))?;
     let authority = Box::new(authority_from_pb(authority)?);
     Ok(Command::PrepareAuthority { expected_journal: prepare.expected_journal, authority })
+}
+
+pub(super) fn prepare_chained_to_pb(
+    expected_journal: u64,
+    authority: &Authority,
+    roots: &[Vec<u8>],
+) -> pb::store::PrepareChained {
+    let (authority, roots) = (Some(authority_to_pb(authority)), roots.to_vec());
+    pb::store::PrepareChained { expected_journal, authority, roots }
+}
+
+pub(super) fn prepare_chained_from_pb(
+    prepare: pb::store::PrepareChained,
+) -> Result<Command, CodecError> {
+    let authority = prepare.authority.ok_or_else(|| CodecError::missing("authority"))?;
+    let authority = Box::new(authority_from_pb(authority)?);
+    let (expected_journal, roots) = (prepare.expected_journal, prepare.roots);
+    Ok(Command::PrepareChained { expected_journal, authority, roots })
+}
+
+pub(super) fn change_roots_to_pb(
+    expected_journal: u64,
+    change: RootChange,
+    roots: &[Vec<u8>],
+) -> pb::store::ChangeRoots {
+    let change = match change {
+        RootChange::Add => RootChangePb::Add,
+        RootChange::Taint => RootChangePb::Taint,
+        RootChange::Revoke => RootChangePb::Revoke,
+    };
+    pb::store::ChangeRoots { expected_journal, change: change.into(), roots: roots.to_vec() }
+}
+
+pub(super) fn change_roots_from_pb(message: pb::store::ChangeRoots) -> Result<Command, CodecError> {
+    let change = match message.change() {
+        RootChangePb::Add => RootChange::Add,
+        RootChangePb::Taint => RootChange::Taint,
+        RootChangePb::Revoke => RootChange::Revoke,
+        RootChangePb::Unspecified => {
+            return Err(CodecError::new("change of roots", message.change));
+        }
+    };
+    let (expected_journal, roots) = (message.expected_journal, message.roots);
+    Ok(Command::ChangeRoots { expected_journal, change, roots })
 }
 
 pub(super) fn activate_authority_to_pb(

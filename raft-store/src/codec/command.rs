@@ -1,10 +1,12 @@
 //! Commands.
 
 use steeple_spiffe_core::time::Timestamp;
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::codec::authorities::{
     activate_authority_from_pb, activate_authority_to_pb, authority_step_from_pb,
-    authority_step_to_pb, prepare_authority_from_pb, prepare_authority_to_pb,
+    authority_step_to_pb, change_roots_from_pb, change_roots_to_pb, prepare_authority_from_pb,
+    prepare_authority_to_pb, prepare_chained_from_pb, prepare_chained_to_pb,
     prune_authorities_from_pb, prune_authorities_to_pb, reseal_from_pb, reseal_to_pb,
 };
 use crate::codec::bundles::{
@@ -45,23 +47,24 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::CreateJoinToken(create) => Kind::CreateJoinToken(token_to_pb(create)),
         Command::AdmitAgent(admit) => Kind::AdmitAgent(admit_to_pb(admit)),
         Command::SetPendingSerial(set) => Kind::SetPendingSerial(set_pending_to_pb(set)),
-        Command::PromoteSerial(promote) => Kind::PromoteSerial(pb::store::PromoteSerial {
-            agent_id: promote.agent_id.to_string(),
-            seen: Some(serials_to_pb(&promote.seen)),
-        }),
-        Command::BanAgent(id) => Kind::BanAgent(pb::store::AgentName { agent_id: id.to_string() }),
-        Command::DeleteAgent(id) => {
-            Kind::DeleteAgent(pb::store::AgentName { agent_id: id.to_string() })
-        }
+        Command::PromoteSerial(promote) => Kind::PromoteSerial(promote_to_pb(promote)),
+        Command::BanAgent(id) => Kind::BanAgent(name_to_pb(id)),
+        Command::DeleteAgent(id) => Kind::DeleteAgent(name_to_pb(id)),
         Command::SetAgentVersion { agent_id, version } => {
-            Kind::SetAgentVersion(pb::store::SetAgentVersion {
-                agent_id: agent_id.to_string(),
-                version: version.clone(),
-            })
+            Kind::SetAgentVersion(set_version_to_pb(agent_id, version))
         }
         Command::PruneExpired(prune) => Kind::PruneExpired(prune_expired_to_pb(prune)),
         Command::PrepareAuthority { expected_journal, authority } => {
             Kind::PrepareAuthority(prepare_authority_to_pb(*expected_journal, authority))
+        }
+        Command::PrepareChained { expected_journal, authority, roots } => {
+            Kind::PrepareChained(prepare_chained_to_pb(*expected_journal, authority, roots))
+        }
+        Command::ChangeRoots { expected_journal, change, roots } => {
+            Kind::ChangeRoots(change_roots_to_pb(*expected_journal, *change, roots))
+        }
+        Command::PruneBundle { expected_journal, roots, key_ids } => {
+            Kind::PruneBundle(prune_bundle_to_pb(*expected_journal, roots, key_ids))
         }
         Command::ActivateAuthority { expected_journal, kind, id } => {
             Kind::ActivateAuthority(activate_authority_to_pb(*expected_journal, *kind, id))
@@ -90,9 +93,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             Kind::WriteRelationships(write_relationships_to_pb(write))
         }
         Command::DeleteRelationships(names) => {
-            Kind::DeleteRelationships(pb::store::DeleteRelationships {
-                trust_domains: names.iter().map(ToString::to_string).collect(),
-            })
+            Kind::DeleteRelationships(delete_relationships_to_pb(names))
         }
         Command::AdoptAgent(adopt) => Kind::AdoptAgent(adopt_to_pb(adopt)),
         Command::DecideAgents(decision) => Kind::DecideAgents(pb::store::DecideAgents {
@@ -123,12 +124,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
             alias: create.alias.map(entry_from_pb).transpose()?.map(Box::new),
         }),
         Kind::AdmitAgent(admit) => Command::AdmitAgent(admit_from_pb(admit)?),
-        Kind::SetPendingSerial(set) => Command::SetPendingSerial(SetPendingSerial {
-            agent_id: spiffe_id_from_pb(&set.agent_id)?,
-            seen: serials_from_pb(&set.seen.unwrap_or_default())?,
-            pending: serial_from_pb(&set.pending)?,
-            not_after: Timestamp::from_unix_ms(set.not_after_unix_ms),
-        }),
+        Kind::SetPendingSerial(set) => Command::SetPendingSerial(set_pending_from_pb(set)?),
         Kind::PromoteSerial(promote) => Command::PromoteSerial(PromoteSerial {
             agent_id: spiffe_id_from_pb(&promote.agent_id)?,
             seen: serials_from_pb(&promote.seen.unwrap_or_default())?,
@@ -141,6 +137,11 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
         },
         Kind::PruneExpired(prune) => Command::PruneExpired(prune_expired_from_pb(&prune)),
         Kind::PrepareAuthority(prepare) => prepare_authority_from_pb(prepare)?,
+        Kind::PrepareChained(prepare) => prepare_chained_from_pb(prepare)?,
+        Kind::ChangeRoots(change) => change_roots_from_pb(change)?,
+        Kind::PruneBundle(pb::store::PruneBundle { expected_journal, roots, key_ids }) => {
+            Command::PruneBundle { expected_journal, roots, key_ids }
+        }
         Kind::ActivateAuthority(activate) => activate_authority_from_pb(activate)?,
         Kind::TaintAuthority(taint) => {
             let (expected_journal, kind, id) = authority_step_from_pb(taint)?;
@@ -262,6 +263,46 @@ fn admit_to_pb(admit: &AdmitAgent) -> pb::store::AdmitAgent {
         can_reattest: admit.can_reattest,
         seen: admit.seen.as_ref().map(serials_to_pb),
     }
+}
+
+fn promote_to_pb(promote: &PromoteSerial) -> pb::store::PromoteSerial {
+    pb::store::PromoteSerial {
+        agent_id: promote.agent_id.to_string(),
+        seen: Some(serials_to_pb(&promote.seen)),
+    }
+}
+
+fn name_to_pb(agent_id: &SpiffeId) -> pb::store::AgentName {
+    pb::store::AgentName { agent_id: agent_id.to_string() }
+}
+
+fn prune_bundle_to_pb(
+    expected_journal: u64,
+    roots: &[Vec<u8>],
+    key_ids: &[String],
+) -> pb::store::PruneBundle {
+    let (roots, key_ids) = (roots.to_vec(), key_ids.to_vec());
+    pb::store::PruneBundle { expected_journal, roots, key_ids }
+}
+
+fn set_version_to_pb(agent_id: &SpiffeId, version: &str) -> pb::store::SetAgentVersion {
+    let (agent_id, version) = (agent_id.to_string(), version.to_owned());
+    pb::store::SetAgentVersion { agent_id, version }
+}
+
+fn delete_relationships_to_pb(names: &[TrustDomain]) -> pb::store::DeleteRelationships {
+    pb::store::DeleteRelationships {
+        trust_domains: names.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn set_pending_from_pb(set: pb::store::SetPendingSerial) -> Result<SetPendingSerial, CodecError> {
+    Ok(SetPendingSerial {
+        agent_id: spiffe_id_from_pb(&set.agent_id)?,
+        seen: serials_from_pb(&set.seen.unwrap_or_default())?,
+        pending: serial_from_pb(&set.pending)?,
+        not_after: Timestamp::from_unix_ms(set.not_after_unix_ms),
+    })
 }
 
 fn set_pending_to_pb(set: &SetPendingSerial) -> pb::store::SetPendingSerial {

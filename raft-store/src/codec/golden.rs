@@ -26,7 +26,8 @@ use crate::codec::{
 use crate::command::{
     AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
     InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, ResealAuthority, SetPendingSerial, WriteBundles, WriteRelationships,
+    RelationshipWrite, ResealAuthority, RootChange, SetPendingSerial, WriteBundles,
+    WriteRelationships,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
@@ -212,6 +213,25 @@ fn duties() -> Vec<(&'static str, Command)> {
             },
         ),
         (
+            "prepare_chained",
+            Command::PrepareChained {
+                expected_journal: 9,
+                authority: authority(AuthorityKind::X509, "a"),
+                roots: vec![vec![0x30, 1], vec![0x30, 2]],
+            },
+        ),
+        ("add_roots", change_roots(RootChange::Add)),
+        ("taint_roots", change_roots(RootChange::Taint)),
+        ("revoke_roots", change_roots(RootChange::Revoke)),
+        (
+            "prune_bundle",
+            Command::PruneBundle {
+                expected_journal: 11,
+                roots: vec![vec![0x30, 1]],
+                key_ids: vec!["k1".to_owned(), "k2".to_owned()],
+            },
+        ),
+        (
             "activate_authority",
             Command::ActivateAuthority {
                 expected_journal: 5,
@@ -242,6 +262,12 @@ fn duties() -> Vec<(&'static str, Command)> {
                 ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
             },
         ),
+        ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
+    ]
+}
+
+fn cluster_keys() -> Vec<(&'static str, Command)> {
+    vec![
         (
             "move_cluster_key",
             Command::MoveClusterKey { expected: "k1".to_owned(), to: "k2".to_owned() },
@@ -261,8 +287,11 @@ fn duties() -> Vec<(&'static str, Command)> {
                 },
             })),
         ),
-        ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
     ]
+}
+
+fn change_roots(change: RootChange) -> Command {
+    Command::ChangeRoots { expected_journal: 10, change, roots: vec![vec![0x30, 1]] }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -283,7 +312,11 @@ fn check(name: &str, bytes: &[u8]) {
 
 #[test]
 fn commands_keep_their_bytes_and_decode_to_themselves() {
-    let more = bundle_commands().into_iter().chain(relationship_commands()).chain(duties());
+    let more = bundle_commands()
+        .into_iter()
+        .chain(relationship_commands())
+        .chain(duties())
+        .chain(cluster_keys());
     for (name, command) in commands().into_iter().chain(more) {
         let bytes = command_to_pb(&command).encode_to_vec();
         check(name, &bytes);
@@ -414,6 +447,13 @@ fn a_relationship_that_does_not_decode_whole_is_an_error() {
         let command = pb::store::Command { kind: Some(kind) };
         assert!(command_from_pb(command.clone()).is_err(), "{command:?}");
     }
+}
+
+#[test]
+fn a_change_of_roots_that_is_unknown_is_an_error() {
+    let change = pb::store::ChangeRoots { expected_journal: 1, change: 9, roots: Vec::new() };
+    let kind = pb::store::command::Kind::ChangeRoots(change);
+    assert!(command_from_pb(pb::store::Command { kind: Some(kind) }).is_err());
 }
 
 #[test]

@@ -18,13 +18,15 @@ use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::Signer;
 use steeple_spiffe_core::svid::jwt::{JwtClaims, JwtSvid, sign_jwt_svid};
 use steeple_spiffe_core::svid::x509::{
-    IssuerIdentity, LeafSubject, LeafTemplate, X509Svid, sign_leaf,
+    DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate, X509Svid,
+    sign_downstream_ca, sign_leaf,
 };
 use steeple_spiffe_core::{AuthorityId, Clock, Serial, SpiffeId, Timestamp, TrustDomain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::mint::random_serial;
+use super::chained::leads_to;
+use super::mint::{check_ca, random_serial};
 use super::planner::kind_name;
 use super::policy::{AuthorityPolicy, BACKDATE};
 use super::slots::Slots;
@@ -310,6 +312,39 @@ impl Issuer {
         })
     }
 
+    /// Signs the CA certificate of a downstream server; returns it with the chain above it, in DER. A
+    /// lifetime of zero is `ca_ttl`; it is cut to the authority's own end.
+    pub fn sign_downstream_ca(
+        &self,
+        public_key_spki: &[u8],
+        ttl: Duration,
+    ) -> Result<Vec<Vec<u8>>, IssueError> {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        self.check_clock(now)?;
+        let active = self.active();
+        let slot = usable(&active.x509, "X.509", |slot| slot.not_after, now)?;
+        let ttl = or_default(ttl, inner.policy.ca_ttl);
+        let template = DownstreamTemplate {
+            trust_domain: &inner.trust_domain,
+            // A self-signed authority is a chain of one.
+            subject: DownstreamSubject::Depth(slot.chain_above.len().max(1)),
+            public_key_spki,
+            serial: random_serial(inner.random.as_ref()),
+            not_before: now.minus(BACKDATE).floor_to_second(),
+            not_after: now.plus(ttl).min(slot.not_after).floor_to_second(),
+        };
+        let invalid = |error: &dyn std::fmt::Display| {
+            IssueError::Invalid(format!("failed to sign downstream X.509 CA: {error}"))
+        };
+        let certificate = sign_downstream_ca(&slot.identity, slot.signer.as_ref(), &template)
+            .map_err(|error| invalid(&error))?;
+        check_ca(&certificate, &inner.trust_domain, now).map_err(|error| invalid(&error))?;
+        metrics::counter!("spire_server_server_ca_sign_x509_ca_svid").increment(1);
+        let above = slot.chain_above.iter().cloned();
+        Ok(std::iter::once(certificate).chain(above).collect())
+    }
+
     /// Signs a JWT-SVID.
     pub fn sign_jwt(&self, params: JwtParams) -> Result<IssuedJwt, IssueError> {
         let inner = &*self.inner;
@@ -438,7 +473,8 @@ fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen) -> Active {
         tracing::error!(%error, "Authority key does not open");
     }
     let bundle = bundle.as_deref();
-    let x509 = slot(ring, journal, AuthorityKind::X509, bundle).and_then(x509_slot);
+    let x509 = slot(ring, journal, AuthorityKind::X509, bundle)
+        .and_then(|(authority, signer)| x509_slot(authority, signer, bundle));
     let jwt = slot(ring, journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| JwtSlot {
         id: authority.id.clone(),
         not_after: authority.not_after,
@@ -466,11 +502,15 @@ fn slot<'a>(
     }
 }
 
-fn x509_slot((authority, signer): (&Authority, Arc<dyn Signer>)) -> Result<X509Slot, IssueError> {
+fn x509_slot(
+    authority: &Authority,
+    signer: Arc<dyn Signer>,
+    bundle: Option<&Bundle>,
+) -> Result<X509Slot, IssueError> {
     let identity = IssuerIdentity::from_certificate(&authority.public_der)
         .map_err(|error| IssueError::Invalid(format!("authority certificate: {error}")))?;
     let mut chain_above = Vec::new();
-    if !authority.upstream_chain.is_empty() {
+    if !bundle.is_some_and(|bundle| is_root(authority, bundle)) {
         chain_above.push(authority.public_der.clone());
         chain_above.extend(authority.upstream_chain.iter().cloned());
     }
@@ -486,17 +526,20 @@ fn x509_slot((authority, signer): (&Authority, Arc<dyn Signer>)) -> Result<X509S
 /// Whether verifiers that use this bundle accept what the authority signs.
 fn is_published(authority: &Authority, bundle: &Bundle) -> bool {
     match authority.kind {
-        // Below an upstream authority the bundle holds the upstream root instead.
-        AuthorityKind::X509 if !authority.upstream_chain.is_empty() => {
-            !bundle.x509_authorities.is_empty()
-        }
         AuthorityKind::X509 => {
-            bundle.x509_authorities.iter().any(|one| one.certificate_der == authority.public_der)
+            let last = authority.upstream_chain.last().unwrap_or(&authority.public_der);
+            is_root(authority, bundle) || leads_to(last, &bundle.x509_authorities)
         }
         AuthorityKind::Jwt => {
             bundle.jwt_authorities.iter().any(|one| one.key_id == authority.id.as_str())
         }
     }
+}
+
+/// Whether the authority's own certificate is in the bundle. Below an upstream authority the bundle
+/// holds the upstream root instead.
+fn is_root(authority: &Authority, bundle: &Bundle) -> bool {
+    bundle.x509_authorities.iter().any(|one| one.certificate_der == authority.public_der)
 }
 
 fn usable<'a, T>(
@@ -575,8 +618,10 @@ mod tests {
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{KeyType, LocalSigner};
 
+    use super::super::chained::check_chain;
     use super::super::mint::Minter;
     use steeple_spiffe_core::AuthorityStatus;
+    use steeple_spiffe_core::svid::x509::certificate_facts;
 
     use super::*;
 
@@ -640,7 +685,7 @@ mod tests {
                 Arc::clone(&random),
             );
             let bundle = Bundle::empty(trust_domain.clone());
-            let minter = Minter { trust_domain, policy, keys: seals, random };
+            let minter = Minter { trust_domain, policy, keys: seals, random, upstream: None };
             let journal = Journal::default();
             Self { issuer, views, clock, minter, journal, bundle, revision: 1 }
         }
@@ -828,6 +873,32 @@ mod tests {
         assert!(!bench.issuer.ready(), "JWT is still missing");
         let reason = bench.issuer.not_ready_reason();
         assert_eq!(reason, Some(no_authority("no active JWT authority")));
+    }
+
+    #[test]
+    fn a_downstream_ca_is_signed_below_the_authority_and_never_outlives_it() {
+        let bench = Bench::ready();
+        let (downstream, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let ca_ttl = AuthorityPolicy::default().ca_ttl;
+        for (asked, given) in [(HOUR, HOUR), (Duration::ZERO, ca_ttl), (ca_ttl * 2, ca_ttl)] {
+            let spki = downstream.public_key_spki();
+            let chain = bench.issuer.sign_downstream_ca(spki, asked).unwrap();
+            let [certificate] = chain.as_slice() else { panic!("the root is in the bundle") };
+            let facts = certificate_facts(certificate).unwrap();
+            assert_eq!(facts.not_after, START.plus(given), "{asked:?}");
+            assert_eq!(
+                (facts.is_ca, facts.uris.as_slice()),
+                (true, &["spiffe://example.org".to_owned()][..])
+            );
+
+            let issuer = IssuerIdentity::from_certificate(certificate).unwrap();
+            let random = SeededRandom::new(9);
+            check_chain(&issuer, &downstream, &chain, &bench.bundle, START, &random).unwrap();
+        }
+        bench.clock.advance(ca_ttl);
+        let error =
+            bench.issuer.sign_downstream_ca(downstream.public_key_spki(), HOUR).unwrap_err();
+        assert_eq!(error, IssueError::Expired { kind: "X.509" });
     }
 
     #[test]

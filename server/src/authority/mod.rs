@@ -1,10 +1,12 @@
 //! Signing authorities: when they are made and retired, and what is signed with them.
 //!
 //! Owns rotation (a pure planner and the leader's rotator around it), the issuer that every replica
-//! signs with, and the server's own SVID. Where authorities are kept is raft-store's business, how
+//! signs with, what comes from an upstream authority, and the server's own SVID. Where authorities are kept is raft-store's business, how
 //! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
 //! services.
 
+mod bundle_prune;
+mod chained;
 pub mod evidence;
 mod issuer;
 mod mint;
@@ -14,9 +16,12 @@ mod rekey;
 mod rotator;
 mod server_svid;
 mod slots;
+mod upstream_sync;
 
+pub(crate) use chained::check_chain;
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
-pub use mint::{MintError, Minter};
+pub(crate) use mint::random_serial;
+pub use mint::{MintError, Minted, Minter};
 pub use planner::{Evidence, PUBLISHED_MAX, Step, kind_name, plan};
 pub(crate) use policy::BACKDATE;
 pub use policy::{AuthorityPolicy, Times};

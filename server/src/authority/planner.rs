@@ -72,6 +72,20 @@ pub fn plan(
         .or_else(|| plan_prune(journal, policy, now))
 }
 
+/// As [`plan`], for a round in which an authority of one kind cannot be made: no step of that kind.
+pub(super) fn plan_without(
+    kind: AuthorityKind,
+    journal: &Journal,
+    policy: &AuthorityPolicy,
+    now: Timestamp,
+    evidence: &dyn Fn(&Authority) -> Evidence,
+) -> Option<Step> {
+    let mut others = KINDS.into_iter().filter(|other| *other != kind);
+    others
+        .find_map(|other| plan_kind(journal, other, now, evidence))
+        .or_else(|| plan_prune(journal, policy, now))
+}
+
 fn plan_kind(
     journal: &Journal,
     kind: AuthorityKind,

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tonic::Code;
 
 use super::evidence::{Report, Survey};
-use super::mint::{MintError, Minter};
-use super::planner::{Evidence, Step, kind_name, plan};
+use super::mint::{MintError, Minted, Minter};
+use super::planner::{Evidence, Step, kind_name, plan, plan_without};
 use super::slots::Slots;
 use crate::metrics::record_call;
 use crate::view::Views;
@@ -28,7 +28,10 @@ use crate::view::Views;
 const STEPS_MAX: usize = 8;
 
 /// How long a round waits for a confirmed read and for the view to follow.
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The feature level from which on authorities below an upstream authority can be published.
+const UPSTREAM_LEVEL: u32 = 5;
 
 /// Why a round ended early. All are tried again at the next one.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,9 @@ pub enum RotateError {
     /// The authority could not be made.
     #[error("make authority")]
     Mint(#[from] MintError),
+    /// The authority above signs below a tainted root still.
+    #[error("upstream authority signs below a tainted root still")]
+    StillTainted,
     /// The command's fate is unknown, or this is no longer the leader.
     #[error("propose rotation step")]
     Propose(#[from] ProposeError),
@@ -75,10 +81,14 @@ impl Rotator {
         let confirmed = self.handle.read_barrier(Instant::now() + READ_TIMEOUT).await?;
         self.follow(confirmed.revision).await?;
         let mut reports = BTreeMap::new();
+        // An upstream authority that signs nothing holds up its own kind alone.
+        let mut unsigned = None;
         for _ in 0..STEPS_MAX {
             let journal = self.views.journal();
             let now = self.now();
-            let Some(step) = self.next(&journal, now, &mut reports).await else { return Ok(()) };
+            let without = unsigned.is_some().then_some(AuthorityKind::X509);
+            let next = self.next(&journal, now, without, &mut reports);
+            let Some(step) = next.await else { break };
             if let Step::Activate(kind, id) = &step
                 && let Some((Evidence::Incomplete, report)) = reports.get(id)
             {
@@ -89,23 +99,35 @@ impl Rotator {
                     "{kind} authority begins to sign though some may not know it: {waited_for}"
                 );
             }
-            self.carry_out(step, journal.revision, term, now).await?;
+            let may_wait = step == Step::Prepare(AuthorityKind::X509);
+            match self.carry_out(step, journal.revision, term, now).await {
+                Err(error @ RotateError::Mint(_)) if may_wait => unsigned = Some(error),
+                // Of two errors the first is told: without an authority of its kind nothing verifies.
+                Err(error) => return Err(unsigned.unwrap_or(error)),
+                Ok(()) => {}
+            }
         }
-        Ok(())
+        unsigned.map_or(Ok(()), Err)
     }
 
-    /// The next step. Members and agents are asked about an authority once a round, when it is due.
+    /// The next step, of kinds other than `without`. Members and agents are asked about an authority once
+    /// a round, when it is due.
     async fn next(
         &self,
         journal: &Journal,
         now: Timestamp,
+        without: Option<AuthorityKind>,
         reports: &mut BTreeMap<AuthorityId, (Evidence, Report)>,
     ) -> Option<Step> {
         loop {
             let known = |prepared: &Authority| {
                 reports.get(&prepared.id).map_or(Evidence::Complete, |(evidence, _)| *evidence)
             };
-            let step = plan(journal, &self.minter.policy, now, &known)?;
+            let policy = &self.minter.policy;
+            let step = match without {
+                None => plan(journal, policy, now, &known)?,
+                Some(kind) => plan_without(kind, journal, policy, now, &known)?,
+            };
             let Step::Activate(kind, id) = &step else { return Some(step) };
             let slots = Slots::of(journal, *kind);
             // At formation nothing signs, and nobody is there to know it.
@@ -119,7 +141,8 @@ impl Rotator {
         }
     }
 
-    async fn carry_out(
+    /// Takes one step through the log, and waits until the view shows it.
+    pub(super) async fn carry_out(
         &self,
         step: Step,
         expected_journal: u64,
@@ -130,10 +153,7 @@ impl Rotator {
         let begun = Instant::now();
         let metric = metric_of(&step);
         let command = match step {
-            Step::Prepare(kind) => {
-                let authority = Box::new(self.mint(kind, now).await?);
-                Command::PrepareAuthority { expected_journal, authority }
-            }
+            Step::Prepare(kind) => self.mint(kind, now).await?.prepare(expected_journal),
             Step::Activate(kind, id) => Command::ActivateAuthority { expected_journal, kind, id },
             Step::Prune(ids) => Command::PruneAuthorities { expected_journal, ids },
         };
@@ -144,12 +164,20 @@ impl Rotator {
         self.follow(applied.revision).await
     }
 
-    async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Authority, RotateError> {
+    async fn mint(&self, kind: AuthorityKind, now: Timestamp) -> Result<Minted, RotateError> {
         let cluster = self.views.cluster().ok_or(RotateError::NotFormed)?;
-        Ok(self.minter.mint_in_background(kind, cluster.cluster_id, now).await?)
+        let below = kind == AuthorityKind::X509 && self.minter.upstream.is_some();
+        if below && cluster.feature_level < UPSTREAM_LEVEL {
+            // Found out now: what the upstream authority signs could not be published.
+            let level = cluster.feature_level;
+            return Err(MintError::NeedsLevel { needs: UPSTREAM_LEVEL, level }.into());
+        }
+        let journal = self.views.journal();
+        let active = Slots::of(&journal, kind).current;
+        Ok(self.minter.mint_successor(kind, cluster.cluster_id, now, active).await?)
     }
 
-    async fn follow(&self, revision: Revision) -> Result<(), RotateError> {
+    pub(super) async fn follow(&self, revision: Revision) -> Result<(), RotateError> {
         if self.views.wait_for(revision, Instant::now() + READ_TIMEOUT).await {
             Ok(())
         } else {
@@ -159,7 +187,7 @@ impl Rotator {
 
     /// The time that the leader's next entry will carry: its own clock, unless committed time is
     /// ahead of it.
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         self.clock.now().max(self.views.cluster_time())
     }
 }

@@ -14,6 +14,7 @@ use steeple_spiffe_core::tls::{Identity, TlsError};
 use steeple_spiffe_core::{Clock, SpiffeId, Timestamp, TrustDomain};
 use tokio_util::sync::CancellationToken;
 
+use super::chained::leads_to;
 use super::evidence::Survey;
 use super::issuer::{IssueError, IssuedX509, Issuer, X509Params};
 use super::planner::Evidence;
@@ -114,12 +115,21 @@ impl ServerSvid {
         }
     }
 
-    /// Whether the certificate chains to an authority that is marked tainted, while the active one
-    /// is another (else a renewal would change nothing).
+    /// Whether the certificate chains to an authority or to an upstream root that is marked tainted,
+    /// while the active authority is another (else a renewal would change nothing).
     fn authority_is_tainted(&self) -> bool {
-        let journal = self.views.journal();
+        let (journal, bundle) = self.views.trust(&self.trust_domain);
         let signer = &self.current.authority_id;
-        journal.authorities.iter().any(|one| one.id == *signer && one.tainted)
+        let last = self.current.chain_der.last();
+        let below_tainted_root = || {
+            let mut known = bundle.iter().flat_map(|bundle| &bundle.x509_authorities);
+            known.any(|root| {
+                let root_is = |last: &Vec<u8>| leads_to(last, std::slice::from_ref(root));
+                root.tainted && last.is_some_and(root_is)
+            })
+        };
+        let tainted = journal.authorities.iter().any(|one| one.id == *signer && one.tainted);
+        (tainted || below_tainted_root())
             && self.issuer.active_x509_authority().is_some_and(|active| active != *signer)
     }
 

@@ -234,7 +234,33 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
             "declared more than once",
         ),
         (plugin("NodeAttestor \"x509pop\" { plugin_cmd = \"/x\" }"), "external plugins"),
-        (plugin("UpstreamAuthority \"disk\" {}"), "not supported by this version"),
+        (
+            plugin("UpstreamAuthority \"disk\" {}"),
+            "'cert_file_path' and 'key_file_path' must be set",
+        ),
+        (
+            plugin(
+                "UpstreamAuthority \"disk\" { plugin_data { cert_file_path = \"c\" key_file_path = \"\" } }",
+            ),
+            "'cert_file_path' and 'key_file_path' must be set",
+        ),
+        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk and spire"),
+        (plugin("UpstreamAuthority \"vault\" {}"), "which has disk and spire"),
+        (plugin("UpstreamAuthority \"spire\" {}"), "server_address is required"),
+        (
+            plugin(
+                "UpstreamAuthority \"spire\" { plugin_data { server_address = \"a\" server_port = \"x\" workload_api_socket = \"/s\" } }",
+            ),
+            "\"x\" is no port",
+        ),
+        (
+            plugin(
+                "UpstreamAuthority \"spire\" { plugin_data { server_address = \"a\" server_port = \"1\" workload_api_socket = \"/s\" experimental { require_pq_kem = true } } }",
+            ),
+            "drop the key",
+        ),
+        (plugin("UpstreamAuthority \"nope\" {}"), "no built-in plugin \"nope\""),
+        (plugin("UpstreamCA \"disk\" {}"), "is called UpstreamAuthority"),
         (plugin("Nonsense \"x\" {}"), "unsupported plugin type \"Nonsense\""),
         (cluster("voters_max = 4"), "at 10:14: cluster.voters_max: 4 is not one of 1, 3, 5 and 7"),
         (

@@ -20,7 +20,7 @@ pub use cluster::{ClusterConfig, KeySource};
 pub use error::ConfigError;
 pub use flags::{FlagError, RunFlags};
 pub use load::{Config, Notice, load, load_text};
-pub use plugins::{AttestorConfig, PluginsConfig};
+pub use plugins::{AttestorConfig, PluginsConfig, UpstreamConfig};
 pub use server::{LogConfig, LogFormat, LogLevel, ServerConfig};
 pub use settings_hash::settings_hash;
 pub use telemetry::{HealthConfig, PrometheusConfig, TelemetryConfig};

@@ -1,4 +1,4 @@
-//! `plugins { }`: which node attestors there are, and what is said of plugins that this server does
+//! `plugins { }`: which node attestors and upstream authority there are, and what is said of plugins that this server does
 //! not need or have.
 //!
 //! Owns the one decision per type and name (`cluster.md` 1): used, accepted with a notice because
@@ -14,6 +14,7 @@ use super::error::ConfigError;
 use super::load::Notice;
 use super::section::Section;
 use crate::attest::X509PopSettings;
+use crate::upstream::{DiskSettings, SpireSettings};
 
 /// What `plugins { }` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,6 +23,27 @@ pub struct PluginsConfig {
     pub attestors: Vec<AttestorConfig>,
     /// Whether there is `CredentialComposer "uniqueid"`.
     pub unique_ids: bool,
+    /// Who signs X.509 authorities; `None`: they are self-signed.
+    pub upstream: Option<UpstreamConfig>,
+}
+
+/// One upstream authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamConfig {
+    /// `UpstreamAuthority "disk"`.
+    Disk(DiskSettings),
+    /// `UpstreamAuthority "spire"`.
+    Spire(SpireSettings),
+}
+
+impl UpstreamConfig {
+    /// Its name in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "disk",
+            Self::Spire(_) => "spire",
+        }
+    }
 }
 
 /// One node attestor.
@@ -55,6 +77,8 @@ const MISSING_ATTESTORS: &[&str] = &[
     "sshpop",
     "tpm_devid",
 ];
+const MISSING_UPSTREAM_AUTHORITIES: &[&str] =
+    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "vault"];
 const CLOUD_KEY_MANAGERS: &[&str] = &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"];
 
 /// One declared plugin.
@@ -90,9 +114,16 @@ pub(super) fn read(
                 credential_composer(&plugin)?;
                 config.unique_ids = true;
             }
-            "UpstreamAuthority" | "UpstreamCA" => {
+            "UpstreamAuthority" => {
+                if config.upstream.replace(upstream_authority(&plugin)?).is_some() {
+                    return Err(plugin.refuse(
+                        "plugin type \"UpstreamAuthority\" constraint not satisfied: expected at most 1 but got 2",
+                    ));
+                }
+            }
+            "UpstreamCA" => {
                 return Err(plugin.refuse(
-                    "not supported by this version, and certificates would differ without it; drop the block to let the cluster be its own root",
+                    "unsupported plugin type \"UpstreamCA\": the type is called UpstreamAuthority since SPIRE 0.11",
                 ));
             }
             "Notifier" | "BundlePublisher" => notices.push(Notice::warning(format!(
@@ -233,6 +264,52 @@ fn credential_composer(plugin: &Plugin<'_>) -> Result<(), ConfigError> {
         "uniqueid" => Ok(()),
         _ => Err(plugin.no_such()),
     }
+}
+
+fn upstream_authority(plugin: &Plugin<'_>) -> Result<UpstreamConfig, ConfigError> {
+    let data = plugin.data()?;
+    match plugin.name.as_str() {
+        "disk" => {
+            let path = |key: &str| data.string(key).map(|path| path.map(PathBuf::from));
+            let (Some(cert_file_path), Some(key_file_path)) =
+                (path("cert_file_path")?, path("key_file_path")?)
+            else {
+                return Err(plugin.refuse(
+                    "'cert_file_path' and 'key_file_path' must be set and not empty",
+                ));
+            };
+            let bundle_file_path = path("bundle_file_path")?;
+            let settings = DiskSettings { cert_file_path, key_file_path, bundle_file_path };
+            Ok(UpstreamConfig::Disk(settings))
+        }
+        "spire" => Ok(UpstreamConfig::Spire(server_above(plugin, &data)?)),
+        name if MISSING_UPSTREAM_AUTHORITIES.contains(&name) => Err(plugin.refuse(
+            "not supported by this version, which has disk and spire; drop the block to let the cluster be its own root",
+        )),
+        _ => Err(plugin.no_such()),
+    }
+}
+
+fn server_above(plugin: &Plugin<'_>, data: &Section<'_>) -> Result<SpireSettings, ConfigError> {
+    let required = |key: &str| {
+        let value = data.string(key)?;
+        value.ok_or_else(|| plugin.refuse(format!("{key} is required")))
+    };
+    let server_address = required("server_address")?;
+    let port = required("server_port")?;
+    let server_port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| {
+        data.refuse("server_port", format!("{port:?} is no port; choose between 1 and 65535"))
+    })?;
+    let workload_api_socket = required("workload_api_socket")?.into();
+    if let Some(experimental) = data.section("experimental")? {
+        for key in ["workload_api_named_pipe_name", "require_pq_kem"] {
+            let off = key == "require_pq_kem" && experimental.bool(key)? == Some(false);
+            if experimental.has(key) && !off {
+                return Err(experimental.refuse(key, "not supported by this version: drop the key"));
+            }
+        }
+    }
+    Ok(SpireSettings { server_address, server_port, workload_api_socket })
 }
 
 fn node_attestor(plugin: &Plugin<'_>) -> Result<AttestorConfig, ConfigError> {

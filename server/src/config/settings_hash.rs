@@ -55,7 +55,11 @@ fn lines(config: &Config) -> String {
     ];
     // A build that knows no composer says the same of the same settings.
     let composer = authority.unique_ids.then(|| ("unique_ids", "true".to_owned()));
-    pairs.iter().chain(composer.iter()).map(|(key, value)| format!("{key}={value}\n")).collect()
+    // Which files a member has is its own business, whether it signs by itself is not.
+    let upstream = config.plugins.upstream.as_ref();
+    let upstream = upstream.map(|upstream| ("upstream_authority", upstream.name().to_owned()));
+    let optional = composer.iter().chain(upstream.iter());
+    pairs.iter().chain(optional).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
 #[cfg(test)]

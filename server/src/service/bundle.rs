@@ -29,6 +29,31 @@ impl BundleService {
     pub fn new(context: Context) -> Self {
         Self { context }
     }
+
+    /// Publishes keys above too, if there is an upstream authority that takes keys. Returns what is to be
+    /// added here: without the keys that are known, whatever their taint.
+    async fn publish_above(
+        &self,
+        call: &Call,
+        keys: Vec<JwtAuthority>,
+        failed: &str,
+    ) -> Result<Vec<JwtAuthority>, Failure> {
+        let Some(upstream) = &self.context.minter.upstream else { return Ok(keys) };
+        let mut all = Vec::new();
+        for key in keys {
+            let published = upstream.publish_jwt_key(&key).await.map_err(|error| {
+                Failure::internal(format!("{failed}: {:#}", anyhow::Error::from(error)))
+            })?;
+            all.extend(published.unwrap_or_else(|| vec![key]));
+        }
+        self.context.confirm(call).await?;
+        if let Some(bundle) = self.context.views().bundle(self.context.trust_domain()) {
+            let known = &bundle.jwt_authorities;
+            all.retain(|key| known.iter().all(|known| known.key_id != key.key_id));
+        }
+        all.iter_mut().for_each(|key| key.tainted = false);
+        Ok(all)
+    }
 }
 
 #[tonic::async_trait]
@@ -149,6 +174,7 @@ impl rpc::bundle_server::Bundle for BundleService {
         let authorities = untainted_jwt(&[authority])
             .map_err(|error| Failure::invalid_because("invalid JWT authority", error))?;
         let failed = "failed to publish JWT key";
+        let authorities = self.publish_above(&call, authorities, failed).await?;
         let bundle =
             bundle_write::append(&self.context, &call, Vec::new(), authorities, failed).await?;
         let jwt_authorities =

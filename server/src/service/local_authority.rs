@@ -8,12 +8,14 @@
 
 use steeple_api::pb::server::localauthority::v1 as rpc;
 use steeple_raft_store::change::Journal;
+use steeple_raft_store::command::RootChange;
 use steeple_raft_store::{Command, Rejection};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 use tonic::{Request, Response, Status};
 
 use super::context::Context;
+use super::upstream_roots::{self, roots_to, upstream_id};
 use crate::authority::Slots;
 use crate::gate::Call;
 use crate::status::Failure;
@@ -40,7 +42,7 @@ struct State {
 }
 
 /// A step that may be taken, and what the caller is told when it was.
-type Checked = Result<(Command, rpc::AuthorityState), Failure>;
+type Checked<T> = Result<(Command, T), Failure>;
 
 impl LocalAuthorityService {
     /// The service over a context.
@@ -81,14 +83,11 @@ impl LocalAuthorityService {
         self.context.issuer.trust_clock().map_err(|error| Failure::unsigned(&failed, &error))?;
         let now = self.context.gate.clock.now().max(self.context.views().cluster_time());
         let minted = self.context.minter.mint_in_background(kind, cluster.cluster_id, now).await;
-        let authority = minted.map_err(|error| Failure::internal(format!("{failed}: {error}")))?;
-        let decide = |journal: &Journal| {
-            let command = Command::PrepareAuthority {
-                expected_journal: journal.revision,
-                authority: Box::new(authority.clone()),
-            };
-            Ok((command, message(&authority)))
-        };
+        let minted = minted.map_err(|error| {
+            Failure::internal(format!("{failed}: {:#}", anyhow::Error::from(error)))
+        })?;
+        let decide =
+            |journal: &Journal| Ok((minted.prepare(journal.revision), message(&minted.authority)));
         self.step(call, &failed, &decide).await
     }
 
@@ -116,6 +115,7 @@ impl LocalAuthorityService {
         id: &str,
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
+        self.allow_local(kind, "tainted")?;
         let failed = format!("failed to taint {} authority", name(kind));
         let decide = |journal: &Journal| {
             let old = to_taint(journal, kind, id)?;
@@ -140,6 +140,7 @@ impl LocalAuthorityService {
         id: &str,
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
+        self.allow_local(kind, "revoked")?;
         let failed = format!("failed to revoke {} authority", name(kind));
         let decide = |journal: &Journal| {
             let tainted = to_revoke(journal, kind, id, &|| self.is_published_key(id))?;
@@ -152,14 +153,34 @@ impl LocalAuthorityService {
         Ok(state)
     }
 
+    /// Taints or revokes roots of the upstream authority; returns their subject key id.
+    async fn change_roots(
+        &self,
+        call: &Call,
+        change: RootChange,
+        subject_key_id: &str,
+    ) -> Result<String, Failure> {
+        if self.context.minter.upstream.is_none() {
+            return Err(Failure::failed_precondition(NOT_CONFIGURED));
+        }
+        let id = subject_key_id.to_lowercase();
+        let decide = |journal: &Journal| {
+            let bundle = self.context.views().bundle(self.context.trust_domain());
+            let roots = roots_to(change, journal, bundle.as_deref(), &id)?;
+            let expected_journal = journal.revision;
+            Ok((Command::ChangeRoots { expected_journal, change, roots }, id.clone()))
+        };
+        self.step(call, upstream_roots::failed(change), &decide).await
+    }
+
     /// Takes one step: checked against a confirmed journal, proposed for that journal alone, and
     /// visible on this replica when it returns.
-    async fn step(
+    async fn step<T>(
         &self,
         call: &Call,
         failed: &str,
-        decide: &(dyn Fn(&Journal) -> Checked + Sync),
-    ) -> Result<rpc::AuthorityState, Failure> {
+        decide: &(dyn Fn(&Journal) -> Checked<T> + Sync),
+    ) -> Result<T, Failure> {
         let mut moved = Rejection::JournalMoved { expected: 0, actual: 0 };
         for part in 0..ATTEMPTS {
             self.context.confirm(call).await?;
@@ -176,6 +197,16 @@ impl LocalAuthorityService {
             }
         }
         Err(Failure::rejected(failed, &moved))
+    }
+
+    /// Below an upstream authority its roots are tainted and revoked, not what it signed.
+    fn allow_local(&self, kind: AuthorityKind, verb: &str) -> Result<(), Failure> {
+        if kind == AuthorityKind::X509 && self.context.minter.upstream.is_some() {
+            return Err(Failure::failed_precondition(format!(
+                "local authority can't be {verb} if there is an upstream authority"
+            )));
+        }
+        Ok(())
     }
 
     fn allow(&self, kind: AuthorityKind) -> Result<(), Failure> {
@@ -296,16 +327,28 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
 
     async fn taint_x509_upstream_authority(
         &self,
-        _request: Request<rpc::TaintX509UpstreamAuthorityRequest>,
+        request: Request<rpc::TaintX509UpstreamAuthorityRequest>,
     ) -> Result<Response<rpc::TaintX509UpstreamAuthorityResponse>, Status> {
-        Err(Failure::failed_precondition(NOT_CONFIGURED).into())
+        let call = Call::of(&request)?;
+        let id = request.into_inner().subject_key_id;
+        let subject_key_id = self.change_roots(&call, RootChange::Taint, &id).await?;
+        tracing::info!(%subject_key_id, "X.509 upstream authority tainted successfully");
+        let upstream_authority_subject_key_id = subject_key_id;
+        let reply = rpc::TaintX509UpstreamAuthorityResponse { upstream_authority_subject_key_id };
+        Ok(Response::new(reply))
     }
 
     async fn revoke_x509_upstream_authority(
         &self,
-        _request: Request<rpc::RevokeX509UpstreamAuthorityRequest>,
+        request: Request<rpc::RevokeX509UpstreamAuthorityRequest>,
     ) -> Result<Response<rpc::RevokeX509UpstreamAuthorityResponse>, Status> {
-        Err(Failure::failed_precondition(NOT_CONFIGURED).into())
+        let call = Call::of(&request)?;
+        let id = request.into_inner().subject_key_id;
+        let subject_key_id = self.change_roots(&call, RootChange::Revoke, &id).await?;
+        tracing::info!(%subject_key_id, "X.509 upstream authority successfully revoked");
+        let upstream_authority_subject_key_id = subject_key_id;
+        let reply = rpc::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id };
+        Ok(Response::new(reply))
     }
 
     async fn get_wit_authority_state(
@@ -488,7 +531,11 @@ fn initializing() -> Failure {
 }
 
 fn message(authority: &Authority) -> rpc::AuthorityState {
-    rpc::AuthorityState { expires_at: authority.not_after.unix_s(), ..named(&authority.id) }
+    rpc::AuthorityState {
+        expires_at: authority.not_after.unix_s(),
+        upstream_authority_subject_key_id: upstream_id(authority),
+        ..named(&authority.id)
+    }
 }
 
 fn named(id: &AuthorityId) -> rpc::AuthorityState {

@@ -23,6 +23,7 @@ mod sync;
 mod trust_domain;
 mod updates;
 mod upgrading;
+mod upstream_roots;
 
 pub use agent::AgentService;
 pub use bundle::BundleService;

@@ -132,10 +132,23 @@ impl rpc::svid_server::Svid for SvidService {
 
     async fn new_downstream_x509ca(
         &self,
-        _request: Request<rpc::NewDownstreamX509caRequest>,
+        request: Request<rpc::NewDownstreamX509caRequest>,
     ) -> Result<Response<rpc::NewDownstreamX509caResponse>, Status> {
-        Err(Failure::unimplemented("downstream authorities are not supported by this version")
-            .into())
+        let call = Call::of(&request)?;
+        call.within(&self.context.limits.x509, 1, "downstream CA signing").await?;
+        let request = request.into_inner();
+        let csr = checked_csr(&request.csr)?;
+        self.context.confirm(&call).await?;
+        self.check_downstream(&call)?;
+        let issuer = &self.context.issuer;
+        let ca_cert_chain = issuer
+            .sign_downstream_ca(&csr.public_key_spki, seconds(request.preferred_ttl))
+            .map_err(|error| Failure::unsigned("failed to sign downstream X.509 CA", &error))?;
+        let bundle = self.context.views().bundle(self.context.trust_domain());
+        let bundle = bundle.ok_or_else(|| Failure::not_found("bundle not found"))?;
+        let roots = bundle.x509_authorities.iter().map(|root| root.certificate_der.clone());
+        let x509_authorities = roots.collect();
+        Ok(Response::new(rpc::NewDownstreamX509caResponse { ca_cert_chain, x509_authorities }))
     }
 }
 
@@ -185,10 +198,7 @@ impl SvidService {
             return Err(Failure::invalid("missing CSR"));
         }
         let entry = self.authorized(agent, basis, &params.entry_id)?;
-        let csr = CertificateRequest::parse(&params.csr)
-            .map_err(|error| Failure::invalid_because("malformed CSR", error))?;
-        CertificateRequest::verify_signature(&params.csr)
-            .map_err(|error| Failure::invalid_because("invalid CSR signature", error))?;
+        let csr = checked_csr(&params.csr)?;
         let issued = self
             .context
             .issuer
@@ -201,6 +211,17 @@ impl SvidService {
             })
             .map_err(|error| Failure::unsigned("failed to sign X509-SVID", &error))?;
         Ok(svid::x509_to_pb(&entry.spiffe_id, issued.chain_der, issued.not_after))
+    }
+
+    /// Whether the caller is a downstream server still, now that a read is confirmed: a CA is not signed
+    /// for an entry whose deletion was acknowledged anywhere.
+    fn check_downstream(&self, call: &Call) -> Result<(), Failure> {
+        let caller = call.caller.id().ok_or_else(|| Failure::denied(call.rule.method, None))?;
+        let entries = self.context.views().entries_with_spiffe_id(caller);
+        if entries.iter().any(|entry| entry.downstream) {
+            return Ok(());
+        }
+        Err(Failure::denied(call.rule.method, None))
     }
 
     /// The entry with an id, if the agent is authorised for it.
@@ -296,6 +317,15 @@ impl SvidService {
             ttl: seconds(ttl),
         })
     }
+}
+
+/// A certificate request whose signature is good.
+fn checked_csr(der: &[u8]) -> Result<CertificateRequest, Failure> {
+    let csr = CertificateRequest::parse(der)
+        .map_err(|error| Failure::invalid_because("malformed CSR", error))?;
+    CertificateRequest::verify_signature(der)
+        .map_err(|error| Failure::invalid_because("invalid CSR signature", error))?;
+    Ok(csr)
 }
 
 /// A lifetime in seconds; zero and less mean the default.

@@ -10,6 +10,6 @@ mod parts;
 mod start;
 mod stop;
 
-pub use parts::{PluginError, attestors_for_validation};
+pub use parts::{PluginError, check_plugins};
 pub(crate) use parts::{World, seams, store_config};
 pub use start::run;

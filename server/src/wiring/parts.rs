@@ -15,13 +15,14 @@ use tonic::service::Routes;
 
 use crate::attest::{Attestors, JoinToken, X509Pop, X509PopConfigError};
 use crate::check::CheckParts;
-use crate::config::{AttestorConfig, Config, settings_hash};
+use crate::config::{AttestorConfig, Config, UpstreamConfig, settings_hash};
 use crate::gate::Reads;
 use crate::gate::staleness::Limits;
 use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
     LocalAuthorityService, SvidService, TrustDomainService,
 };
+use crate::upstream::{Disk, DiskError, Spire, Upstream, UpstreamAuthority};
 use crate::view::Views;
 
 /// A plugin whose configuration is refused.
@@ -30,7 +31,16 @@ use crate::view::Views;
 pub struct PluginError {
     plugin: String,
     #[source]
-    source: X509PopConfigError,
+    source: PluginConfigError,
+}
+
+/// Why a plugin's configuration is refused.
+#[derive(Debug, thiserror::Error)]
+enum PluginConfigError {
+    #[error(transparent)]
+    X509Pop(#[from] X509PopConfigError),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 impl PluginError {
@@ -74,7 +84,7 @@ pub(super) fn attestors(
                 );
                 let configured = configured.map_err(|source| PluginError {
                     plugin: "NodeAttestor \"x509pop\"".to_owned(),
-                    source,
+                    source: source.into(),
                 })?;
                 attestors.insert(Arc::new(configured));
             }
@@ -85,14 +95,38 @@ pub(super) fn attestors(
     Ok(attestors)
 }
 
-/// As a start would configure them, for `validate`.
+/// The upstream authority of a configuration.
+pub(super) fn upstream(config: &Config, world: &World) -> Result<Option<Upstream>, PluginError> {
+    let Some(configured) = &config.plugins.upstream else { return Ok(None) };
+    let authority: Arc<dyn UpstreamAuthority> = match configured {
+        UpstreamConfig::Disk(settings) => {
+            let disk = Disk::configure(
+                settings.clone(),
+                config.server.trust_domain.clone(),
+                Arc::clone(&world.clock),
+                Arc::clone(&world.random),
+            );
+            let plugin = || "UpstreamAuthority \"disk\"".to_owned();
+            Arc::new(disk.map_err(|error| PluginError { plugin: plugin(), source: error.into() })?)
+        }
+        UpstreamConfig::Spire(settings) => Arc::new(Spire::new(
+            settings.clone(),
+            config.server.trust_domain.clone(),
+            Arc::clone(&world.clock),
+        )),
+    };
+    Ok(Some(Upstream::new(authority)))
+}
+
+/// Configures the plugins as a start would, for `validate`.
 ///
 /// # Errors
 ///
 /// The first plugin that refuses its configuration.
-pub fn attestors_for_validation(config: &Config) -> Result<Attestors, PluginError> {
-    let bundles: Arc<dyn BundleSource> = Arc::new(NoBundles);
-    attestors(config, &bundles, &World::real())
+pub fn check_plugins(config: &Config) -> Result<(), PluginError> {
+    let (bundles, world): (Arc<dyn BundleSource>, _) = (Arc::new(NoBundles), World::real());
+    attestors(config, &bundles, &world)?;
+    upstream(config, &world).map(drop)
 }
 
 #[derive(Debug)]

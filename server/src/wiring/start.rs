@@ -191,6 +191,7 @@ impl Start {
                 policy,
                 keys: Arc::clone(&keys),
                 random: Arc::clone(&self.world.random),
+                upstream: parts::upstream(&self.config, &self.world)?,
             },
             survey,
             attestors: Arc::new(attestors),
@@ -202,19 +203,7 @@ impl Start {
             schedule: self.schedule(&handle, &reads),
             stop: self.stages.stop.clone(),
         };
-        let duties = Duties {
-            handle: handle.clone(),
-            views,
-            rotator: self.rotator(&context),
-            rekeyer: Rekeyer {
-                handle: handle.clone(),
-                views: context.views().clone(),
-                keys: Arc::clone(&keys),
-                random: Arc::clone(&self.world.random),
-            },
-            agent_pruning: self.config.server.agent_pruning,
-            schedule: context.schedule.clone(),
-        };
+        let duties = self.duties(&context, &keys);
         let open = Arc::new(AtomicBool::new(false));
         let serving = Serving {
             store: handle.clone(),
@@ -227,7 +216,7 @@ impl Start {
             source: self.config.cluster.key.clone(),
             data_dir: self.config.server.data_dir.clone(),
             keys: Arc::clone(&keys),
-            views: context.views().clone(),
+            views,
             random: Arc::clone(&self.world.random),
         });
         self.spawn_health(health, Health::Serving(Box::new(serving)));
@@ -280,6 +269,23 @@ impl Start {
         let clock = Arc::clone(&self.world.clock);
         let config = cluster.snapshot.clone()?;
         Some(Schedule::new(config, cluster.name.clone(), store, reads, clock))
+    }
+
+    fn duties(&self, context: &Context, keys: &Arc<ClusterKeys>) -> Duties {
+        let (handle, views) = (&context.gate.store, context.views());
+        Duties {
+            handle: handle.clone(),
+            views: views.clone(),
+            rotator: self.rotator(context),
+            rekeyer: Rekeyer {
+                handle: handle.clone(),
+                views: views.clone(),
+                keys: Arc::clone(keys),
+                random: Arc::clone(&self.world.random),
+            },
+            agent_pruning: self.config.server.agent_pruning,
+            schedule: context.schedule.clone(),
+        }
     }
 
     fn rotator(&self, context: &Context) -> Rotator {

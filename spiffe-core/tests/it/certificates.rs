@@ -10,10 +10,11 @@ use rcgen::{
 };
 use steeple_spiffe_core::pem::encode_certificates;
 use steeple_spiffe_core::svid::x509::{
-    CaSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, X509Error, X509Svid,
-    certificate_facts, self_signed_ca, sign_downstream_ca, sign_leaf, subject_key_id, verify_chain,
+    CaSubject, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, X509Error,
+    X509Svid, ca_request, certificate_facts, self_signed_ca, sign_downstream_ca, sign_leaf,
+    subject_key_id, verify_chain,
 };
-use steeple_spiffe_core::{KeyType, Serial, Signer};
+use steeple_spiffe_core::{CertificateRequest, KeyType, Serial, Signer};
 use x509_cert::der::{Decode as _, Encode as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -161,7 +162,7 @@ fn downstream_ca_replaces_the_unit_of_its_parent() {
     let (downstream, _) = key(KeyType::EcP256);
     let template = DownstreamTemplate {
         trust_domain: &trust_domain(),
-        depth: 1,
+        subject: DownstreamSubject::Depth(1),
         public_key_spki: downstream.public_key_spki(),
         serial: [2; 16],
         not_before: now(),
@@ -183,6 +184,38 @@ fn downstream_ca_replaces_the_unit_of_its_parent() {
 }
 
 #[test]
+fn a_request_for_a_ca_certificate_proves_its_key_and_names_the_trust_domain_alone() {
+    for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        let (signer, _) = key(key_type);
+        let der = ca_request(&trust_domain(), None, &signer, [2; 16]).unwrap();
+        CertificateRequest::verify_signature(&der).unwrap();
+        let request = CertificateRequest::parse(&der).unwrap();
+        assert_eq!(request.public_key_spki, signer.public_key_spki());
+        assert_eq!(request.uris, [trust_domain().id_string()]);
+        assert!(request.dns_names.is_empty() && !request.subject_is_empty);
+
+        let ca = Ca::new(KeyType::EcP256, 3);
+        let template = DownstreamTemplate {
+            trust_domain: &trust_domain(),
+            subject: DownstreamSubject::Given(&request.subject_der),
+            public_key_spki: &request.public_key_spki,
+            serial: [4; 16],
+            not_before: now(),
+            not_after: now().plus(seconds(600)),
+        };
+        let intermediate = sign_downstream_ca(&ca.issuer, &ca.signer, &template).unwrap();
+        // The number that the request was drawn for, in decimal, not the certificate's own.
+        let number = Serial::from_be_bytes(&[2; 16]);
+        assert_eq!(names(&intermediate).0, format!("C=US, O=SPIFFE, serialNumber={number}"));
+        let facts = certificate_facts(&intermediate).unwrap();
+        assert!(facts.is_ca);
+        assert_eq!(facts.uris, [trust_domain().id_string()]);
+        assert_eq!(facts.issuer_der, ca.issuer.name_der);
+        assert_eq!(facts.authority_key_id, ca.issuer.key_id);
+    }
+}
+
+#[test]
 fn subject_of_a_request_is_kept_as_go_keeps_it() {
     let ca = Ca::new(KeyType::EcP256, 1);
     let (leaf_key, _) = key(KeyType::EcP256);
@@ -194,7 +227,7 @@ fn subject_of_a_request_is_kept_as_go_keeps_it() {
         .distinguished_name
         .push(rcgen::DnType::CustomDnType(vec![0, 9, 2342, 19200300, 100, 1, 25]), "dropped");
     let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
-    let request = steeple_spiffe_core::CertificateRequest::parse(request.der()).unwrap();
+    let request = CertificateRequest::parse(request.der()).unwrap();
     let workload = id("/w");
 
     let dns_names = ["first.example".to_owned()];

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use steeple_spiffe_core::svid::x509::{
-    CaSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate, certificate_facts,
-    self_signed_ca, sign_downstream_ca, sign_leaf,
+    CaSubject, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate,
+    certificate_facts, self_signed_ca, sign_downstream_ca, sign_leaf,
 };
 use steeple_spiffe_core::{KeyType, LocalSigner, Signer, Timestamp};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -87,7 +87,7 @@ fn certificates_are_the_bytes_that_go_writes() {
             &signer,
             &DownstreamTemplate {
                 trust_domain: &trust_domain(),
-                depth: 1,
+                subject: DownstreamSubject::Depth(1),
                 public_key_spki: &spki,
                 serial: leaf_serial,
                 not_before: begin,

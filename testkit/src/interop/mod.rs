@@ -29,6 +29,7 @@ pub(crate) async fn run(lane: &str, rest: &[String]) -> Result<()> {
         ("go", [program]) => foreign(folder.path(), &[program]).await,
         ("python", [python, script]) => foreign(folder.path(), &[python, script]).await,
         ("stock", [binaries]) => stock::run(folder.path(), Path::new(binaries)).await,
+        ("nested", [binaries]) => stock::nested(folder.path(), Path::new(binaries)).await,
         _ => bail!("unknown lane {lane} {rest:?}"),
     };
     if outcome.is_err() {

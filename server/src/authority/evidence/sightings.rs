@@ -11,6 +11,8 @@ use steeple_spiffe_core::SpiffeId;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::bundle::Bundle;
 
+use crate::authority::chained::leads_to;
+
 /// An agent, as members speak of it to each other: a hash of its id. Two agents with one mark would need
 /// billions of agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,7 +74,11 @@ fn holds(bundle: &Bundle, authority: &Authority) -> bool {
             bundle.jwt_authorities.iter().any(|key| key.key_id == authority.id.as_str())
         }
         AuthorityKind::X509 => {
-            bundle.x509_authorities.iter().any(|root| root.certificate_der == authority.public_der)
+            let roots = &bundle.x509_authorities;
+            match authority.upstream_chain.last() {
+                None => roots.iter().any(|root| root.certificate_der == authority.public_der),
+                Some(last) => leads_to(last, roots),
+            }
         }
     }
 }

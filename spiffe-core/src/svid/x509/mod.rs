@@ -16,6 +16,6 @@ pub use parse::{CertificateFacts, X509Svid, certificate_facts};
 pub(crate) use verify::unix_time;
 pub use verify::verify_chain;
 pub use write::{
-    CaSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate, self_signed_ca,
-    sign_downstream_ca, sign_leaf, subject_key_id,
+    CaSubject, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate,
+    ca_request, self_signed_ca, sign_downstream_ca, sign_leaf, subject_key_id,
 };

@@ -68,6 +68,8 @@ pub struct CertificateFacts {
     pub not_after: Timestamp,
     /// The subject (a Name in DER).
     pub subject_der: Vec<u8>,
+    /// The issuer (a Name in DER).
+    pub issuer_der: Vec<u8>,
     /// Whether basic constraints are there and say CA.
     pub is_ca: bool,
     /// URI names, in order, not checked.
@@ -105,6 +107,7 @@ impl Parsed {
                 not_before: Timestamp::from_unix_s(certificate.validity().not_before.timestamp()),
                 not_after: Timestamp::from_unix_s(certificate.validity().not_after.timestamp()),
                 subject_der: certificate.subject().as_raw().to_vec(),
+                issuer_der: certificate.issuer().as_raw().to_vec(),
                 is_ca: false,
                 uris: Vec::new(),
                 serial: Serial::from_be_bytes(certificate.raw_serial()),

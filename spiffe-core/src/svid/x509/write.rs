@@ -64,6 +64,9 @@ const LEAF_EXTENDED_KEY_USAGE: &[u8] = &[
 ];
 const LEAF_CONSTRAINTS: &[u8] = &[der::SEQUENCE, 0];
 const CA_CONSTRAINTS: &[u8] = &[der::SEQUENCE, 3, der::BOOLEAN, 1, 0xff];
+/// The attribute of a certificate request that holds extensions, 1.2.840.113549.1.9.14.
+const EXTENSION_REQUEST: &[u8] =
+    &[der::OID, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
 const CRITICAL: &[u8] = &[der::BOOLEAN, 1, 0xff];
 
 /// What a certificate says of its issuer.
@@ -130,13 +133,13 @@ pub struct CaSubject {
     pub common_name: String,
 }
 
-/// What goes into the CA certificate of a downstream server.
+/// What goes into a CA certificate below another.
 #[derive(Clone, Debug)]
 pub struct DownstreamTemplate<'a> {
     /// The trust domain; becomes the one URI name.
     pub trust_domain: &'a TrustDomain,
-    /// Length of the issuing CA's own chain, 1 when it is self-signed: the n of `DOWNSTREAM-n`.
-    pub depth: usize,
+    /// The subject.
+    pub subject: DownstreamSubject<'a>,
     /// The certified key as SubjectPublicKeyInfo in DER.
     pub public_key_spki: &'a [u8],
     /// Big-endian serial number; not zero.
@@ -145,6 +148,16 @@ pub struct DownstreamTemplate<'a> {
     pub not_before: Timestamp,
     /// When the lifetime ends; rounded down to a second.
     pub not_after: Timestamp,
+}
+
+/// The subject of a CA certificate below another.
+#[derive(Clone, Copy, Debug)]
+pub enum DownstreamSubject<'a> {
+    /// The issuer's, with the organizational unit `DOWNSTREAM-n`: a server's CA below a server. The n
+    /// is the length of the issuing CA's own chain, 1 when it is self-signed.
+    Depth(usize),
+    /// A Name in DER, as the certificate request brought it.
+    Given(&'a [u8]),
 }
 
 /// SHA-1 of the key bits: SPIRE's SubjectKeyId.
@@ -198,14 +211,20 @@ pub fn sign_leaf(
     .sign(signer)
 }
 
-/// Writes and signs the CA certificate of a downstream server; returns it in DER.
+/// Writes and signs a CA certificate below another; returns it in DER.
 pub fn sign_downstream_ca(
     issuer: &IssuerIdentity,
     signer: &dyn Signer,
     template: &DownstreamTemplate<'_>,
 ) -> Result<Vec<u8>, X509Error> {
-    let mut subject = Name::parse(&issuer.name_der)?;
-    subject.organizational_unit = vec![format!("DOWNSTREAM-{}", template.depth)];
+    let subject_der = match template.subject {
+        DownstreamSubject::Depth(depth) => {
+            let mut subject = Name::parse(&issuer.name_der)?;
+            subject.organizational_unit = vec![format!("DOWNSTREAM-{depth}")];
+            subject.encode()
+        }
+        DownstreamSubject::Given(name_der) => name_der.to_vec(),
+    };
     let subject_key_id = subject_key_id(template.public_key_spki)?;
     let extensions = [
         extension(KEY_USAGE, true, CA_KEY_USAGE),
@@ -216,7 +235,7 @@ pub fn sign_downstream_ca(
     ];
     Certificate {
         issuer_der: &issuer.name_der,
-        subject_der: &subject.encode(),
+        subject_der: &subject_der,
         public_key_spki: template.public_key_spki,
         serial: template.serial,
         not_before: template.not_before,
@@ -256,6 +275,27 @@ pub fn self_signed_ca(
         extensions: &extensions,
     }
     .sign(signer)
+}
+
+/// Writes and signs the request for a CA certificate of this trust domain, with the names that
+/// [`self_signed_ca`] would give it; returns it in DER.
+pub fn ca_request(
+    trust_domain: &TrustDomain,
+    subject: Option<&CaSubject>,
+    signer: &dyn Signer,
+    serial: [u8; 16],
+) -> Result<Vec<u8>, X509Error> {
+    let subject_der = ca_name(subject, serial).encode();
+    let names = der::sequence(&[&alt_name_extension(&[], &trust_domain.id_string())]);
+    let values = der::element(der::SET, &[&names]);
+    let attribute = der::sequence(&[EXTENSION_REQUEST, &values]);
+    let attributes = der::element(der::context_constructed(0), &[&attribute]);
+    let version = [der::INTEGER, 1, 0];
+    let spki = signer.public_key_spki();
+    let to_be_signed = der::sequence(&[&version, &subject_der, spki, &attributes]);
+    let algorithm = der::sequence(&[signature_algorithm(signer.key_type())]);
+    let signature = signer.sign_x509(&to_be_signed)?;
+    Ok(der::sequence(&[&to_be_signed, &algorithm, &der::bit_string(0, &signature)]))
 }
 
 fn ca_name(subject: Option<&CaSubject>, serial: [u8; 16]) -> Name {

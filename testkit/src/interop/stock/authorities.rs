@@ -46,18 +46,28 @@ pub(super) async fn replace(cluster: &Cluster, agents: &mut [StockAgent; 2]) -> 
     Ok(())
 }
 
-fn prepare(cluster: &Cluster, index: usize, kind: &str) -> Result<String> {
+pub(super) fn prepare(cluster: &Cluster, index: usize, kind: &str) -> Result<String> {
     let made = cluster.member(index)?.cli_json(&["localauthority", kind, "prepare"])?;
     let id = made.pointer("/prepared_authority/authority_id").and_then(|id| id.as_str());
     Ok(id.with_context(|| format!("no authority in {made}"))?.to_owned())
 }
 
-fn step(cluster: &Cluster, index: usize, kind: &str, verb: &str, id: &str) -> Result<()> {
-    let words = ["localauthority", kind, verb, "-authorityID", id];
+pub(super) fn step(
+    cluster: &Cluster,
+    index: usize,
+    kind: &str,
+    verb: &str,
+    id: &str,
+) -> Result<()> {
+    let mut words = vec!["localauthority", kind, verb, "-authorityID", id];
+    if verb == "activate" {
+        // Agents below may not have fetched it yet, and SPIRE's tool does not ask.
+        words.push("-force");
+    }
     cluster.member(index)?.cli_json(&words).map(drop)
 }
 
-fn id_of(cluster: &Cluster, index: usize, kind: &str, place: &str) -> Result<String> {
+pub(super) fn id_of(cluster: &Cluster, index: usize, kind: &str, place: &str) -> Result<String> {
     let shown = cluster.member(index)?.cli_json(&["localauthority", kind, "show"])?;
     let id = shown.pointer(&format!("/{place}/authority_id")).and_then(|id| id.as_str());
     Ok(id.with_context(|| format!("no {place} authority in {shown}"))?.to_owned())

@@ -3,12 +3,13 @@
 //!
 //! Owns the order of the lane; `agents` the stock agents, `authorities` a forced rotation above them,
 //! `restore` the drill with them, `server` the
-//! stock server, `answers` the comparison of the command lines. Written from the specification; the
+//! stock server, `nesting` one server below the other, `answers` the comparison of the command lines. Written from the specification; the
 //! programs come from outside.
 
 mod agents;
 mod answers;
 mod authorities;
+mod nesting;
 mod restore;
 mod server;
 
@@ -69,6 +70,16 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
 
     server::run(folder, binaries).await.context("a stock server")?;
     println!("our agent attested to a stock server and serves; the command lines agree there too");
+    nested(folder, binaries).await
+}
+
+/// The last part of the lane, which needs no root.
+#[expect(clippy::print_stdout, reason = "a lane says what it did")]
+pub(super) async fn nested(folder: &Path, binaries: &Path) -> Result<()> {
+    nesting::run(folder, binaries).await?;
+    println!(
+        "a stock server below our cluster and our cluster below one share a root and follow its taint"
+    );
     Ok(())
 }
 

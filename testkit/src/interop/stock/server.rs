@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use spiffe::WorkloadApiClient;
 use steeple_testkit::cluster::TRUST_DOMAIN;
 use steeple_testkit::process::{binary, wait_for};
@@ -15,25 +16,21 @@ use steeple_testkit::{Agent, Process, ports};
 use super::{NODE, WITHIN, WORKLOAD, answers};
 
 /// A stock server and its process.
-struct StockServer {
+pub(super) struct StockServer {
     folder: PathBuf,
-    port: u16,
+    pub(super) port: u16,
     process: Process,
 }
 
 /// Our agent attests to it and serves, also what is registered later.
 pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
-    let mut server = StockServer::start(&folder.join("stock-server"), binaries).await?;
+    let mut server = StockServer::start(&folder.join("stock-server"), binaries, "").await?;
     let (ours, stock) = (binary("spire-server")?, binaries.join("spire-server"));
-    let token = server.command(&ours, &["token", "generate", "-spiffeID", NODE])?;
-    let token: serde_json::Value = serde_json::from_slice(&token).context("read the token")?;
-    let token = token.get("value").and_then(|value| value.as_str()).context("no token")?;
+    let token = server.token(&ours)?;
     server.entry(&ours, WORKLOAD)?;
-    let mut shown = Command::new(&ours);
-    shown.args(["bundle", "show", "-socketPath"]).arg(server.socket());
-    let bundle = shown.output().context("show the bundle")?.stdout;
+    let bundle = server.bundle_pem(&ours)?;
     let addresses = [format!("127.0.0.1:{}", server.port)];
-    let agent = Agent::start_at(&folder.join("our-agent"), &addresses, &bundle, token).await?;
+    let agent = Agent::start_at(&folder.join("our-agent"), &addresses, &bundle, &token).await?;
     let endpoint = agent.endpoint();
     let first = crate::demo::x509(&endpoint).await;
     let first = first.with_context(|| server.process.log_tail(25))?;
@@ -55,7 +52,8 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
 }
 
 impl StockServer {
-    async fn start(folder: &Path, binaries: &Path) -> Result<Self> {
+    /// Starts one with further plugins.
+    pub(super) async fn start(folder: &Path, binaries: &Path, plugins: &str) -> Result<Self> {
         fs::create_dir_all(folder.join("data")).context("create the stock server's folder")?;
         let [port] = ports::lease()?;
         let config = format!(
@@ -63,7 +61,7 @@ impl StockServer {
              trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n}}\nplugins {{\n  \
              DataStore \"sql\" {{ plugin_data {{\n    database_type = \"sqlite3\"\n    \
              connection_string = \"{data}/datastore.sqlite3\"\n  }} }}\n  \
-             NodeAttestor \"join_token\" {{ plugin_data {{}} }}\n  KeyManager \"memory\" {{ plugin_data {{}} }}\n}}\n",
+             NodeAttestor \"join_token\" {{ plugin_data {{}} }}\n  KeyManager \"memory\" {{ plugin_data {{}} }}\n  {plugins}}}\n",
             socket = folder.join("api.sock").display(),
             data = folder.join("data").display(),
         );
@@ -81,12 +79,12 @@ impl StockServer {
         Ok(server)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.folder.join("api.sock")
     }
 
     /// Runs a command of either tool, and returns its JSON.
-    fn command(&self, tool: &Path, args: &[&str]) -> Result<Vec<u8>> {
+    pub(super) fn command(&self, tool: &Path, args: &[&str]) -> Result<Vec<u8>> {
         let mut command = Command::new(tool);
         command.args(args).args(["-output", "json", "-socketPath"]).arg(self.socket());
         let output = command.output().context("run the command line")?;
@@ -100,4 +98,42 @@ impl StockServer {
         let args = ["entry", "create", "-parentID", NODE, "-spiffeID", id, "-selector", &selector];
         self.command(tool, &args).map(drop)
     }
+
+    /// A join token for the node.
+    pub(super) fn token(&self, tool: &Path) -> Result<String> {
+        let made = self.json(tool, &["token", "generate", "-spiffeID", NODE])?;
+        Ok(text(&made, "/value")?.to_owned())
+    }
+
+    /// The trust bundle as a file.
+    pub(super) fn bundle_pem(&self, tool: &Path) -> Result<Vec<u8>> {
+        let mut shown = Command::new(tool);
+        shown.args(["bundle", "show", "-socketPath"]).arg(self.socket());
+        Ok(shown.output().context("show the bundle")?.stdout)
+    }
+
+    /// What it logged.
+    pub(super) fn log_text(&self) -> String {
+        fs::read_to_string(self.process.log()).unwrap_or_default()
+    }
+
+    /// Replaces the root and marks the old one; returns the old one and the new one.
+    pub(super) fn replace_root(&self, tool: &Path) -> Result<[String; 2]> {
+        let shown = self.json(tool, &["localauthority", "x509", "show"])?;
+        let old = text(&shown, "/active/authority_id")?.to_owned();
+        let made = self.json(tool, &["localauthority", "x509", "prepare"])?;
+        let new = text(&made, "/prepared_authority/authority_id")?.to_owned();
+        self.command(tool, &["localauthority", "x509", "activate", "-authorityID", &new])?;
+        self.command(tool, &["localauthority", "x509", "taint", "-authorityID", &old])?;
+        Ok([old, new])
+    }
+
+    fn json(&self, tool: &Path, args: &[&str]) -> Result<Value> {
+        serde_json::from_slice(&self.command(tool, args)?).context("read the command's JSON")
+    }
+}
+
+fn text<'a>(value: &'a Value, pointer: &str) -> Result<&'a str> {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.with_context(|| format!("no {pointer} in {value}"))
 }

@@ -1,0 +1,265 @@
+//! `UpstreamAuthority "disk"`: a CA certificate and its key in files.
+//!
+//! Owns SPIRE's three keys and its checks and texts. The files are read at the start and again for each
+//! certificate, so that a new pair needs no restart; a pair that cannot be used leaves the one before in
+//! place. Each member signs with its own copy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
+use steeple_spiffe_core::random::Random;
+use steeple_spiffe_core::signer::{LocalSigner, SignError, Signer};
+use steeple_spiffe_core::svid::x509::{
+    DownstreamSubject, DownstreamTemplate, IssuerIdentity, X509Error, certificate_facts,
+    sign_downstream_ca,
+};
+use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem};
+
+use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+use crate::authority::{BACKDATE, check_chain, random_serial};
+
+/// Lifetime of a certificate for which none is asked (SPIRE: 1 h).
+const DEFAULT_TTL: Duration = Duration::from_secs(3600);
+
+/// The plugin's configuration keys, as they stand in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DiskSettings {
+    /// `cert_file_path`.
+    pub cert_file_path: PathBuf,
+    /// `key_file_path`.
+    pub key_file_path: PathBuf,
+    /// `bundle_file_path`; without it the certificate is its own root.
+    pub bundle_file_path: Option<PathBuf>,
+}
+
+/// The files cannot be used, or nothing can be signed with them. Texts are SPIRE's where it has one.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The key's file cannot be used.
+    #[error("unable to load upstream CA key: {0}")]
+    Key(String),
+    /// The certificate's file cannot be used.
+    #[error("unable to load upstream CA cert: {0}")]
+    Certificate(String),
+    /// The file of roots cannot be used.
+    #[error("unable to load upstream CA bundle: {0}")]
+    Bundle(String),
+    /// A chain without its root.
+    #[error("with no bundle_file_path configured only self-signed CAs are supported")]
+    NotSelfSigned,
+    /// Two halves of different pairs.
+    #[error("unable to load upstream CA: certificate and private key do not match")]
+    Mismatch,
+    /// The first certificate may sign no certificates.
+    #[error("unable to load upstream CA: certificate is no CA: {0}")]
+    NotCa(&'static str),
+    /// The first certificate is not valid now.
+    #[error("unable to load upstream CA: certificate {0}")]
+    NotValidNow(&'static str),
+    /// The first certificate leads to no root.
+    #[error(
+        "unable to load upstream CA: certificate cannot be validated with the provided bundle or is \
+         not self-signed: {0}"
+    )]
+    Untrusted(String),
+    /// The request is not one for this trust domain's CA.
+    #[error("unable to sign CSR: {0}")]
+    Request(String),
+    /// The certificate could not be written.
+    #[error("unable to sign CSR")]
+    Sign(#[from] X509Error),
+    /// The thread that signed was cancelled.
+    #[error("process is shutting down")]
+    ShuttingDown,
+}
+
+/// Signs with a key from a file.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: DiskSettings,
+    trust_domain: TrustDomain,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    /// What was read last and could be used.
+    pair: Mutex<Arc<Pair>>,
+}
+
+/// What the files hold, checked.
+#[derive(Debug)]
+struct Pair {
+    signer: LocalSigner,
+    issuer: IssuerIdentity,
+    not_after: Timestamp,
+    /// The certificate and those above it; nothing if it is the root.
+    chain: Vec<Vec<u8>>,
+    roots: Vec<Vec<u8>>,
+}
+
+impl Disk {
+    /// Reads the files and checks them.
+    pub fn configure(
+        settings: DiskSettings,
+        trust_domain: TrustDomain,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Result<Self, DiskError> {
+        let pair = Pair::load(&settings, &trust_domain, clock.now(), random.as_ref())?;
+        let pair = Mutex::new(Arc::new(pair));
+        Ok(Self { inner: Arc::new(Inner { settings, trust_domain, clock, random, pair }) })
+    }
+}
+
+#[tonic::async_trait]
+impl UpstreamAuthority for Disk {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
+    async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError> {
+        let (inner, csr) = (Arc::clone(&self.inner), csr.to_vec());
+        // Files and perhaps an RSA key: not on the threads that serve connections.
+        let minted = tokio::task::spawn_blocking(move || inner.mint(&csr, preferred_ttl)).await;
+        Ok(minted.map_err(|_cancelled| DiskError::ShuttingDown)??)
+    }
+
+    async fn publish_jwt_key(
+        &self,
+        _key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
+        Ok(None)
+    }
+
+    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
+        // As in SPIRE: roots come with a certificate, else a revoked one would be back at once.
+        Ok(None)
+    }
+}
+
+impl Inner {
+    fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, DiskError> {
+        let request = self.check_request(csr)?;
+        let now = self.clock.now();
+        let pair = self.reload(now);
+        let ttl = if preferred_ttl.is_zero() { DEFAULT_TTL } else { preferred_ttl };
+        let template = DownstreamTemplate {
+            trust_domain: &self.trust_domain,
+            subject: DownstreamSubject::Given(&request.subject_der),
+            public_key_spki: &request.public_key_spki,
+            serial: random_serial(self.random.as_ref()),
+            not_before: now.minus(BACKDATE).floor_to_second(),
+            not_after: now.plus(ttl).min(pair.not_after).floor_to_second(),
+        };
+        let certificate = sign_downstream_ca(&pair.issuer, &pair.signer, &template)?;
+        let mut chain = vec![certificate];
+        chain.extend(pair.chain.iter().cloned());
+        Ok(MintedCa { chain, roots: pair.roots.clone() })
+    }
+
+    /// What the files hold now, or what they held when they could last be used.
+    fn reload(&self, now: Timestamp) -> Arc<Pair> {
+        let loaded = Pair::load(&self.settings, &self.trust_domain, now, self.random.as_ref());
+        let mut pair = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
+        match loaded {
+            Ok(loaded) => *pair = Arc::new(loaded),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(error, "Upstream CA files cannot be used; the CA before them signs");
+            }
+        }
+        Arc::clone(&pair)
+    }
+
+    /// A request that proves its key and asks for the CA of this trust domain.
+    fn check_request(&self, csr: &[u8]) -> Result<CertificateRequest, DiskError> {
+        let refuse = |text: String| DiskError::Request(text);
+        let request = CertificateRequest::parse(csr)
+            .map_err(|error| refuse(format!("unable to parse CSR: {error}")))?;
+        CertificateRequest::verify_signature(csr)
+            .map_err(|error| refuse(format!("CSR signature check failed: {error}")))?;
+        let [uri] = request.uris.as_slice() else {
+            return Err(refuse("CSR must have exactly one URI SAN".to_owned()));
+        };
+        if *uri != self.trust_domain.id_string() {
+            return Err(refuse(format!(
+                "CSR with SPIFFE ID {uri:?} is invalid: must use the trust domain ID for trust \
+                 domain {:?}",
+                self.trust_domain.as_str()
+            )));
+        }
+        Ok(request)
+    }
+}
+
+impl Pair {
+    fn load(
+        settings: &DiskSettings,
+        trust_domain: &TrustDomain,
+        now: Timestamp,
+        random: &dyn Random,
+    ) -> Result<Self, DiskError> {
+        let key = read(&settings.key_file_path).map_err(DiskError::Key)?;
+        let key = pem::decode_private_key(&key).map_err(|error| {
+            DiskError::Key(format!("{}: {error}", settings.key_file_path.display()))
+        })?;
+        let signer = LocalSigner::from_pkcs8(key.expose())
+            .map_err(|error: SignError| DiskError::Key(error.to_string()))?;
+        let certificates =
+            certificates(&settings.cert_file_path).map_err(DiskError::Certificate)?;
+        let (chain, roots) = match (&settings.bundle_file_path, certificates.as_slice()) {
+            (None, [_]) => (Vec::new(), certificates.clone()),
+            (None, _) => return Err(DiskError::NotSelfSigned),
+            (Some(path), _) => {
+                (certificates.clone(), self::certificates(path).map_err(DiskError::Bundle)?)
+            }
+        };
+        let first = certificates.first().ok_or(DiskError::NotSelfSigned)?;
+        let facts =
+            certificate_facts(first).map_err(|error| DiskError::Certificate(error.to_string()))?;
+        if facts.spki != signer.public_key_spki() {
+            return Err(DiskError::Mismatch);
+        }
+        if !facts.is_ca {
+            return Err(DiskError::NotCa("its basic constraints do not say so"));
+        }
+        if now < facts.not_before {
+            return Err(DiskError::NotValidNow("is not valid yet"));
+        }
+        if now >= facts.not_after {
+            return Err(DiskError::NotValidNow("has expired"));
+        }
+        let issuer = IssuerIdentity::from_certificate(first)?;
+        let bundle = bundle(trust_domain, &roots);
+        check_chain(&issuer, &signer, &chain, &bundle, now, random)
+            .map_err(|error| DiskError::Untrusted(error.to_string()))?;
+        Ok(Self { signer, issuer, not_after: facts.not_after, chain, roots })
+    }
+}
+
+fn bundle(trust_domain: &TrustDomain, roots: &[Vec<u8>]) -> Bundle {
+    let root = |der: &Vec<u8>| X509Authority { certificate_der: der.clone(), tainted: false };
+    Bundle {
+        x509_authorities: roots.iter().map(root).collect(),
+        ..Bundle::empty(trust_domain.clone())
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
+    let text = read(path)?;
+    pem::decode_certificates(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+#[path = "disk_tests.rs"]
+mod tests;

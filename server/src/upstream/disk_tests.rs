@@ -1,0 +1,210 @@
+//! The files of `disk`: what is refused, what is signed, and what a change of files does.
+
+use steeple_spiffe_core::random::SeededRandom;
+use steeple_spiffe_core::signer::LocalSigner;
+use steeple_spiffe_core::svid::x509::{ca_request, self_signed_ca};
+use steeple_spiffe_core::time::FixedClock;
+use steeple_spiffe_core::{KeyType, Secret};
+
+use super::*;
+
+const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn td() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+/// A CA with its key.
+struct Ca {
+    signer: LocalSigner,
+    pkcs8: Secret,
+    certificate: Vec<u8>,
+}
+
+impl Ca {
+    fn root(from: Timestamp, to: Timestamp) -> Self {
+        let (signer, pkcs8) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let other = TrustDomain::parse("pki.example").unwrap();
+        let certificate = self_signed_ca(&other, None, &signer, [7; 16], from, to).unwrap();
+        Self { signer, pkcs8, certificate }
+    }
+
+    fn good() -> Self {
+        Self::root(START.minus(HOUR), START.plus(DAY))
+    }
+
+    fn below(parent: &Self) -> Self {
+        let (signer, pkcs8) = LocalSigner::generate(KeyType::EcP384).unwrap();
+        let template = DownstreamTemplate {
+            trust_domain: &TrustDomain::parse("pki.example").unwrap(),
+            subject: DownstreamSubject::Depth(1),
+            public_key_spki: signer.public_key_spki(),
+            serial: [9; 16],
+            not_before: START.minus(HOUR),
+            not_after: START.plus(HOUR * 12),
+        };
+        let issuer = IssuerIdentity::from_certificate(&parent.certificate).unwrap();
+        let certificate = sign_downstream_ca(&issuer, &parent.signer, &template).unwrap();
+        Self { signer, pkcs8, certificate }
+    }
+}
+
+/// A folder with the files of the plugin.
+struct Files {
+    folder: tempfile::TempDir,
+    with_bundle: bool,
+}
+
+impl Files {
+    fn new(key: &Ca, certificates: &[&Ca], bundle: Option<&Ca>) -> Self {
+        let files = Self { folder: tempfile::tempdir().unwrap(), with_bundle: bundle.is_some() };
+        files.write(key, certificates);
+        if let Some(bundle) = bundle {
+            let text = pem::encode_certificates(std::slice::from_ref(&bundle.certificate));
+            fs::write(files.path("bundle.pem"), text).unwrap();
+        }
+        files
+    }
+
+    fn write(&self, key: &Ca, certificates: &[&Ca]) {
+        let ders: Vec<_> = certificates.iter().map(|ca| ca.certificate.clone()).collect();
+        fs::write(self.path("cert.pem"), pem::encode_certificates(&ders)).unwrap();
+        let key = pem::encode_private_key(key.pkcs8.expose());
+        fs::write(self.path("key.pem"), key.as_bytes()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self) -> Result<Disk, DiskError> {
+        let settings = DiskSettings {
+            cert_file_path: self.path("cert.pem"),
+            key_file_path: self.path("key.pem"),
+            bundle_file_path: self.with_bundle.then(|| self.path("bundle.pem")),
+        };
+        let clock = Arc::new(FixedClock::new(START));
+        Disk::configure(settings, td(), clock, Arc::new(SeededRandom::new(1)))
+    }
+
+    fn refusal(&self) -> String {
+        self.configure().unwrap_err().to_string()
+    }
+}
+
+fn request() -> Vec<u8> {
+    let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+    ca_request(&td(), None, &signer, [1; 16]).unwrap()
+}
+
+#[test]
+fn files_that_cannot_be_used_are_refused_in_spires_words() {
+    let (root, other) = (Ca::good(), Ca::good());
+    let below = Ca::below(&root);
+    let expired = Ca::root(START.minus(DAY), START.minus(HOUR));
+    let early = Ca::root(START.plus(HOUR), START.plus(DAY));
+    let cases = [
+        (Files::new(&other, &[&root], None), "certificate and private key do not match"),
+        (
+            Files::new(&below, &[&below, &root], None),
+            "with no bundle_file_path configured only self-signed CAs are supported",
+        ),
+        (
+            Files::new(&below, &[&below], Some(&other)),
+            "certificate cannot be validated with the provided bundle or is not self-signed",
+        ),
+        (Files::new(&expired, &[&expired], None), "certificate has expired"),
+        (Files::new(&early, &[&early], None), "certificate is not valid yet"),
+        (Files::new(&root, &[], None), "unable to load upstream CA cert: "),
+    ];
+    for (files, text) in cases {
+        let refusal = files.refusal();
+        assert!(refusal.contains(text), "{refusal:?} is not about {text:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_is_no_ca_and_files_that_are_missing_are_refused() {
+    let root = Ca::good();
+    let files = Files::new(&root, &[&root], None);
+    let mut params = rcgen::CertificateParams::default();
+    params.not_before = time::OffsetDateTime::from_unix_timestamp(START.unix_s() - 60).unwrap();
+    params.not_after = time::OffsetDateTime::from_unix_timestamp(START.unix_s() + 60).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let leaf = params.self_signed(&key).unwrap();
+    fs::write(files.path("cert.pem"), leaf.pem()).unwrap();
+    fs::write(files.path("key.pem"), key.serialize_pem()).unwrap();
+    assert!(files.refusal().contains("certificate is no CA"), "{}", files.refusal());
+
+    fs::write(files.path("key.pem"), "no key").unwrap();
+    assert!(files.refusal().starts_with("unable to load upstream CA key: "));
+    fs::remove_file(files.path("key.pem")).unwrap();
+    assert!(files.refusal().contains("No such file"), "{}", files.refusal());
+    let mut missing = Files::new(&root, &[&root], None);
+    missing.with_bundle = true;
+    assert!(missing.refusal().starts_with("unable to load upstream CA bundle: "));
+}
+
+#[tokio::test]
+async fn what_it_signs_has_the_lifetime_that_was_asked_for_cut_to_its_own() {
+    let root = Ca::good();
+    let files = Files::new(&root, &[&root], None);
+    let disk = files.configure().unwrap();
+    for (asked, given) in [(Duration::ZERO, HOUR), (HOUR * 2, HOUR * 2), (DAY * 2, DAY)] {
+        let minted = disk.mint(&request(), asked).await.unwrap();
+        assert_eq!(minted.roots, std::slice::from_ref(&root.certificate));
+        let [certificate] = minted.chain.as_slice() else { panic!("the root is in the chain") };
+        let facts = certificate_facts(certificate).unwrap();
+        assert_eq!(facts.not_after, START.plus(given), "{asked:?}");
+        assert_eq!(facts.not_before, START.minus(BACKDATE));
+        assert!(facts.is_ca);
+        assert_eq!(facts.uris, ["spiffe://example.org"]);
+    }
+}
+
+#[tokio::test]
+async fn below_an_intermediate_the_chain_has_it_and_the_roots_are_those_of_the_bundle() {
+    let root = Ca::good();
+    let below = Ca::below(&root);
+    let files = Files::new(&below, &[&below], Some(&root));
+    let minted = files.configure().unwrap().mint(&request(), HOUR).await.unwrap();
+    assert_eq!(minted.chain.len(), 2);
+    assert_eq!(minted.chain[1], below.certificate);
+    assert_eq!(minted.roots, [root.certificate]);
+}
+
+#[tokio::test]
+async fn a_request_for_anything_but_the_own_ca_is_refused() {
+    let root = Ca::good();
+    let files = Files::new(&root, &[&root], None);
+    let disk = files.configure().unwrap();
+    let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+    let elsewhere = TrustDomain::parse("other.org").unwrap();
+    let foreign = ca_request(&elsewhere, None, &signer, [1; 16]).unwrap();
+    let mut forged = request();
+    *forged.last_mut().unwrap() ^= 1;
+    for (csr, text) in [
+        (foreign, "must use the trust domain ID for trust domain \"example.org\""),
+        (forged, "CSR signature check failed"),
+        (vec![0x30], "unable to parse CSR"),
+    ] {
+        let error = disk.mint(&csr, HOUR).await.unwrap_err().to_string();
+        assert!(error.contains(text), "{error:?} is not about {text:?}");
+    }
+}
+
+#[tokio::test]
+async fn new_files_are_used_at_once_and_broken_ones_never() {
+    let (first, second) = (Ca::good(), Ca::good());
+    let files = Files::new(&first, &[&first], None);
+    let disk = files.configure().unwrap();
+    let roots = async || disk.mint(&request(), HOUR).await.unwrap().roots;
+    assert_eq!(roots().await, std::slice::from_ref(&first.certificate));
+    // Half of a new pair, as a copy in progress leaves it.
+    files.write(&second, &[&first]);
+    assert_eq!(roots().await, std::slice::from_ref(&first.certificate));
+    files.write(&second, &[&second]);
+    assert_eq!(roots().await, std::slice::from_ref(&second.certificate));
+}

@@ -1,0 +1,17 @@
+//! Upstream authorities: someone above the cluster who signs its X.509 authorities.
+//!
+//! Owns the seam (`authority`), its implementations (`disk`, `spire`), and the patience with one that does not
+//! answer (`handle`). What is made of a signed certificate, and when one is asked for, is the business
+//! of `crate::authority`: nothing here touches the registry.
+
+mod authority;
+mod disk;
+#[cfg(test)]
+pub(crate) mod fake;
+mod handle;
+mod spire;
+
+pub use authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+pub use disk::{Disk, DiskError, DiskSettings};
+pub use handle::Upstream;
+pub use spire::{Spire, SpireError, SpireSettings};
