@@ -228,7 +228,7 @@ async fn each_restore_begins_an_epoch_of_its_own_even_of_one_snapshot() {
     assert_eq!(revisions, [1 << 20, 2 << 20, 3 << 20]);
     assert_eq!(began.len(), 3, "what tells epochs of one number apart");
     // A folder that cannot be read, or that is another cluster's, says nothing.
-    fs::write(other.join("CURRENT"), "nonsense").unwrap();
+    fs::write(other.join("db/CURRENT"), "nonsense").unwrap();
     assert_eq!(again(9).cluster.epoch, 2);
 }
 
