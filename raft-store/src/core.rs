@@ -77,7 +77,7 @@ pub(crate) struct Core {
     pub(crate) fence: Arc<Fence>,
     /// An epoch of this cluster that is newer than this member's, once one was met; zero before.
     newer_epoch: AtomicU32,
-    /// Set when another cluster was met that has this one's id and epoch.
+    /// Set while another cluster is met that has this one's id and epoch.
     twin_epoch: AtomicBool,
     /// Set when the process is about to end: this member takes no leadership any more.
     standing_down: AtomicBool,
@@ -131,12 +131,12 @@ impl Core {
         self.newer_epoch.store(epoch, Ordering::Relaxed);
     }
 
-    /// Notes that this epoch was begun twice.
-    pub(crate) fn note_twin_epoch(&self) {
-        self.twin_epoch.store(true, Ordering::Relaxed);
+    /// Notes whether this epoch was begun twice and the other one is still met.
+    pub(crate) fn note_twin_epoch(&self, is_met: bool) {
+        self.twin_epoch.store(is_met, Ordering::Relaxed);
     }
 
-    /// Whether this epoch is known to have been begun twice.
+    /// Whether this epoch is known to have been begun twice, and the other one was met lately.
     pub(crate) fn has_twin_epoch(&self) -> bool {
         self.twin_epoch.load(Ordering::Relaxed)
     }

@@ -146,8 +146,8 @@ impl StoreHandle {
         self.core.newer_epoch()
     }
 
-    /// Whether another cluster was met that has this one's id and epoch: it was restored or recovered
-    /// twice, and both take writes.
+    /// Whether another cluster was met lately that has this one's id and epoch: it was restored or
+    /// recovered twice, and both take writes.
     pub fn has_twin_epoch(&self) -> bool {
         self.core.has_twin_epoch()
     }

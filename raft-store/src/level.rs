@@ -35,14 +35,19 @@ impl Command {
             | Self::DecideAgents(_) => 2,
             Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
             Self::TaintAuthority { .. } | Self::RevokeAuthority { .. } => 4,
-            Self::MoveClusterKey { .. }
-            | Self::ResealAuthority(_)
-            | Self::PrepareChained { .. }
-            | Self::ChangeRoots { .. }
-            | Self::PruneBundle { .. } => 5,
+            Self::MoveClusterKey { .. } | Self::ResealAuthority(_) => REKEY_LEVEL,
+            Self::PrepareChained { .. } | Self::ChangeRoots { .. } | Self::PruneBundle { .. } => {
+                UPSTREAM_LEVEL
+            }
         }
     }
 }
+
+/// The level from which on another cluster key can be moved to.
+pub const REKEY_LEVEL: u32 = 5;
+
+/// The level from which on authorities can be below an upstream authority.
+pub const UPSTREAM_LEVEL: u32 = 5;
 
 /// The highest level of this build, at which new clusters start.
 ///

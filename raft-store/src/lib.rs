@@ -71,7 +71,7 @@ pub use feed::{Resync, Subscription};
 pub use handle::{Confirmed, StoreHandle};
 pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use keys_in_use::KeysInUse;
-pub use level::FEATURE_LEVEL_MAX;
+pub use level::{FEATURE_LEVEL_MAX, REKEY_LEVEL, UPSTREAM_LEVEL};
 pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};

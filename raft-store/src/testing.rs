@@ -5,21 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_spiffe_core::random::{Random, SystemRandom};
-use steeple_spiffe_core::time::SystemClock;
+use steeple_spiffe_core::time::{SystemClock, Timestamp};
 use steeple_spiffe_core::{Clock, TrustDomain};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::change::ClusterState;
 use crate::cluster_key::ClusterKeys;
 use crate::config::{Config, Tuning};
 use crate::error::{OpenError, ProposeError, RunError, StoreError};
 use crate::handle::StoreHandle;
-use crate::ids::RequestId;
+use crate::ids::{ClusterId, MemberId, RequestId};
+use crate::level::FEATURE_LEVEL_MAX;
 use crate::mem::MemoryDisk;
 use crate::net::Tcp;
 use crate::outcome::Applied;
 use crate::seams::{Seams, Storage};
+use crate::status::{MemberState, MemberStatus, MemberView, Role};
 use crate::store::Store;
 
 /// Tests wait so long for anything; it is there in milliseconds.
@@ -28,6 +31,61 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Seeds what consensus draws at random on this thread from now on: election timeouts.
 pub fn seed_consensus(seed: u64) {
     crate::raft::runtime::seed_thread(seed);
+}
+
+/// What member 1 says of itself and these members where all is well and nobody leads.
+#[must_use]
+pub fn member_status(members: Vec<MemberView>) -> MemberStatus {
+    MemberStatus {
+        member_id: MemberId(1),
+        cluster_id: None,
+        state: MemberState::Member,
+        leader: None,
+        term: 1,
+        applied_index: 0,
+        commit_index: 0,
+        last_log_index: 0,
+        quorum_contact_age: None,
+        clock_ahead_ms: None,
+        clock_doubt: None,
+        mismatch: None,
+        members,
+    }
+}
+
+/// A voter that can be reached, of which nothing was observed.
+#[must_use]
+pub fn voter(id: u64) -> MemberView {
+    MemberView {
+        id: MemberId(id),
+        name: String::new(),
+        address: format!("m{id}:1"),
+        role: Role::Voter,
+        reachable: Some(true),
+        version: None,
+        lag: None,
+        observed: None,
+    }
+}
+
+/// The row of a cluster of `example.org` in its first epoch, at the highest feature level.
+///
+/// # Panics
+///
+/// Never.
+#[must_use]
+pub fn cluster_state() -> ClusterState {
+    ClusterState {
+        cluster_id: ClusterId(1),
+        name: "c".to_owned(),
+        trust_domain: TrustDomain::parse("example.org").expect("the test trust domain is valid"),
+        epoch: 1,
+        feature_level: FEATURE_LEVEL_MAX,
+        formed_at: Timestamp::from_unix_s(1),
+        restored: None,
+        key_id: String::new(),
+        left_key_ids: Vec::new(),
+    }
 }
 
 /// A digest of all replicated rows, and the log index of the state they are: equal on every member.

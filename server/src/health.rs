@@ -235,6 +235,7 @@ fn answer(health: &Health, path: &str, ready_path: &str, live_path: &str) -> Res
 #[cfg(test)]
 mod tests {
     use steeple_raft_store::MemberId;
+    use steeple_raft_store::testing::member_status;
 
     use super::*;
 
@@ -259,21 +260,7 @@ mod tests {
         for (leader, expected) in
             [(Some(this), "leader"), (Some(MemberId(2)), "follower"), (None, "none")]
         {
-            let status = MemberStatus {
-                member_id: this,
-                cluster_id: None,
-                state: MemberState::Member,
-                leader,
-                term: 1,
-                applied_index: 0,
-                commit_index: 0,
-                last_log_index: 0,
-                quorum_contact_age: None,
-                clock_ahead_ms: None,
-                clock_doubt: None,
-                mismatch: None,
-                members: Vec::new(),
-            };
+            let status = MemberStatus { leader, ..member_status(Vec::new()) };
             assert_eq!(role(&status), expected);
         }
     }

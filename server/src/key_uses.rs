@@ -125,9 +125,9 @@ pub fn is_done(keys: &[KeyFacts]) -> bool {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use steeple_raft_store::{ClusterId, MemberState, MemberView, Observation, Role};
+    use steeple_raft_store::testing::{self, member_status};
+    use steeple_raft_store::{MemberView, Observation};
     use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind};
-    use steeple_spiffe_core::{Timestamp, TrustDomain};
 
     use super::*;
 
@@ -140,47 +140,15 @@ pub(crate) mod tests {
             certificate_key_id: keys.first().copied().unwrap_or_default().to_owned(),
             ..Observation::default()
         };
-        MemberView {
-            id: MemberId(id),
-            name: String::new(),
-            address: format!("m{id}:1"),
-            role: Role::Voter,
-            reachable: Some(true),
-            version: None,
-            lag: None,
-            observed: Some(Observed { said, heard_at: NOW, ..Observed::default() }),
-        }
-    }
-
-    pub(crate) fn status(members: Vec<MemberView>) -> MemberStatus {
-        MemberStatus {
-            member_id: MemberId(1),
-            cluster_id: None,
-            state: MemberState::Member,
-            leader: None,
-            term: 1,
-            applied_index: 0,
-            commit_index: 0,
-            last_log_index: 0,
-            quorum_contact_age: None,
-            clock_ahead_ms: None,
-            clock_doubt: None,
-            mismatch: None,
-            members,
-        }
+        let observed = Some(Observed { said, heard_at: NOW, ..Observed::default() });
+        MemberView { observed, ..testing::voter(id) }
     }
 
     pub(crate) fn cluster(current: &str, left: &[&str]) -> ClusterState {
         ClusterState {
-            cluster_id: ClusterId(1),
-            name: "c".to_owned(),
-            trust_domain: TrustDomain::parse("example.org").unwrap(),
-            epoch: 1,
-            feature_level: 5,
-            formed_at: Timestamp::from_unix_s(1),
-            restored: None,
             key_id: current.to_owned(),
             left_key_ids: left.iter().map(|id| (*id).to_owned()).collect(),
+            ..testing::cluster_state()
         }
     }
 
@@ -231,7 +199,7 @@ pub(crate) mod tests {
         ];
         for (case, members, current, left, sealed, expected) in table {
             let in_use = in_use(current, sealed);
-            let keys = keys(&status(members), &cluster(current, left), &in_use, NOW);
+            let keys = keys(&member_status(members), &cluster(current, left), &in_use, NOW);
             let uses: Vec<KeyUse> = keys.iter().map(|key| key.use_).collect();
             assert_eq!(uses, expected, "{case}");
             assert_eq!(is_done(&keys), !uses.contains(&Leaving), "{case}");
@@ -241,7 +209,7 @@ pub(crate) mod tests {
     #[test]
     fn who_holds_a_key_and_who_does_not_is_named() {
         let members = vec![member(1, &["new", "old"]), member(2, &["old"])];
-        let found = keys(&status(members), &cluster("", &[]), &in_use("old", &["old"]), NOW);
+        let found = keys(&member_status(members), &cluster("", &[]), &in_use("old", &["old"]), NOW);
         let [old, new] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!((old.id.as_str(), new.id.as_str()), ("old", "new"));
         assert_eq!((&old.held_by, &old.missing_at), (&vec![MemberId(1), MemberId(2)], &vec![]));
@@ -253,7 +221,8 @@ pub(crate) mod tests {
     #[test]
     fn a_key_that_nobody_holds_is_shown_as_long_as_something_needs_it() {
         let members = vec![member(1, &["new"])];
-        let found = keys(&status(members), &cluster("", &[]), &in_use("lost", &["lost"]), NOW);
+        let found =
+            keys(&member_status(members), &cluster("", &[]), &in_use("lost", &["lost"]), NOW);
         assert_eq!((found[0].id.as_str(), &found[0].missing_at), ("lost", &vec![MemberId(1)]));
     }
 }

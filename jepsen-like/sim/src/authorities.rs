@@ -166,21 +166,8 @@ fn taint_in(bundle: &Bundle, one: &Authority) -> Option<bool> {
 
 /// The journal as the change feed shows it.
 pub(crate) fn journal(row: Option<&Change>) -> Journal {
-    match row {
-        Some(Change::JournalWritten(journal)) => journal.as_ref().clone(),
-        Some(
-            Change::EntryWritten { .. }
-            | Change::EntryDeleted { .. }
-            | Change::AgentWritten { .. }
-            | Change::AgentDeleted { .. }
-            | Change::BundleWritten { .. }
-            | Change::BundleDeleted { .. }
-            | Change::RelationshipWritten { .. }
-            | Change::RelationshipDeleted { .. }
-            | Change::ClusterWritten(_),
-        )
-        | None => Journal::default(),
-    }
+    let Some(Change::JournalWritten(journal)) = row else { return Journal::default() };
+    journal.as_ref().clone()
 }
 
 #[cfg(test)]

@@ -21,22 +21,10 @@ pub(crate) struct Rows {
 impl Rows {
     /// Of the rows as the change feed shows them.
     pub(crate) fn of(cluster: Option<&Change>, journal: Journal) -> Self {
-        let cluster = match cluster {
-            Some(Change::ClusterWritten(cluster)) => Some(Arc::clone(cluster)),
-            Some(
-                Change::EntryWritten { .. }
-                | Change::EntryDeleted { .. }
-                | Change::AgentWritten { .. }
-                | Change::AgentDeleted { .. }
-                | Change::BundleWritten { .. }
-                | Change::BundleDeleted { .. }
-                | Change::RelationshipWritten { .. }
-                | Change::RelationshipDeleted { .. }
-                | Change::JournalWritten(_),
-            )
-            | None => None,
+        let Some(Change::ClusterWritten(cluster)) = cluster else {
+            return Self { cluster: None, journal };
         };
-        Self { cluster, journal }
+        Self { cluster: Some(Arc::clone(cluster)), journal }
     }
 
     /// The key that was named to seal.
@@ -124,8 +112,7 @@ pub(crate) fn judge(
 mod tests {
     use std::time::Duration;
 
-    use steeple_raft_store::ClusterId;
-    use steeple_spiffe_core::TrustDomain;
+    use steeple_raft_store::testing::cluster_state;
     use steeple_spiffe_core::authority::{AuthorityKind, SealedKey};
     use steeple_spiffe_core::time::Timestamp;
 
@@ -139,15 +126,9 @@ mod tests {
     fn rows(named: &str, left: &[&str], revision: u64, sealing: SealedKey) -> Rows {
         let now = Timestamp::from_unix_ms(1);
         let cluster = ClusterState {
-            cluster_id: ClusterId(1),
-            name: "c".to_owned(),
-            trust_domain: TrustDomain::parse("example.org").unwrap(),
-            epoch: 1,
-            feature_level: 5,
-            formed_at: now,
-            restored: None,
             key_id: named.to_owned(),
             left_key_ids: left.iter().map(|id| (*id).to_owned()).collect(),
+            ..cluster_state()
         };
         let authority = Authority {
             id: AuthorityId::new("a"),

@@ -1,13 +1,9 @@
 //! Taint and revoke of authorities: one example a rule.
 
-use std::sync::Arc;
-
 use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind, AuthorityStatus, SealedKey};
 use steeple_spiffe_core::bundle::Bundle;
 
-use crate::apply::snapshot_changes;
 use crate::apply::testing::{Registry, authority};
-use crate::change::Change;
 use crate::command::Command;
 use crate::outcome::{Outcome, Rejection};
 
@@ -48,15 +44,6 @@ fn rotated() -> Registry {
     registry
 }
 
-fn bundle(registry: &Registry) -> Arc<Bundle> {
-    let mut changes = snapshot_changes(&registry.tables).unwrap().into_iter();
-    let bundle = changes.find_map(|change| {
-        let Change::BundleWritten { bundle, .. } = change else { return None };
-        Some(bundle)
-    });
-    bundle.unwrap()
-}
-
 /// The names and taints of what is published of a kind.
 fn published(bundle: &Bundle, kind: AuthorityKind) -> Vec<(String, bool)> {
     let name = |der: &[u8]| String::from_utf8(der.to_vec()).unwrap();
@@ -80,9 +67,9 @@ fn names(list: &[(&str, bool)]) -> Vec<(String, bool)> {
 fn an_old_authority_is_tainted_and_then_revoked_and_each_step_moves_bundle_and_journal_by_one() {
     for (kind, other) in [(X509, JWT), (JWT, X509)] {
         let mut registry = rotated();
-        let (before, revision) = (bundle(&registry), registry.journal().revision);
+        let (before, revision) = (registry.bundle(), registry.journal().revision);
         assert_eq!(registry.accepted(taint(&registry, kind, "old")), Outcome::Done);
-        let tainted = bundle(&registry);
+        let tainted = registry.bundle();
         assert_eq!(tainted.sequence_number, before.sequence_number + 1);
         assert_eq!(registry.journal().revision, revision + 1);
         let expected = names(&[("old", true), ("active", false), ("prepared", false)]);
@@ -90,7 +77,7 @@ fn an_old_authority_is_tainted_and_then_revoked_and_each_step_moves_bundle_and_j
         assert_eq!(published(&tainted, other), published(&before, other));
 
         assert_eq!(registry.accepted(revoke(&registry, kind, "old")), Outcome::Done);
-        let revoked = bundle(&registry);
+        let revoked = registry.bundle();
         assert_eq!(revoked.sequence_number, before.sequence_number + 2);
         assert_eq!(published(&revoked, kind), names(&[("active", false), ("prepared", false)]));
         assert_eq!(published(&revoked, other), published(&before, other));
@@ -106,7 +93,7 @@ fn an_old_authority_is_tainted_and_then_revoked_and_each_step_moves_bundle_and_j
 fn what_signs_is_unknown_or_was_dealt_with_is_neither_tainted_nor_revoked() {
     let mut registry = rotated();
     let refused = |id: &str| Rejection::AuthorityState(id.to_owned());
-    let (journal, before) = (registry.journal(), bundle(&registry));
+    let (journal, before) = (registry.journal(), registry.bundle());
     for kind in [X509, JWT] {
         for id in ["active", "unknown"] {
             assert_eq!(registry.rejected(taint(&registry, kind, id)), refused(id));
@@ -115,7 +102,7 @@ fn what_signs_is_unknown_or_was_dealt_with_is_neither_tainted_nor_revoked() {
             assert_eq!(registry.rejected(revoke(&registry, kind, id)), refused(id), "untainted");
         }
     }
-    assert_eq!((registry.journal(), bundle(&registry)), (journal, before));
+    assert_eq!((registry.journal(), registry.bundle()), (journal, before));
 
     registry.accepted(taint(&registry, X509, "old"));
     assert_eq!(registry.rejected(taint(&registry, X509, "old")), refused("old"));
@@ -147,11 +134,11 @@ fn a_revoked_authority_is_pruned_as_any_other_and_can_be_named_again() {
     let mut registry = rotated();
     registry.accepted(taint(&registry, X509, "old"));
     registry.accepted(revoke(&registry, X509, "old"));
-    let sequence = bundle(&registry).sequence_number;
+    let sequence = registry.bundle().sequence_number;
     let ids = vec![(X509, AuthorityId::new("old"))];
     let expected_journal = registry.journal().revision;
     let prune = Command::PruneAuthorities { expected_journal, ids };
     assert_eq!(registry.accepted(prune), Outcome::Pruned(1));
-    assert_eq!(bundle(&registry).sequence_number, sequence, "it was not there any more");
+    assert_eq!(registry.bundle().sequence_number, sequence, "it was not there any more");
     assert_eq!(registry.journal().authorities.len(), 5);
 }

@@ -143,13 +143,9 @@ fn unfit() -> Rejection {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use crate::apply::snapshot_changes;
-    use crate::apply::testing::{Registry, authority};
-    use crate::change::Change;
     use steeple_spiffe_core::bundle::JwtAuthority;
 
+    use crate::apply::testing::{Registry, authority};
     use crate::command::{AppendBundle, Command};
 
     use super::*;
@@ -178,18 +174,9 @@ mod tests {
         registry.run(Command::ChangeRoots { expected_journal, change, roots }).outcome
     }
 
-    fn bundle(registry: &Registry) -> Arc<Bundle> {
-        let mut changes = snapshot_changes(&registry.tables).unwrap().into_iter();
-        let bundle = changes.find_map(|change| {
-            let Change::BundleWritten { bundle, .. } = change else { return None };
-            Some(bundle)
-        });
-        bundle.unwrap()
-    }
-
     fn published(registry: &Registry) -> Vec<(String, bool)> {
         let name = |one: &X509Authority| String::from_utf8(one.certificate_der.clone()).unwrap();
-        bundle(registry).x509_authorities.iter().map(|one| (name(one), one.tainted)).collect()
+        registry.bundle().x509_authorities.iter().map(|one| (name(one), one.tainted)).collect()
     }
 
     fn is(registry: &Registry, expected: &[(&str, bool)]) {
@@ -203,10 +190,10 @@ mod tests {
         let mut registry = Registry::formed();
         prepare(&mut registry, "a", roots(&["r1", "r2"])).unwrap();
         is(&registry, &[("r1", false), ("r2", false)]);
-        assert_eq!(bundle(&registry).sequence_number, 1);
+        assert_eq!(registry.bundle().sequence_number, 1);
         prepare(&mut registry, "b", roots(&["r2"])).unwrap();
         is(&registry, &[("r1", false), ("r2", false)]);
-        assert_eq!(bundle(&registry).sequence_number, 1, "nothing is new in it");
+        assert_eq!(registry.bundle().sequence_number, 1, "nothing is new in it");
         assert_eq!(registry.journal().authorities.len(), 2);
 
         assert!(prepare(&mut registry, "c", Vec::new()).is_err(), "it would chain to nothing");
@@ -240,13 +227,13 @@ mod tests {
             change(&mut registry, RootChange::Taint, &["r1"]).is_err(),
             "it is tainted already"
         );
-        let sequence = bundle(&registry).sequence_number;
+        let sequence = registry.bundle().sequence_number;
         change(&mut registry, RootChange::Add, &["r1"]).unwrap();
         is(&registry, &[("r1", true), ("r2", false)]);
-        assert_eq!(bundle(&registry).sequence_number, sequence);
+        assert_eq!(registry.bundle().sequence_number, sequence);
         change(&mut registry, RootChange::Revoke, &["r1"]).unwrap();
         is(&registry, &[("r2", false)]);
-        assert_eq!(bundle(&registry).sequence_number, sequence + 1);
+        assert_eq!(registry.bundle().sequence_number, sequence + 1);
         assert_eq!(registry.journal().revision, 1, "the journal stays");
     }
 
@@ -303,7 +290,7 @@ mod tests {
         assert_eq!(prune(&["r1"], &["k1"]), Ok(Outcome::Pruned(2)));
         is(&registry, &[("own", false), ("r2", false)]);
         let left: Vec<_> =
-            bundle(&registry).jwt_authorities.iter().map(|key| key.key_id.clone()).collect();
+            registry.bundle().jwt_authorities.iter().map(|key| key.key_id.clone()).collect();
         assert_eq!(left, ["key", "k2"]);
     }
 }

@@ -1,6 +1,7 @@
 //! A registry in memory and short ways to say entries, agents and commands, for tests of apply and of
 //! what stores its rows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -8,6 +9,7 @@ use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
 use steeple_spiffe_core::authority::{
     Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
 };
+use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
@@ -43,6 +45,16 @@ impl Registry {
         let mut registry = Self::empty();
         registry.run(init()).outcome.unwrap();
         registry
+    }
+
+    /// The bundle of the cluster's own trust domain.
+    pub(crate) fn bundle(&self) -> Arc<Bundle> {
+        let mut changes = snapshot_changes(&self.tables).unwrap().into_iter();
+        let bundle = changes.find_map(|change| {
+            let Change::BundleWritten { bundle, .. } = change else { return None };
+            Some(bundle)
+        });
+        bundle.unwrap()
     }
 
     pub(crate) fn run(&mut self, command: Command) -> Applied {

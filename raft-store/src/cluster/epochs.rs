@@ -48,6 +48,8 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
         }
         let older = look(&life).await;
         let newest = life.network.newest_epoch();
+        let has_twin = life.network.has_twin();
+        life.core.note_twin_epoch(has_twin);
         let due = alarmed.is_none_or(|at| at.elapsed() >= ALARM_EVERY);
         if newest > ours {
             life.core.note_newer_epoch(newest);
@@ -62,8 +64,7 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
                     "A newer epoch of this cluster has begun elsewhere: stop that one, or these members"
                 );
             }
-        } else if life.network.has_twin() {
-            life.core.note_twin_epoch();
+        } else if has_twin {
             if due {
                 alarmed = Some(Instant::now());
                 tracing::error!(

@@ -9,6 +9,8 @@ use futures::StreamExt;
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::AppendEntriesRequest;
 use prost::bytes::Bytes;
+use steeple_spiffe_core::Timestamp;
+use steeple_spiffe_core::time::FixedClock;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -25,7 +27,7 @@ use crate::net::network::{EPOCH_HEADER, PeerNetwork, PeerNetworkParts};
 use crate::net::pb::raft::v1 as pb;
 use crate::net::pb::raft::v1::peer_client::PeerClient;
 use crate::net::tls::PeerTls;
-use crate::net::transport::{PipeNetwork, Pipes};
+use crate::net::transport::{PipeNetwork, Pipes, Transport};
 use crate::pb as rows;
 use crate::raft::{CommittedLeaderId, LogId, PeerNode, Vote};
 use crate::seams::{Seams, Storage};
@@ -251,17 +253,46 @@ async fn a_join_that_is_sent_again_takes_one_member_in() {
 
 /// The peer network of a member of the victim's cluster.
 fn network_of(victim: &Victim, member: MemberId) -> Arc<PeerNetwork> {
+    let transport = Arc::new(victim.network.endpoint("leader"));
+    let parts = PeerNetworkParts { cluster_id: Some(victim.cluster), ..parts(transport, member) };
+    PeerNetwork::open(parts).unwrap()
+}
+
+/// Of a member that belongs to no cluster yet.
+fn parts(transport: Arc<dyn Transport>, member_id: MemberId) -> PeerNetworkParts {
     let seams = seams(Storage::Memory(MemoryDisk::new()));
-    let network = PeerNetwork::open(PeerNetworkParts {
+    PeerNetworkParts {
         config: Arc::new(config(PathBuf::new())),
-        transport: Arc::new(victim.network.endpoint("leader")),
+        transport,
         clock: seams.clock,
         random: seams.random,
-        member_id: member,
-        cluster_id: Some(victim.cluster),
+        member_id,
+        cluster_id: None,
         acks: Arc::default(),
-    });
-    network.unwrap()
+    }
+}
+
+#[test]
+fn an_epoch_that_was_begun_twice_is_told_of_while_the_other_one_is_met() {
+    let clock = Arc::new(FixedClock::new(Timestamp::from_unix_s(1_000)));
+    let transport = Arc::new(PipeNetwork::default().endpoint(ADDRESS));
+    let parts = PeerNetworkParts { clock: clock.clone(), ..parts(transport, MemberId(1)) };
+    let network = PeerNetwork::open(parts).unwrap();
+    network.note_epoch(2, Some(7));
+    assert!(!network.has_twin(), "nothing is known of our own epoch yet");
+    network.set_epoch(2, Some(5));
+    for (epoch, began_ms) in [(1, Some(7)), (2, Some(5)), (2, None), (3, Some(7)), (0, Some(7))] {
+        network.note_epoch(epoch, began_ms);
+        assert!(!network.has_twin(), "{epoch} {began_ms:?}");
+    }
+    for _ in 0..2 {
+        network.note_epoch(2, Some(7));
+        assert!(network.has_twin());
+        clock.advance(Duration::from_secs(59));
+        assert!(network.has_twin());
+        clock.advance(Duration::from_secs(2));
+        assert!(!network.has_twin(), "it is gone");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

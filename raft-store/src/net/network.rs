@@ -87,8 +87,8 @@ pub(crate) struct PeerNetwork {
     pub(crate) acks: Arc<Acks>,
     /// The highest epoch of our cluster that was met.
     newest_epoch: AtomicU32,
-    /// Whether our epoch was met with another beginning.
-    twin: AtomicBool,
+    /// When our epoch was last met with another beginning.
+    twin: ArcSwapOption<Duration>,
 }
 
 /// A gRPC client of a peer.
@@ -139,7 +139,7 @@ impl PeerNetwork {
             began_ms: Arc::new(AtomicI64::new(UNKNOWN)),
             muted: AtomicBool::new(false),
             newest_epoch: AtomicU32::default(),
-            twin: AtomicBool::new(false),
+            twin: ArcSwapOption::empty(),
         }))
     }
 
@@ -207,7 +207,7 @@ impl PeerNetwork {
     pub(crate) fn note_epoch(&self, epoch: u32, began_ms: Option<i64>) {
         self.newest_epoch.fetch_max(epoch, Ordering::Relaxed);
         if self.is_twin(epoch, began_ms) {
-            self.twin.store(true, Ordering::Relaxed);
+            self.twin.store(Some(Arc::new(self.clock.boot_time())));
         }
     }
 
@@ -217,10 +217,12 @@ impl PeerNetwork {
         same && self.began_ms().zip(began_ms).is_some_and(|(ours, theirs)| ours != theirs)
     }
 
-    /// Whether a member was met whose epoch has our number and another beginning: the cluster was
-    /// restored or recovered twice.
+    /// Whether a member was met lately whose epoch has our number and another beginning: the cluster was
+    /// restored or recovered twice, and both still run.
     pub(crate) fn has_twin(&self) -> bool {
-        self.twin.load(Ordering::Relaxed)
+        let met = self.twin.load();
+        let age = met.as_ref().map(|met| self.clock.boot_time().saturating_sub(**met));
+        age.is_some_and(|age| age < TWIN_FOR)
     }
 
     /// The highest epoch of our cluster that was met; zero before.
@@ -452,6 +454,10 @@ pub(crate) fn is_transport_failure(status: &Status) -> bool {
     let lost = std::error::Error::source(status).is_some();
     lost || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
+
+/// A second epoch of our number counts as running for so long after it was last met: its members call
+/// each few seconds, and are looked for as often.
+const TWIN_FOR: Duration = Duration::from_secs(60);
 
 /// When an epoch began that is not known yet.
 const UNKNOWN: i64 = -1;

@@ -6,8 +6,9 @@
 //! all accepted cluster keys and ignore validity times, since a wrong clock must not cut the peer
 //! network. A member has a certificate of each key it holds. It presents that of the key that seals,
 //! unless the other end said that it accepts others only: any key that both hold lets them meet, in
-//! whatever order a new key reaches the members and an old one leaves them. TLS 1.3 only, both sides authenticated, nothing resumed. Whether the named member may
-//! make a call is the server's question, asked at each call.
+//! whatever order a new key reaches the members and an old one leaves them. TLS 1.3 only, both sides
+//! authenticated, nothing resumed. Whether the named member may make a call is the server's question,
+//! asked at each call.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,8 +59,15 @@ pub(crate) struct PeerTls {
 struct State {
     name: PeerName,
     verifier: Arc<PinnedCas>,
-    /// With the ids of their keys; the first is preferred.
-    issuers: Vec<(String, Issuer<'static, KeyPair>)>,
+    /// The first is preferred.
+    issuers: Vec<ClusterCa>,
+}
+
+/// What signs certificates of a cluster key.
+struct ClusterCa {
+    key_id: String,
+    hint: TlsName,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl PeerTls {
@@ -101,12 +109,12 @@ impl PeerTls {
     /// If there is no seed, or a certificate cannot be made; what there was stays.
     pub(crate) fn renew(&self, seeds: &[(String, CaSeed)]) -> Result<String, TlsError> {
         let mut state = self.state();
-        if !state.issuers.iter().map(|(id, _)| id).eq(seeds.iter().map(|(id, _)| id)) {
+        if !state.issuers.iter().map(|ca| &ca.key_id).eq(seeds.iter().map(|(id, _)| id)) {
             let renewed = State::of(&self.provider, seeds, state.name.clone())?;
             self.own.all.store(Arc::new(renewed.certificates(&self.provider)?));
             *state = renewed;
         }
-        Ok(state.issuers.first().map(|(id, _)| id.clone()).unwrap_or_default())
+        Ok(state.issuers.first().map(|ca| ca.key_id.clone()).unwrap_or_default())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -171,22 +179,24 @@ impl State {
         let mut issuers = Vec::with_capacity(seeds.len());
         for (id, seed) in seeds {
             let key = ca_key(seed)?;
-            anchors.push(anchor(&key)?);
-            issuers.push((id.clone(), Issuer::new(ca_params(), key)));
+            anchors.push(anchor(&key, CA_NAME)?);
+            let hint = hint(&key, id)?;
+            let issuer = Issuer::new(ca_params(CA_NAME), key);
+            issuers.push(ClusterCa { key_id: id.clone(), hint, issuer });
         }
         if issuers.is_empty() {
             return Err(TlsError::NoKey);
         }
-        let hints = seeds.iter().map(|(id, _)| hint(id)).collect();
+        let hints = issuers.iter().map(|ca| ca.hint.clone()).collect();
         let algorithms = provider.signature_verification_algorithms;
         let verifier = Arc::new(PinnedCas { anchors, hints, algorithms });
         Ok(Self { name, verifier, issuers })
     }
 
     fn certificates(&self, provider: &CryptoProvider) -> Result<Vec<OwnCertificate>, TlsError> {
-        let each = self.issuers.iter().map(|(id, issuer)| {
-            let certificate = Arc::new(issue(provider, issuer, &self.name)?);
-            Ok(OwnCertificate { hint: hint(id), certificate })
+        let each = self.issuers.iter().map(|ca| {
+            let certificate = Arc::new(issue(provider, &ca.issuer, &self.name)?);
+            Ok(OwnCertificate { hint: ca.hint.clone(), certificate })
         });
         each.collect()
     }
@@ -222,20 +232,27 @@ fn ca_key(seed: &CaSeed) -> Result<KeyPair, TlsError> {
     Ok(KeyPair::from_der_and_sign_algo(&der, &rcgen::PKCS_ED25519)?)
 }
 
-fn ca_params() -> CertificateParams {
+fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, CA_NAME);
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
     params
 }
 
 /// What a verifier keeps of a CA: no certificate of it is ever sent.
-fn anchor(key: &KeyPair) -> Result<TrustAnchor<'static>, TlsError> {
-    let certificate = ca_params().self_signed(key)?;
+fn anchor(key: &KeyPair, name: &str) -> Result<TrustAnchor<'static>, TlsError> {
+    let certificate = ca_params(name).self_signed(key)?;
     let anchor = webpki::anchor_from_trusted_cert(certificate.der())
         .map_err(|error| rustls::Error::General(format!("cluster CA: {error}")))?;
     Ok(anchor.to_owned())
+}
+
+/// How an end says in a handshake that it accepts certificates of a key: a name that holds its id, in
+/// the list of accepted authorities. The CAs themselves all have one name.
+fn hint(key: &KeyPair, key_id: &str) -> Result<TlsName, TlsError> {
+    let named = anchor(key, &format!("{CA_NAME} {key_id}"))?;
+    Ok(TlsName::in_sequence(&named.subject))
 }
 
 fn issue(
@@ -256,27 +273,6 @@ fn issue(
     let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let key = provider.key_provider.load_private_key(der)?;
     Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
-}
-
-/// How an end says in a handshake that it accepts certificates of a key: a name that holds its id, in
-/// the list of accepted authorities. The CAs themselves all have one name.
-fn hint(key_id: &str) -> TlsName {
-    /// The attribute of a common name (2.5.4.3), in DER.
-    const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
-    const UTF8_STRING: u8 = 0x0c;
-    const SEQUENCE: u8 = 0x30;
-    const SET: u8 = 0x31;
-    let text = wrapped(UTF8_STRING, format!("{CA_NAME} {key_id}").as_bytes());
-    let attribute = wrapped(SEQUENCE, &[&COMMON_NAME, text.as_slice()].concat());
-    wrapped(SEQUENCE, &wrapped(SET, &attribute)).into()
-}
-
-/// A DER value of less than 128 bytes, which all hints are: key ids have 16 letters.
-fn wrapped(tag: u8, content: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(content.len()).unwrap_or(u8::MAX).min(127);
-    let mut der = vec![tag, length];
-    der.extend(content.iter().take(usize::from(length)));
-    der
 }
 
 /// Our certificates, for both roles, the preferred one first. Swapped when name or keys change.

@@ -42,17 +42,9 @@ pub(crate) fn entry_id(number: u32) -> EntryId {
 /// The ids of all entries that a store shows.
 pub(crate) fn entries(store: &TestStore) -> BTreeSet<String> {
     let subscription = store.handle.subscribe().unwrap();
-    let written = subscription.snapshot.iter().filter_map(|change| match change {
-        Change::EntryWritten { entry, .. } => Some(entry.id.to_string()),
-        Change::EntryDeleted { .. }
-        | Change::AgentWritten { .. }
-        | Change::AgentDeleted { .. }
-        | Change::BundleWritten { .. }
-        | Change::BundleDeleted { .. }
-        | Change::RelationshipWritten { .. }
-        | Change::RelationshipDeleted { .. }
-        | Change::JournalWritten(_)
-        | Change::ClusterWritten(_) => None,
+    let written = subscription.snapshot.iter().filter_map(|change| {
+        let Change::EntryWritten { entry, .. } = change else { return None };
+        Some(entry.id.to_string())
     });
     written.collect()
 }

@@ -46,6 +46,9 @@ async fn an_answer_that_was_held_since_before_an_election_confirms_no_read() {
     let read = tokio::spawn(async move {
         reader.read_barrier(Instant::now() + Duration::from_millis(1_500)).await
     });
+    // Nothing outside shows that consensus has taken the question, nor (below) that the leader has sent
+    // its next append. Where a pause is too short the answer comes before what it must not answer for:
+    // the test then shows less, and still says nothing wrong.
     tokio::time::sleep(Duration::from_millis(50)).await;
     cluster.network.release(&old.name, &others[0].name, Way::Back);
     eventually("what the first answer says", || {

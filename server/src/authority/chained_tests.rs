@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use steeple_raft_store::change::{ClusterState, Journal};
+use steeple_raft_store::testing::cluster_state;
 use steeple_raft_store::{
     Change, ChangeBatch, ClusterClock, ClusterId, ClusterKeys, Command, Revision, RowNumber,
 };
@@ -131,17 +132,7 @@ async fn issuer(bundle_roots: impl Fn(&Fake) -> Vec<Vec<u8>>) -> (Issuer, Bundle
     let root = |certificate_der| X509Authority { certificate_der, tainted: false };
     let mut bundle = Bundle::empty(td());
     bundle.x509_authorities = bundle_roots(&fake).into_iter().map(root).collect();
-    let cluster = ClusterState {
-        cluster_id: CLUSTER,
-        name: "c".to_owned(),
-        trust_domain: td(),
-        epoch: 0,
-        feature_level: 5,
-        formed_at: START,
-        restored: None,
-        key_id: String::new(),
-        left_key_ids: Vec::new(),
-    };
+    let cluster = ClusterState { cluster_id: CLUSTER, ..cluster_state() };
     let journal = Journal { revision: 1, authorities: vec![authority] };
     let changes = vec![
         Change::ClusterWritten(Arc::new(cluster)),

@@ -611,6 +611,7 @@ fn log_activated(before: &Active, after: &Active) {
 #[cfg(test)]
 mod tests {
     use steeple_raft_store::change::ClusterState;
+    use steeple_raft_store::testing::cluster_state;
     use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber};
     use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
     use steeple_spiffe_core::random::SeededRandom;
@@ -662,17 +663,7 @@ mod tests {
             let policy = Arc::new(policy);
             let clock = Arc::new(FixedClock::new(START));
             let random: Arc<dyn Random> = Arc::new(SeededRandom::new(2));
-            let cluster = ClusterState {
-                cluster_id: CLUSTER,
-                name: "c".to_owned(),
-                trust_domain: trust_domain.clone(),
-                epoch: 0,
-                feature_level: 1,
-                formed_at: START,
-                restored: None,
-                key_id: String::new(),
-                left_key_ids: Vec::new(),
-            };
+            let cluster = ClusterState { cluster_id: CLUSTER, ..cluster_state() };
             let cluster = Change::ClusterWritten(Arc::new(cluster));
             let views = Views::of_changes(Revision::new(0, 1), START, vec![cluster]);
             let (issuer, _task) = Issuer::start(

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_raft_store::change::Journal;
-use steeple_raft_store::{Command, ProposeError, Rejection, Revision, StoreHandle, Unavailable};
+use steeple_raft_store::{
+    Command, ProposeError, Rejection, Revision, StoreHandle, UPSTREAM_LEVEL, Unavailable,
+};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, Clock, Timestamp};
 use tokio::time::Instant;
@@ -29,9 +31,6 @@ const STEPS_MAX: usize = 8;
 
 /// How long a round waits for a confirmed read and for the view to follow.
 pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The feature level from which on authorities below an upstream authority can be published.
-const UPSTREAM_LEVEL: u32 = 5;
 
 /// Why a round ended early. All are tried again at the next one.
 #[derive(Debug, thiserror::Error)]

@@ -310,7 +310,8 @@ fn heard(status: &MemberStatus, now: Duration) -> Vec<(&MemberView, &Observed)> 
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::{MemberId, MemberState, Observation, Role};
+    use steeple_raft_store::Observation;
+    use steeple_raft_store::testing::{member_status, voter};
 
     use super::*;
     use crate::check::Outcome::{self, Fail, Ok, Warn};
@@ -325,36 +326,14 @@ mod tests {
             key_ids: vec!["k1".to_owned()],
             ..Observation::default()
         };
-        MemberView {
-            id: MemberId(id),
-            name: String::new(),
-            address: format!("m{id}:1"),
-            role: Role::Voter,
-            reachable: Some(true),
-            version: Some("1".to_owned()),
-            lag: None,
-            observed: Some(Observed { said, heard_at: NOW, ..Observed::default() }),
-        }
+        let observed = Some(Observed { said, heard_at: NOW, ..Observed::default() });
+        MemberView { version: Some("1".to_owned()), observed, ..voter(id) }
     }
 
     fn status(edit: impl FnOnce(&mut MemberView)) -> MemberStatus {
         let mut other = member(2);
         edit(&mut other);
-        MemberStatus {
-            member_id: MemberId(1),
-            cluster_id: None,
-            state: MemberState::Member,
-            leader: None,
-            term: 1,
-            applied_index: 0,
-            commit_index: 0,
-            last_log_index: 0,
-            quorum_contact_age: None,
-            clock_ahead_ms: Some(0),
-            clock_doubt: None,
-            mismatch: None,
-            members: vec![member(1), other],
-        }
+        MemberStatus { clock_ahead_ms: Some(0), ..member_status(vec![member(1), other]) }
     }
 
     fn said(edit: impl FnOnce(&mut Observation)) -> MemberStatus {

@@ -1,5 +1,5 @@
-//! `plugins { }`: which node attestors and upstream authority there are, and what is said of plugins that this server does
-//! not need or have.
+//! `plugins { }`: which node attestors and upstream authority there are, and what is said of plugins
+//! that this server does not need or have.
 //!
 //! Owns the one decision per type and name (`cluster.md` 1): used, accepted with a notice because
 //! the registry takes its place, or refused with the reason.

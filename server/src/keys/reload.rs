@@ -85,26 +85,17 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use steeple_raft_store::change::{ClusterState, Journal};
-    use steeple_raft_store::{Change, ClusterId, Revision};
+    use steeple_raft_store::testing::cluster_state;
+    use steeple_raft_store::{Change, Revision};
+    use steeple_spiffe_core::Timestamp;
     use steeple_spiffe_core::random::SystemRandom;
-    use steeple_spiffe_core::{Timestamp, TrustDomain};
 
     use super::*;
 
     const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
 
     fn views(current: &str) -> Views {
-        let cluster = ClusterState {
-            cluster_id: ClusterId(1),
-            name: "c".to_owned(),
-            trust_domain: TrustDomain::parse("example.org").unwrap(),
-            epoch: 1,
-            feature_level: 5,
-            formed_at: START,
-            restored: None,
-            key_id: current.to_owned(),
-            left_key_ids: Vec::new(),
-        };
+        let cluster = ClusterState { key_id: current.to_owned(), ..cluster_state() };
         let rows = vec![
             Change::ClusterWritten(Arc::new(cluster)),
             Change::JournalWritten(Arc::new(Journal::default())),

@@ -417,6 +417,8 @@ fn target(text: &str) -> Result<Option<MemberId>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use steeple_raft_store::testing::member_status;
+
     use super::*;
 
     fn view(id: u64, role: Role, reachable: Option<bool>) -> MemberView {
@@ -427,24 +429,15 @@ mod tests {
     }
 
     fn status(this: u64, leader: Option<u64>) -> MemberStatus {
+        let members = vec![
+            view(3, Role::Learner, None),
+            view(1, Role::Voter, Some(true)),
+            view(2, Role::Voter, Some(false)),
+        ];
         MemberStatus {
             member_id: MemberId(this),
-            cluster_id: None,
-            state: MemberState::Member,
             leader: leader.map(MemberId),
-            term: 3,
-            applied_index: 7,
-            commit_index: 7,
-            last_log_index: 7,
-            quorum_contact_age: None,
-            clock_ahead_ms: None,
-            clock_doubt: None,
-            mismatch: None,
-            members: vec![
-                view(3, Role::Learner, None),
-                view(1, Role::Voter, Some(true)),
-                view(2, Role::Voter, Some(false)),
-            ],
+            ..member_status(members)
         }
     }
 

@@ -119,7 +119,8 @@ fn clock_text(offset_ms: i64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::{MemberId, MemberState, Mismatch, Observation, Role};
+    use steeple_raft_store::testing::{member_status, voter};
+    use steeple_raft_store::{MemberId, Mismatch, Observation};
 
     use super::*;
 
@@ -135,34 +136,11 @@ mod tests {
     }
 
     fn view(id: u64, observed: Option<Observed>) -> MemberView {
-        MemberView {
-            id: MemberId(id),
-            name: String::new(),
-            address: format!("m{id}:1"),
-            role: Role::Voter,
-            reachable: Some(true),
-            version: None,
-            lag: None,
-            observed,
-        }
+        MemberView { observed, ..voter(id) }
     }
 
     fn status(other: Option<Observed>) -> MemberStatus {
-        MemberStatus {
-            member_id: MemberId(1),
-            cluster_id: None,
-            state: MemberState::Member,
-            leader: None,
-            term: 1,
-            applied_index: 0,
-            commit_index: 0,
-            last_log_index: 0,
-            quorum_contact_age: None,
-            clock_ahead_ms: None,
-            clock_doubt: None,
-            mismatch: None,
-            members: vec![view(1, Some(observed(0, "aa", &["k1", "k2"]))), view(2, other)],
-        }
+        member_status(vec![view(1, Some(observed(0, "aa", &["k1", "k2"]))), view(2, other)])
     }
 
     #[test]

@@ -5,15 +5,12 @@
 //! waits or not.
 
 use steeple_api::pb::cluster::v1 as rpc;
-use steeple_raft_store::{Command, KeysInUse, MemberId, MemberStatus, Rejection};
+use steeple_raft_store::{Command, KeysInUse, MemberId, MemberStatus, REKEY_LEVEL, Rejection};
 
 use super::context::Context;
 use crate::gate::Call;
 use crate::key_uses::{self, KeyFacts, KeyUse};
 use crate::status::Failure;
-
-/// The feature level from which on a key may be moved.
-const LEVEL: u32 = 5;
 
 /// The keys as this member sees them; none before the cluster has formed.
 pub(super) fn keys(context: &Context, status: &MemberStatus) -> Vec<rpc::ClusterKey> {
@@ -98,12 +95,12 @@ pub(super) async fn rekey(
 
 fn check_level(context: &Context) -> Result<(), Failure> {
     let level = context.views().cluster().map_or(0, |cluster| cluster.feature_level);
-    if level >= LEVEL {
+    if level >= REKEY_LEVEL {
         return Ok(());
     }
     Err(Failure::failed_precondition(format!(
-        "the cluster is at feature level {level}, another cluster key needs {LEVEL}: start this version \
-         on every member, then run \"spire-server cluster upgrade finalize\""
+        "the cluster is at feature level {level}, another cluster key needs {REKEY_LEVEL}: start this \
+         version on every member, then run \"spire-server cluster upgrade finalize\""
     )))
 }
 
@@ -158,8 +155,10 @@ fn check_held(keys: &[KeyFacts], to: &str, status: &MemberStatus) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use steeple_raft_store::testing::member_status;
+
     use super::*;
-    use crate::key_uses::tests::{NOW, cluster, in_use, member, status};
+    use crate::key_uses::tests::{NOW, cluster, in_use, member};
 
     fn found(
         members: &[(u64, &[&str])],
@@ -168,7 +167,12 @@ mod tests {
         sealed: &[&str],
     ) -> Vec<KeyFacts> {
         let members = members.iter().map(|(id, keys)| member(*id, keys)).collect();
-        key_uses::keys(&status(members), &cluster(current, left), &in_use(current, sealed), NOW)
+        key_uses::keys(
+            &member_status(members),
+            &cluster(current, left),
+            &in_use(current, sealed),
+            NOW,
+        )
     }
 
     #[test]
@@ -201,7 +205,7 @@ mod tests {
     fn a_member_that_lacks_the_key_or_says_nothing_keeps_it_from_moving() {
         let silent = steeple_raft_store::MemberView { observed: None, ..member(3, &[]) };
         let members = vec![member(1, &["old", "new"]), member(2, &["old"]), silent];
-        let status = status(members);
+        let status = member_status(members);
         let keys = key_uses::keys(&status, &cluster("", &[]), &in_use("old", &["old"]), NOW);
         let text = check_held(&keys, "new", &status).unwrap_err();
         let expected = "not every member is known to hold cluster key new: missing at 0000000000000002 \

@@ -17,6 +17,7 @@ use steeple_spiffe_core::svid::x509::{
     sign_downstream_ca,
 };
 use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem};
+use zeroize::Zeroizing;
 
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
 use crate::authority::{BACKDATE, check_chain, random_serial};
@@ -205,7 +206,7 @@ impl Pair {
         now: Timestamp,
         random: &dyn Random,
     ) -> Result<Self, DiskError> {
-        let key = read(&settings.key_file_path).map_err(DiskError::Key)?;
+        let key = Zeroizing::new(read(&settings.key_file_path).map_err(DiskError::Key)?);
         let key = pem::decode_private_key(&key).map_err(|error| {
             DiskError::Key(format!("{}: {error}", settings.key_file_path.display()))
         })?;

@@ -88,7 +88,14 @@ impl Survey {
                 members.push(MemberReport { member: view.id, not_ready });
             }
         }
-        let (agents, without) = self.agents_without(&seen);
+        let (survey, whole) = (self.clone(), seen);
+        let agents = tokio::task::spawn_blocking(move || survey.agents_without(&whole)).await;
+        let (agents, without) = agents.unwrap_or_else(|error| {
+            // Agents that were not counted are no evidence that all have seen it.
+            let not_ready = Some(format!("agents could not be counted: {error}"));
+            members.push(MemberReport { member: status.member_id, not_ready });
+            (0, Vec::new())
+        });
         let assumed_at = assumed_at(authority, self.max_staleness);
         Report { members, agents, without, assumed_at }
     }
@@ -110,7 +117,8 @@ impl Survey {
         (view, answer)
     }
 
-    /// How many agents may use their certificates, and which of them are not among those seen.
+    /// How many agents may use their certificates, and which of them are not among those seen. Looks at
+    /// every agent: call it where blocking is allowed.
     fn agents_without(&self, seen: &BTreeSet<Mark>) -> (usize, Vec<SpiffeId>) {
         let now = self.clock.now().max(self.views.cluster_time());
         let all = self.views.agents_page(None, None, &AgentFilter::default()).shown;
