@@ -34,7 +34,7 @@ use crate::observe::{
 use crate::offload::offload;
 use crate::questions::Answers;
 use crate::raft::{Metrics, Raft};
-use crate::status::{Leadership, MemberState, MemberStatus, MemberView, Role};
+use crate::status::{ForeignPeer, Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
 
 /// One running member.
@@ -79,6 +79,8 @@ pub(crate) struct Core {
     newer_epoch: AtomicU32,
     /// Set while another cluster is met that has this one's id and epoch.
     twin_epoch: AtomicBool,
+    /// Configured peers that belong to other clusters, as they were met last.
+    foreign_peers: ArcSwap<Vec<ForeignPeer>>,
     /// Set when the process is about to end: this member takes no leadership any more.
     standing_down: AtomicBool,
     /// Set while this member does not get on: until then it takes no leadership either.
@@ -120,6 +122,7 @@ impl Core {
             fence: parts.fence,
             newer_epoch: AtomicU32::new(0),
             twin_epoch: AtomicBool::new(false),
+            foreign_peers: ArcSwap::default(),
             standing_down: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             certificate_key: ArcSwap::default(),
@@ -139,6 +142,16 @@ impl Core {
     /// Whether this epoch is known to have been begun twice, and the other one was met lately.
     pub(crate) fn has_twin_epoch(&self) -> bool {
         self.twin_epoch.load(Ordering::Relaxed)
+    }
+
+    /// Notes which configured peers belong to other clusters.
+    pub(crate) fn note_foreign_peers(&self, found: Vec<ForeignPeer>) {
+        self.foreign_peers.store(Arc::new(found));
+    }
+
+    /// Configured peers that belong to other clusters.
+    pub(crate) fn foreign_peers(&self) -> Vec<ForeignPeer> {
+        self.foreign_peers.load().as_ref().clone()
     }
 
     /// The newer epoch that was met, if one was.
@@ -289,6 +302,7 @@ impl Core {
             commit_index,
             last_log_index,
             quorum_contact_age: self.contact_age(&metrics),
+            voters_next: voters_next(&metrics),
             mismatch: self.observations.mismatch(),
             clock_ahead_ms: self.cluster_clock.ahead_ms(self.clock.as_ref()),
             clock_doubt: self.clock_doubt(),
@@ -347,6 +361,14 @@ impl Core {
     /// Whether a member answered when it was last asked; `None`: it has not been asked yet.
     fn answers(&self, id: u64) -> Option<bool> {
         if id == self.member_id.0 { Some(true) } else { self.forwarder.answers(MemberId(id)) }
+    }
+}
+
+/// The voters that a change under way leads to; `None`: there is none.
+fn voters_next(metrics: &Metrics) -> Option<BTreeSet<MemberId>> {
+    match metrics.membership_config.get_joint_config().as_slice() {
+        [_, .., target] => Some(target.iter().copied().map(MemberId).collect()),
+        [_] | [] => None,
     }
 }
 

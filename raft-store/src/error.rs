@@ -129,6 +129,9 @@ pub enum RunError {
         /// The epoch that was met.
         newer: u32,
     },
+    /// Another process is this member, at the address that the cluster knows; the text says where.
+    #[error("{0}")]
+    RunsTwice(String),
     /// The peer network failed for good, for instance the listener's address is taken.
     #[error("peer network: {0}")]
     Network(String),

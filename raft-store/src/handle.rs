@@ -19,7 +19,7 @@ use crate::membership::{Asked, MemberChange, MemberChangeError};
 use crate::observe::ClusterClock;
 use crate::outcome::Applied;
 use crate::questions::{Answers, AskError};
-use crate::status::{Leadership, MemberStatus};
+use crate::status::{ForeignPeer, Leadership, MemberStatus};
 use crate::upgrade::{LevelStatus, RaiseError};
 
 /// What a read barrier confirmed.
@@ -150,6 +150,11 @@ impl StoreHandle {
     /// recovered twice, and both take writes.
     pub fn has_twin_epoch(&self) -> bool {
         self.core.has_twin_epoch()
+    }
+
+    /// Addresses in `cluster.peers` at which members of other clusters were met lately.
+    pub fn foreign_peers(&self) -> Vec<ForeignPeer> {
+        self.core.foreign_peers()
     }
 
     /// Writes the state that this member has applied as a snapshot. Reads the whole registry: call it

@@ -79,6 +79,6 @@ pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, O
 pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome};
 pub use questions::{Answers, AskError};
 pub use seams::{Seams, Storage};
-pub use status::{Leadership, MemberState, MemberStatus, MemberView, Role};
+pub use status::{ForeignPeer, Leadership, MemberState, MemberStatus, MemberView, Role};
 pub use store::Store;
 pub use upgrade::{LevelStatus, LevelSupport, RaiseError};

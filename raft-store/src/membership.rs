@@ -3,6 +3,8 @@
 //! The usual cases are autopilot's. Whether a request is safe is decided in `cluster/by_hand`, by the
 //! leader, whichever member was asked.
 
+use std::fmt;
+
 use tokio::sync::oneshot;
 
 use crate::core::Core;
@@ -16,7 +18,7 @@ pub enum MemberChange {
     Remove {
         /// Which member.
         member: MemberId,
-        /// Even if fewer than a majority of the voters that stay are healthy.
+        /// Even if fewer than a majority of the voters that stay are healthy; they must answer.
         force: bool,
     },
     /// A learner votes from now on, also if that makes an even number.
@@ -38,6 +40,17 @@ impl MemberChange {
         match self {
             Self::Remove { .. } | Self::Demote(_) => true,
             Self::Promote(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for MemberChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remove { member, force: false } => write!(f, "remove {member}"),
+            Self::Remove { member, force: true } => write!(f, "remove {member} by force"),
+            Self::Promote(member) => write!(f, "promote {member}"),
+            Self::Demote(member) => write!(f, "demote {member}"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a member says of itself and of its cluster.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::ids::{ClusterId, MemberId};
@@ -92,8 +93,20 @@ pub struct MemberStatus {
     pub clock_ahead_ms: Option<i64>,
     /// Why this member would not decide about time if it led, if so.
     pub clock_doubt: Option<String>,
+    /// While the set of voters is being changed: those it leads to. Until that is done, what is decided
+    /// needs a majority of the old set and of this one.
+    pub voters_next: Option<BTreeSet<MemberId>>,
     /// State hashes that differ between members, if they do.
     pub mismatch: Option<Mismatch>,
     /// Everyone, this member included, by id.
     pub members: Vec<MemberView>,
+}
+
+/// A configured peer that is a member of another cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignPeer {
+    /// Where it was met.
+    pub address: String,
+    /// Whose member it is.
+    pub cluster: ClusterId,
 }

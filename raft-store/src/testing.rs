@@ -48,6 +48,7 @@ pub fn member_status(members: Vec<MemberView>) -> MemberStatus {
         quorum_contact_age: None,
         clock_ahead_ms: None,
         clock_doubt: None,
+        voters_next: None,
         mismatch: None,
         members,
     }

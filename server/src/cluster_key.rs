@@ -136,6 +136,7 @@ fn run_command(words: &[String], patience: Duration) -> Result<Zeroizing<String>
         return Err(ClusterKeyError::Command { program: String::new(), reason });
     };
     let failed = |reason: String| ClusterKeyError::Command { program: program.clone(), reason };
+    tracing::info!(command = %program, "Waiting for the command that prints the cluster key");
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())

@@ -27,7 +27,12 @@ fn members() -> Vec<Member> {
         settings_hash: "0011223344556677".to_owned(),
         key_ids: vec!["k1".to_owned(), "k2".to_owned()],
         feature_level_max: 2,
-        disk: Some(DiskHealth { last_sync_s: Some(0.001), slowest_sync_s: 0.0123, waiting_s: 0.0 }),
+        disk: Some(DiskHealth {
+            last_sync_s: Some(0.001),
+            slowest_sync_s: 0.0123,
+            waiting_s: 0.0,
+            free_bytes: None,
+        }),
     };
     let silent = Member {
         name: String::new(),

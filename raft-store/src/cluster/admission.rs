@@ -15,6 +15,7 @@ use crate::cluster::life::Life;
 use crate::cluster::plan::Step;
 use crate::cluster::records;
 use crate::ids::MemberId;
+use crate::net::Process;
 use crate::net::messages as pb;
 use crate::net::messages::join_reply::Result as Answer;
 use crate::raft::{Metrics, PeerNode, TypeConfig};
@@ -24,6 +25,10 @@ const LEARNERS_MAX: usize = 16;
 
 /// A change needs two commits; without a quorum it would wait for ever.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A member that still runs where it was says so within a round trip; where nothing is any more, a
+/// moved one does not wait for the network to notice.
+const OLD_PLACE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Takes a newcomer in as a learner, if this member leads.
 ///
@@ -92,7 +97,8 @@ pub(crate) async fn update_address(
     };
     if node.address != address {
         if caller != life.me() {
-            meet(life, caller, &address).await?;
+            let there = meet(life, caller, &address).await?;
+            check_alone(life, &there, &node.address, &address).await?;
         }
         let node = PeerNode { address: address.clone(), ..node };
         change(life, ChangeMembers::SetNodes(BTreeMap::from([(caller.0, node)])), false).await?;
@@ -216,18 +222,36 @@ async fn check_place(
 }
 
 /// Makes sure that a member is where it says, seen from here.
-async fn meet(life: &Life, expected: MemberId, address: &str) -> Result<(), Status> {
-    let found = life.network.who_is_at(address).await.map_err(|error| {
+async fn meet(life: &Life, expected: MemberId, address: &str) -> Result<Process, Status> {
+    let found = life.network.process_at(address).await.map_err(|error| {
         Status::failed_precondition(format!(
             "the leader does not reach the newcomer at its advertise_address: {error}"
         ))
     })?;
-    if found.member() == expected {
-        return Ok(());
+    if found.name.member() == expected {
+        return Ok(found);
     }
+    let found = found.name;
     Err(Status::failed_precondition(format!(
         "the leader meets {found} at {address}; give the newcomer an advertise_address of its own"
     )))
+}
+
+/// Makes sure that a member which has moved is not where it was as well, in another process. One that has
+/// two names for one place is met as the same process at both.
+async fn check_alone(life: &Life, there: &Process, old: &str, new: &str) -> Result<(), Status> {
+    let looked = timeout(OLD_PLACE_TIMEOUT, life.network.process_at(old)).await;
+    match looked {
+        Ok(Ok(still)) if still.name == there.name && still != *there => {
+            Err(Status::already_exists(format!(
+                "member {} runs twice, at {old} and at {new}: the data folder of one is a copy; move \
+                 DATA_DIR/raft of the one that is not needed away and start it again: it joins as a new \
+                 member",
+                there.name.member()
+            )))
+        }
+        Ok(Ok(_) | Err(_)) | Err(_) => Ok(()),
+    }
 }
 
 /// Changes the membership and waits until that is committed. Voters that lose their vote go on

@@ -77,7 +77,8 @@ pub(crate) fn measure(
             healthy.then(|| now.saturating_sub(*healthy_since.entry(member).or_insert(now)));
         let address = node.address.clone();
         let (voter, demoted) = (voters.contains(id), node.demoted);
-        Seen { id: member, address, voter, demoted, silent_for, healthy_for }
+        let answers = silent_for <= HEALTHY_SILENCE_MAX;
+        Seen { id: member, address, voter, demoted, silent_for, healthy_for, answers }
     });
     members.collect()
 }

@@ -88,7 +88,9 @@ fn decide(change: MemberChange, members: &[Seen]) -> Result<Verdict, String> {
             }
             voters.remove(&id);
             check_last(&voters)?;
-            if !force {
+            if force {
+                check_alive(&voters, members)?;
+            } else {
                 check_majority(&voters, members)
                     .map_err(|text| format!("{text}, or use -force"))?;
             }
@@ -119,6 +121,21 @@ fn check_majority(staying: &BTreeSet<MemberId>, members: &[Seen]) -> Result<(), 
     Err(format!(
         "only {healthy} of the {} voters that would stay are healthy, a majority is needed; bring \
          them back first",
+        staying.len()
+    ))
+}
+
+/// A change that a majority of those who stay cannot agree to would never be committed, and every write
+/// would wait for it: no force helps there.
+fn check_alive(staying: &BTreeSet<MemberId>, members: &[Seen]) -> Result<(), String> {
+    let stays = members.iter().filter(|member| staying.contains(&member.id));
+    let alive = stays.filter(|member| member.answers).count();
+    if alive * 2 > staying.len() {
+        return Ok(());
+    }
+    Err(format!(
+        "only {alive} of the {} voters that would stay answer: the change could not be committed, and \
+         every write would wait for it; start them first, or remove one that is gone instead",
         staying.len()
     ))
 }
@@ -231,7 +248,7 @@ async fn change_members(life: &Life, change: MemberChange) -> Result<(), Status>
             admission::change(life, goal, !forget).await?;
         }
     }
-    tracing::info!(?change, "Membership changed by hand");
+    tracing::info!(%change, "Membership changed by hand");
     Ok(())
 }
 
@@ -242,7 +259,7 @@ async fn look_now(life: &Life, leaving: MemberId, members: &mut [Seen]) {
     let stays = |member: &Seen| member.id != leaving && member.id != life.me();
     let looks = members.iter_mut().filter(|member| stays(member)).map(async |member| {
         if life.network.ping(member.id, introduction.clone()).await.is_err() {
-            member.healthy_for = None;
+            (member.healthy_for, member.answers) = (None, false);
         }
     });
     join_all(looks).await;
@@ -309,7 +326,12 @@ mod tests {
             demoted: false,
             silent_for: Duration::ZERO,
             healthy_for: healthy.then_some(Duration::ZERO),
+            answers: true,
         }
+    }
+
+    fn dead(id: u64) -> Seen {
+        Seen { answers: false, ..seen(id, true, false) }
     }
 
     fn voters(ids: &[u64], forget: bool) -> Result<Verdict, String> {
@@ -333,7 +355,6 @@ mod tests {
             ("a healthy one goes", remove(3), three.clone(), voters(&[1, 2], true)),
             ("the dead one goes", remove(3), one_down.clone(), voters(&[1, 2], true)),
             ("not a healthy one beside a dead one", remove(2), one_down.clone(), refused(half)),
-            ("unless forced", force(2), one_down, voters(&[1, 3], true)),
             ("one of two dead ones", remove(3), two_down, refused(half)),
             (
                 "a learner is forgotten",
@@ -384,6 +405,33 @@ mod tests {
                 Promote(MemberId(8)),
                 (1..=8).map(|id| seen(id, id < 8, true)).collect(),
                 refused("7 voters are the most; remove or demote one first"),
+            ),
+        ];
+        for (name, change, members, expected) in cases {
+            assert_eq!(decide(change, &members), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn force_removes_what_health_would_not_let_go_but_never_beyond_those_who_answer() {
+        let force = |id| MemberChange::Remove { member: MemberId(id), force: true };
+        let trails = vec![seen(1, true, true), seen(2, true, true), seen(3, true, false)];
+        let cases: Vec<Case> = vec![
+            ("beside one that trails", force(2), trails, voters(&[1, 3], true)),
+            (
+                "forced or not, who stays must live",
+                force(2),
+                vec![seen(1, true, true), seen(2, true, true), dead(3)],
+                Err("only 1 of the 2 voters that would stay answer: the change could not be \
+                     committed, and every write would wait for it; start them first, or remove one \
+                     that is gone instead"
+                    .to_owned()),
+            ),
+            (
+                "the dead one goes by force",
+                force(3),
+                vec![seen(1, true, true), seen(2, true, false), dead(3)],
+                voters(&[1, 2], true),
             ),
         ];
         for (name, change, members, expected) in cases {

@@ -17,6 +17,7 @@ use crate::cluster::records;
 use crate::contact::Contact;
 use crate::error::RunError;
 use crate::net::messages::introduction::Standing;
+use crate::status::ForeignPeer;
 
 /// Between looks at configured addresses where no member of ours is.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
         if life.core.contact() == Contact::InContact {
             contact = Instant::now();
         }
-        let older = look(&life).await;
+        let Met { older, foreign } = look(&life).await;
         let newest = life.network.newest_epoch();
         let has_twin = life.network.has_twin();
         life.core.note_twin_epoch(has_twin);
@@ -73,6 +74,14 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
                      writes; stop one of the two, move its DATA_DIR/raft away and let it join the other"
                 );
             }
+        } else if due && let Some(ForeignPeer { address, cluster }) = foreign.first() {
+            alarmed = Some(Instant::now());
+            tracing::warn!(
+                address,
+                %cluster,
+                "A configured peer belongs to another cluster of this name: if it is to be a member here, \
+                 stop it, move its DATA_DIR/raft away and start it to join; else drop it from cluster.peers"
+            );
         } else if due && let Some((address, epoch)) = older.first() {
             alarmed = Some(Instant::now());
             tracing::warn!(
@@ -82,7 +91,16 @@ pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
                 "A member of an older epoch still runs: stop it, move its DATA_DIR/raft away and start it to join"
             );
         }
+        life.core.note_foreign_peers(foreign);
     }
+}
+
+/// Who was met at configured addresses that are no member's.
+#[derive(Default)]
+struct Met {
+    /// Addresses and epochs of those that an older epoch left behind.
+    older: Vec<(String, u32)>,
+    foreign: Vec<ForeignPeer>,
 }
 
 /// The epoch of this member and when it began, once the cluster's first command has been applied here.
@@ -107,8 +125,8 @@ fn superseded(life: &Life, newer: u32) -> RunError {
 }
 
 /// Asks who is at configured addresses that no member of ours holds, or at all others without
-/// contact. Returns those of an older epoch; newer ones are noted.
-async fn look(life: &Life) -> Vec<(String, u32)> {
+/// contact. Returns those of an older epoch and of other clusters; newer epochs are noted.
+async fn look(life: &Life) -> Met {
     let metrics = life.metrics();
     let is_lost = matches!(life.core.contact(), Contact::Lost { .. });
     let ours: BTreeSet<String> = if is_lost {
@@ -120,16 +138,25 @@ async fn look(life: &Life) -> Vec<(String, u32)> {
     let strangers =
         config.peers.iter().filter(|peer| **peer != config.advertise && !ours.contains(*peer));
     let introduction = life.introduction(None).await;
-    let met = join_all(strangers.map(async |address| {
+    let answers = join_all(strangers.map(async |address| {
         let answer = life.network.hello(address, introduction.clone()).await.ok()?;
         let Some(Standing::Formed(formed)) = answer.standing else { return None };
-        let cluster = records::cluster_id_from_bytes(&formed.cluster_id);
-        if cluster.is_none() || cluster != life.network.cluster_id() || formed.epoch == 0 {
-            return None;
-        }
-        life.network.note_epoch(formed.epoch, formed.epoch_began_unix_ms);
-        (formed.epoch < life.network.epoch()).then(|| (address.clone(), formed.epoch))
+        Some((address.clone(), formed))
     }))
     .await;
-    met.into_iter().flatten().collect()
+    let mut met = Met::default();
+    for (address, formed) in answers.into_iter().flatten() {
+        match records::cluster_id_from_bytes(&formed.cluster_id) {
+            Some(cluster) if life.network.cluster_id() == Some(cluster) => {
+                // Zero: it has not applied the first command yet.
+                life.network.note_epoch(formed.epoch, formed.epoch_began_unix_ms);
+                if formed.epoch != 0 && formed.epoch < life.network.epoch() {
+                    met.older.push((address, formed.epoch));
+                }
+            }
+            Some(cluster) => met.foreign.push(ForeignPeer { address, cluster }),
+            None => {}
+        }
+    }
+    met
 }

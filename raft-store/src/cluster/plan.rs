@@ -62,6 +62,8 @@ pub(crate) struct Seen {
     pub(crate) silent_for: Duration,
     /// How long it has been healthy without a break.
     pub(crate) healthy_for: Option<Duration>,
+    /// Whether it lives, however far it trails.
+    pub(crate) answers: bool,
 }
 
 /// The one change to make.
@@ -162,6 +164,7 @@ mod tests {
             demoted: false,
             silent_for,
             healthy_for,
+            answers: silent_s == 0,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
+use tonic::Code;
 
 use crate::cluster::admission;
 use crate::cluster::life::Life;
@@ -229,7 +230,7 @@ async fn look_for_moved(life: &Life) {
 ///
 /// # Errors
 ///
-/// Never: what fails is tried again.
+/// [`RunError::RunsTwice`]; what fails otherwise is tried again.
 pub(crate) async fn keep_address(life: Arc<Life>) -> Result<(), RunError> {
     loop {
         tokio::time::sleep(MOVE_EVERY).await;
@@ -259,6 +260,9 @@ pub(crate) async fn keep_address(life: Arc<Life>) -> Result<(), RunError> {
             }
         }
         if let Err(status) = result {
+            if status.code() == Code::AlreadyExists {
+                return Err(RunError::RunsTwice(status.message().to_owned()));
+            }
             tracing::warn!("failed to commit this member's new address: {}", status.message());
         }
     }

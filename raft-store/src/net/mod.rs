@@ -32,7 +32,7 @@ mod wire;
 
 pub(crate) use dial::chain;
 pub(crate) use name::PeerName;
-pub(crate) use network::{PeerNetwork, PeerNetworkParts};
+pub(crate) use network::{PeerNetwork, PeerNetworkParts, Process};
 pub(crate) use pb::raft::v1 as messages;
 pub(crate) use server::{Greeter, serve};
 pub use transport::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};

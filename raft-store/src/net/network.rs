@@ -11,6 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
 use prost::bytes::Bytes;
+use rustls::pki_types::CertificateDer;
 use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::random::Random;
 use tokio::time::Instant;
@@ -94,6 +95,15 @@ pub(crate) struct PeerNetwork {
 /// A gRPC client of a peer.
 pub(crate) type PeerClient =
     pb::raft::v1::peer_client::PeerClient<InterceptedService<Channel, EpochHeader>>;
+
+/// A process that answers for a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// The member.
+    pub(crate) name: PeerName,
+    /// What it has proven that with.
+    certificate: Option<CertificateDer<'static>>,
+}
 
 /// Why a greeting got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -389,6 +399,19 @@ impl PeerNetwork {
     pub(crate) async fn who_is_at(&self, address: &str) -> Result<PeerName, DialError> {
         let (_, found) = self.dialler.dial(address, Expected::Anyone).await?;
         Ok(found)
+    }
+
+    /// Who answers at an address, with the certificate that it presents: each process makes its own, so
+    /// that two of one name are told apart.
+    ///
+    /// # Errors
+    ///
+    /// If no one does.
+    pub(crate) async fn process_at(&self, address: &str) -> Result<Process, DialError> {
+        let (connection, name) = self.dialler.dial(address, Expected::Anyone).await?;
+        let presented = connection.get_ref().1.peer_certificates();
+        let certificate = presented.and_then(<[_]>::first).cloned().map(CertificateDer::into_owned);
+        Ok(Process { name, certificate })
     }
 
     async fn greet(&self, address: &str) -> Result<(PeerClient, PeerName), GreetError> {

@@ -34,7 +34,7 @@ pub struct Observation {
     pub disk: DiskHealth,
 }
 
-/// Times of syncs of the log.
+/// The disk of the log: times of syncs, and room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskHealth {
     /// How long the last one took; `None`: there was none, or they cost nothing.
@@ -43,6 +43,8 @@ pub struct DiskHealth {
     pub slowest_sync: Duration,
     /// How long the one that runs now has taken.
     pub waiting: Duration,
+    /// Bytes that may still be written; `None`: not known.
+    pub free_bytes: Option<u64>,
 }
 
 /// What was heard of a member, and when.
@@ -130,6 +132,7 @@ pub(crate) fn to_pb(said: &Observation) -> pb::ObserveReply {
             last_sync_us: said.disk.last_sync.map(us),
             slowest_sync_us: us(said.disk.slowest_sync),
             waiting_us: us(said.disk.waiting),
+            free_bytes: said.disk.free_bytes,
         }),
     }
 }
@@ -158,6 +161,7 @@ pub(crate) fn from_pb(reply: pb::ObserveReply) -> Observation {
             last_sync: disk.last_sync_us.map(Duration::from_micros),
             slowest_sync: Duration::from_micros(disk.slowest_sync_us),
             waiting: Duration::from_micros(disk.waiting_us),
+            free_bytes: disk.free_bytes,
         },
     }
 }
@@ -202,6 +206,7 @@ mod tests {
                 last_sync: Some(Duration::from_micros(8)),
                 slowest_sync: Duration::from_millis(9),
                 waiting: Duration::from_secs(10),
+                free_bytes: Some(13),
             },
         };
         assert_eq!(from_pb(to_pb(&said)), said);

@@ -13,6 +13,7 @@ use crate::cluster::Life;
 use crate::error::RunError;
 use crate::ids::MemberId;
 use crate::observe::{Kept, better_leader, compare, deviations, offset_text};
+use crate::offload::offload;
 
 /// Between the beginnings of two rounds: a clock, a setting or a row that went wrong shows within
 /// seconds, at the cost of a small message to each member.
@@ -34,12 +35,21 @@ const _: () = assert!(DEADLINE.as_millis() < EVERY.as_millis());
 pub(crate) async fn run(life: Arc<Life>) -> Result<(), RunError> {
     loop {
         let begun = Instant::now();
+        measure_room(&life).await;
         round(&life).await;
         compare_hashes(&life).await;
         compare_clocks(&life).await;
         let compared = life.core.cluster_clock.age(life.core.clock.as_ref()).is_some();
         sleep_until(begun + if compared { EVERY } else { FIRST }).await;
     }
+}
+
+/// How much room the log has. A store in memory has no folder: then nobody knows.
+async fn measure_room(life: &Life) {
+    let folder = life.core.config.data_dir.clone();
+    let measured = offload(move || rustix::fs::statvfs(&folder)).await;
+    let room = measured.ok().and_then(Result::ok);
+    life.core.syncs.note_free(room.map(|room| room.f_bavail.saturating_mul(room.f_frsize)));
 }
 
 async fn round(life: &Life) {

@@ -1,4 +1,4 @@
-//! How long syncs of the log take, told by whoever makes them.
+//! How long syncs of the log take, told by whoever makes them, and how much room it has.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,6 +21,7 @@ struct Syncs {
     began: Option<Instant>,
     last: Option<Duration>,
     slowest: Option<(Instant, Duration)>,
+    free_bytes: Option<u64>,
 }
 
 impl SyncWatch {
@@ -43,6 +44,11 @@ impl SyncWatch {
         took
     }
 
+    /// So many bytes may still be written; `None`: not known.
+    pub(crate) fn note_free(&self, bytes: Option<u64>) {
+        self.lock().free_bytes = bytes;
+    }
+
     /// How the disk does.
     pub(crate) fn health(&self) -> DiskHealth {
         let now = Instant::now();
@@ -52,6 +58,7 @@ impl SyncWatch {
             last_sync: syncs.last,
             slowest_sync: slowest.map(|(_, took)| took).unwrap_or_default(),
             waiting: syncs.began.map(|began| now - began).unwrap_or_default(),
+            free_bytes: syncs.free_bytes,
         }
     }
 
@@ -78,8 +85,10 @@ mod tests {
         tokio::time::advance(ms(3)).await;
         watch.end();
         let expected =
-            DiskHealth { last_sync: Some(ms(3)), slowest_sync: ms(2_500), waiting: ms(0) };
+            DiskHealth { last_sync: Some(ms(3)), slowest_sync: ms(2_500), ..DiskHealth::default() };
         assert_eq!(watch.health(), expected);
+        watch.note_free(Some(7));
+        assert_eq!(watch.health(), DiskHealth { free_bytes: Some(7), ..expected });
         tokio::time::advance(ms(61_000)).await;
         assert_eq!(watch.health().slowest_sync, ms(0), "long ago");
         watch.begin();

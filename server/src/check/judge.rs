@@ -5,7 +5,9 @@ use std::io;
 use std::time::Duration;
 
 use steeple_raft_store::change::Journal;
-use steeple_raft_store::{Contact, DiskHealth, LevelStatus, MemberStatus, MemberView, Observed};
+use steeple_raft_store::{
+    Contact, DiskHealth, ForeignPeer, LevelStatus, MemberState, MemberStatus, MemberView, Observed,
+};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityStatus, Timestamp};
 
@@ -17,7 +19,7 @@ use crate::keys::Tested;
 const MIB: u64 = 1024 * 1024;
 
 /// Snapshots and log of a large registry fit into this.
-const FREE_WARN: u64 = 1024 * MIB;
+pub(crate) const FREE_WARN: u64 = 1024 * MIB;
 
 /// Less, and RocksDB may not get through its next compaction.
 const FREE_FAIL: u64 = 128 * MIB;
@@ -41,6 +43,8 @@ const SNAPSHOT_WARN: Duration = Duration::from_secs(26 * 3600);
 const DISK_DOC: &str = "docs/runbooks/disk-full.md";
 const CLOCK_DOC: &str = "docs/runbooks/clock-wrong.md";
 const QUORUM_DOC: &str = "docs/runbooks/lost-quorum.md";
+const JOIN_DOC: &str = "docs/runbooks/stuck-join.md";
+const EPOCH_DOC: &str = "docs/runbooks/restore.md";
 const LOST_DOC: &str = "docs/runbooks/lost-member.md";
 const KEY_DOC: &str = "docs/reference/cluster.md#2-the-cluster-key";
 const CONFIG_DOC: &str = "docs/reference/cluster.md#1-configuration";
@@ -89,13 +93,52 @@ pub(super) fn disk_sync(probed: &io::Result<Duration>, log: DiskHealth) -> Verdi
     }
 }
 
-pub(super) fn quorum(contact: &Contact) -> Verdict {
-    let line = Verdict::ok("quorum", QUORUM_DOC, "this member is in contact with its cluster");
-    match contact {
-        Contact::InContact => line,
-        Contact::Lost { text, .. } => {
-            line.fail(text.clone(), "bring back enough voters, or the network between them")
-        }
+pub(super) fn quorum(state: &MemberState, contact: &Contact) -> Verdict {
+    let line = |doc| Verdict::ok("quorum", doc, "this member is in contact with its cluster");
+    match (state, contact) {
+        (MemberState::Member, Contact::InContact) => line(QUORUM_DOC),
+        (MemberState::Member, Contact::Lost { text, .. }) => line(QUORUM_DOC)
+            .fail(text.clone(), "bring back enough voters, or the network between them"),
+        (MemberState::Forming { text }, _) => line(JOIN_DOC).fail(
+            format!("no cluster yet: {text}"),
+            "start the missing founders, or correct cluster.peers",
+        ),
+        (MemberState::Joining { text }, _) => line(JOIN_DOC).fail(
+            format!("not taken in yet: {text}"),
+            "check that cluster.peers names a member of the cluster and the keys agree",
+        ),
+    }
+}
+
+/// What else goes by this cluster's name: another epoch of it, or another cluster at a configured peer.
+pub(super) fn epochs(
+    epoch: u32,
+    newer: Option<u32>,
+    twin: bool,
+    foreign: &[ForeignPeer],
+) -> Verdict {
+    let line = |text: String| Verdict::ok("epochs", EPOCH_DOC, text);
+    let stop =
+        "stop one of the two, move DATA_DIR/raft of its members away and let them join the other";
+    if let Some(newer) = newer {
+        let text = format!("this member is of epoch {epoch}, epoch {newer} has begun elsewhere");
+        return line(String::new()).fail(text, stop);
+    }
+    if twin {
+        let text = format!("epoch {epoch} was begun twice, by two restores or recoveries");
+        return line(String::new()).fail(text, stop);
+    }
+    if !foreign.is_empty() {
+        let each =
+            foreign.iter().map(|peer| format!("{} (cluster {})", peer.address, peer.cluster));
+        let text = format!("peers of other clusters: {}", each.collect::<Vec<_>>().join(", "));
+        let hint = "stop it, move its DATA_DIR/raft away and start it to join, or drop it from \
+                    cluster.peers";
+        return line(String::new()).warn(text, hint);
+    }
+    match epoch {
+        0 => line("not known yet".to_owned()),
+        epoch => line(format!("nobody met is of another epoch than {epoch}")),
     }
 }
 
@@ -138,7 +181,11 @@ pub(super) fn peers(status: &MemberStatus) -> Verdict {
     let silent: Vec<_> =
         silent.map(|member| format!("{} at {}", member.id, member.address)).collect();
     if silent.is_empty() {
-        return line(format!("all {} other members answer", others.len()));
+        return match others.len() {
+            0 => line("there are no other members".to_owned()),
+            1 => line("the other member answers".to_owned()),
+            others => line(format!("all {others} other members answer")),
+        };
     }
     line(String::new()).fail(
         format!("no answer from {}", silent.join(", ")),
@@ -310,8 +357,8 @@ fn heard(status: &MemberStatus, now: Duration) -> Vec<(&MemberView, &Observed)> 
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::Observation;
     use steeple_raft_store::testing::{member_status, voter};
+    use steeple_raft_store::{ClusterId, Observation};
 
     use super::*;
     use crate::check::Outcome::{self, Fail, Ok, Warn};
@@ -449,8 +496,32 @@ mod tests {
         }
         expect("names", &names(&[]), Ok);
         expect("names", &names(&[("a:1".to_owned(), "no such host".to_owned())]), Fail);
-        expect("quorum", &quorum(&Contact::InContact), Ok);
         let lost = Contact::Lost { since: NOW, text: "no leader".to_owned() };
-        expect("quorum", &quorum(&lost), Fail);
+        let text = || "why".to_owned();
+        for (state, contact, outcome, doc) in [
+            (MemberState::Member, &Contact::InContact, Ok, QUORUM_DOC),
+            (MemberState::Member, &lost, Fail, QUORUM_DOC),
+            (MemberState::Forming { text: text() }, &lost, Fail, JOIN_DOC),
+            (MemberState::Joining { text: text() }, &lost, Fail, JOIN_DOC),
+        ] {
+            let verdict = quorum(&state, contact);
+            expect("quorum", &verdict, outcome);
+            assert_eq!(verdict.doc, doc, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn whoever_else_goes_by_this_clusters_name_is_told_of() {
+        let foreign = [ForeignPeer { address: "a:1".to_owned(), cluster: ClusterId(7) }];
+        for (case, verdict, outcome, part) in [
+            ("alone", epochs(2, None, false, &[]), Ok, "another epoch than 2"),
+            ("not formed", epochs(0, None, false, &[]), Ok, "not known yet"),
+            ("left behind", epochs(2, Some(3), false, &foreign), Fail, "epoch 3 has begun"),
+            ("twice", epochs(2, None, true, &foreign), Fail, "begun twice"),
+            ("foreign", epochs(2, None, false, &foreign), Warn, "a:1 (cluster 0000"),
+        ] {
+            expect(case, &verdict, outcome);
+            assert!(verdict.text.contains(part), "{case}: {verdict:?}");
+        }
     }
 }

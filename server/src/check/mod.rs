@@ -15,6 +15,8 @@ use crate::key_uses;
 use crate::keys::test_signatures;
 use crate::service::Context;
 
+pub(crate) use judge::FREE_WARN;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -98,7 +100,13 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     vec![
         judge::data_folder(&folder),
         judge::disk_sync(&disk, log),
-        judge::quorum(&store.contact()),
+        judge::quorum(&status.state, &store.contact()),
+        judge::epochs(
+            views.cluster().map_or(0, |cluster| cluster.epoch),
+            store.newer_epoch(),
+            store.has_twin_epoch(),
+            &store.foreign_peers(),
+        ),
         judge::clock(&status),
         judge::names(&names),
         judge::peers(&status),

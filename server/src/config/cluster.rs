@@ -3,6 +3,7 @@
 //! Owns every key with its unit, range and default. Without the block a server is a cluster of one
 //! member that listens for no peers.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use steeple_raft_store::ClusterId;
 
 use super::error::{ConfigError, UnknownKey};
 use super::flags::RunFlags;
+use super::load::Notice;
 use super::section::Section;
 use super::server::ServerConfig;
 use crate::gate::staleness::RENEW_ONLY_DELAY;
@@ -78,6 +80,7 @@ pub(super) fn read(
     section: Option<Section<'_>>,
     server: &ServerConfig,
     flags: &RunFlags,
+    notices: &mut Vec<Notice>,
     unknown: &mut Vec<UnknownKey>,
 ) -> Result<ClusterConfig, ConfigError> {
     let by_flags = flags.cluster_advertise_address.is_some() || !flags.cluster_join.is_empty();
@@ -102,6 +105,13 @@ pub(super) fn read(
         return Err(ConfigError::Missing(
             "cluster: peers are configured but no key: make one with \"spire-server cluster keygen\", give it to every member and set key_file, key_env or key_command".into(),
         ));
+    }
+    if others && !config.peers.contains(&config.advertise_address) {
+        notices.push(Notice::info(format!(
+            "cluster.peers does not name this member ({:?}): it founds no cluster and joins the one that \
+             they form; a founder lists every founder, itself included",
+            config.advertise_address
+        )));
     }
     Ok(config)
 }
@@ -202,17 +212,33 @@ fn peers(section: &Section<'_>) -> Result<Vec<String>, ConfigError> {
 fn check_address(address: &str) -> Result<(), String> {
     let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     let port = parts.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0);
-    match port {
-        Some(_) => Ok(()),
-        None => Err(format!("{address:?} is no address; write host:port")),
+    let Some(((host, _), _)) = parts.zip(port) else {
+        return Err(format!("{address:?} is no address; write host:port"));
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified()) {
+        return Err(format!(
+            "{address:?} is an address to listen at, not one that others can reach; name one of this \
+             machine's"
+        ));
     }
+    Ok(())
 }
 
 fn key(section: &Section<'_>) -> Result<KeySource, ConfigError> {
+    let words = section.strings("key_command")?;
+    let is_empty = [
+        ("key_file", section.string("key_file")?.is_none()),
+        ("key_env", section.string("key_env")?.is_none()),
+        ("key_command", words.first().is_none_or(String::is_empty)),
+    ];
+    // Taken for absent, it would have this member make a key of its own.
+    if let Some((key, _)) = is_empty.iter().find(|(key, empty)| *empty && section.has(key)) {
+        return Err(section.refuse(key, "is empty; say where the cluster key is, or drop the key"));
+    }
     let file = section.string("key_file")?.map(|path| KeySource::File(path.into()));
     let environment = section.string("key_env")?.map(KeySource::Environment);
-    let command = section.strings("key_command")?;
-    let command = (!command.is_empty()).then_some(KeySource::Command(command));
+    let command = (!words.is_empty()).then_some(KeySource::Command(words));
     let mut sources = [file, environment, command].into_iter().flatten();
     match (sources.next(), sources.next()) {
         (None, _) => Ok(KeySource::BesideData),

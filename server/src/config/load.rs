@@ -105,7 +105,8 @@ pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
         plugins.ok_or_else(|| ConfigError::Missing("plugins section must be configured".into()))?;
     let plugins = plugins::read(&plugins, &mut notices)?;
     server.authority.unique_ids = plugins.unique_ids;
-    let cluster = cluster::read(file.section("cluster")?, &server, flags, &mut unknown)?;
+    let cluster =
+        cluster::read(file.section("cluster")?, &server, flags, &mut notices, &mut unknown)?;
     let health = telemetry::read_health(file.section("health_checks")?, &mut unknown)?;
     let telemetry = telemetry::read(file.section("telemetry")?, &mut notices, &mut unknown)?;
     section.collect_unknown(&mut unknown);

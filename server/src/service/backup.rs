@@ -81,6 +81,12 @@ pub(super) fn warnings(context: &Context) -> Vec<rpc::Warning> {
             "both take writes: stop one, move its DATA_DIR/raft away and let it join the other";
         warn("epoch_twice", text.into(), fix);
     }
+    for peer in context.gate.store.foreign_peers() {
+        let text = format!("{} belongs to another cluster, {}", peer.address, peer.cluster);
+        let fix = "if it is to be a member here: stop it, move its DATA_DIR/raft away and start it to \
+                   join; else drop it from cluster.peers";
+        warn("foreign_peer", text, fix);
+    }
     if let Some(failure) = context.schedule.as_ref().and_then(|schedule| schedule.failure()) {
         let text = format!("no snapshot was saved by schedule: {failure}");
         let fix = "free some space or correct cluster.snapshot; it is tried again by itself";

@@ -298,6 +298,13 @@ impl ClusterService {
                 "start it, or remove it with \"spire-server cluster remove\"",
             );
         }
+        if let Some(next) = &status.voters_next {
+            let ids = next.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            let text = format!("the voters are being changed to {ids}");
+            let fix = "it is done at once; if this stays, a majority of them, or of those before, does not \
+                       answer: start them";
+            warn("voters_change", text, fix);
+        }
         let more = status.members.iter().any(|member| member.role == Role::Learner);
         let promote = "let a third member vote: \"spire-server cluster promote -id ID\"";
         match quorum.voters {

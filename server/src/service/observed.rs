@@ -8,7 +8,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use steeple_api::pb::cluster::v1 as rpc;
-use steeple_raft_store::{DiskHealth, MemberStatus, MemberView, Observed};
+use steeple_raft_store::{DiskHealth, MemberId, MemberStatus, MemberView, Observed};
+
+use crate::check::FREE_WARN;
 
 /// Clocks that differ by more are worth a warning (`cluster.md` 9).
 const CLOCK_OFFSET_WARN_MS: u64 = 1_000;
@@ -33,6 +35,7 @@ fn disk(health: DiskHealth) -> rpc::DiskHealth {
         last_sync_s: health.last_sync.map(|took| took.as_secs_f64()),
         slowest_sync_s: health.slowest_sync.as_secs_f64(),
         waiting_s: health.waiting.as_secs_f64(),
+        free_bytes: health.free_bytes,
     }
 }
 
@@ -49,8 +52,22 @@ pub(super) fn warnings(status: &MemberStatus, now: Duration) -> Vec<rpc::Warning
     let fresh = |observed: &&Observed| now.saturating_sub(observed.heard_at) <= FRESH;
     let others = status.members.iter().filter(|view| view.id != status.member_id);
     let heard = others.filter_map(|view| Some((view, view.observed.as_ref().filter(fresh)?)));
-    warnings.extend(heard.flat_map(|(view, observed)| differences(view, observed, own)));
+    warnings.extend(disk_room(status.member_id, own));
+    for (view, observed) in heard {
+        warnings.extend(disk_room(view.id, observed));
+        warnings.extend(differences(view, observed, own));
+    }
     warnings
+}
+
+/// A member whose disk fills up ends; the others go on without it.
+fn disk_room(id: MemberId, observed: &Observed) -> Option<rpc::Warning> {
+    let free = observed.said.disk.free_bytes.filter(|free| *free < FREE_WARN)?;
+    Some(rpc::Warning {
+        code: "disk_low".into(),
+        message: format!("the disk of member {id} has {} MiB free", free >> 20),
+        fix: "free some space there, or give it a larger disk (docs/runbooks/disk-full.md)".into(),
+    })
 }
 
 fn about_this(status: &MemberStatus) -> Vec<rpc::Warning> {
@@ -120,7 +137,7 @@ fn clock_text(offset_ms: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use steeple_raft_store::testing::{member_status, voter};
-    use steeple_raft_store::{MemberId, Mismatch, Observation};
+    use steeple_raft_store::{Mismatch, Observation};
 
     use super::*;
 
@@ -163,6 +180,13 @@ mod tests {
             assert_eq!(codes, expected, "{case}");
             assert!(found.iter().all(|warning| !warning.fix.is_empty()), "{case}");
         }
+        let mut full = observed(0, "aa", &["k1", "k2"]);
+        full.said.disk.free_bytes = Some(FREE_WARN - 1);
+        let found = warnings(&status(Some(full.clone())), NOW);
+        assert_eq!(found[0].code, "disk_low");
+        assert!(found[0].message.contains("member 0000000000000002 has 1023 MiB"), "{found:?}");
+        full.said.disk.free_bytes = Some(FREE_WARN);
+        assert!(warnings(&status(Some(full)), NOW).is_empty());
         let doubtful = MemberStatus {
             leader: Some(MemberId(1)),
             clock_doubt: Some("why".to_owned()),

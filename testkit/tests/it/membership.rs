@@ -116,3 +116,79 @@ async fn a_member_that_lost_its_folder_takes_its_old_seat_under_load_and_nothing
     cluster.kill_member(1).unwrap();
     ready_says(&cluster, 2, "\"role\":\"none\"").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_a_data_folder_that_is_started_beside_its_member_ends_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ClusterSpec::default();
+    let mut cluster = Cluster::start(folder.path(), &spec).await.unwrap();
+    let everyone = members(&cluster, 0, Role::Voter).await.unwrap();
+    cluster.stop_member(2).await.unwrap();
+    let copy = cluster.add_member(&spec).unwrap();
+    let (from, to) = (cluster.member(2).unwrap().data(), cluster.member(copy).unwrap().data());
+    let copied = Command::new("cp").arg("-aT").args([from, to]).status();
+    assert!(copied.unwrap().success());
+    cluster.start_member(2).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
+    cluster.start_member(copy).unwrap();
+    let ended = cluster.process(copy).unwrap().wait(SOON).await.unwrap();
+    let log = fs::read_to_string(cluster.member(copy).unwrap().log()).unwrap();
+    assert_eq!(ended.code(), Some(1), "{log}");
+    assert!(log.contains(" runs twice, at ") && log.contains("move DATA_DIR/raft of"), "{log}");
+    // The one that was there goes on, where it was.
+    assert_eq!(members(&cluster, 0, Role::Voter).await.unwrap(), everyone);
+    let address = format!("127.0.0.1:{}", cluster.member(2).unwrap().peer_port);
+    let status = cluster.member(0).unwrap().status().await.unwrap();
+    assert!(status.members.iter().any(|member| member.address == address), "{status:?}");
+    // It counts: with it, one of the two others may go.
+    cluster.kill_member(0).unwrap();
+    cluster.leader(SOON).await.unwrap();
+
+    // Where the copy is all that runs, it may. What has ended is not waited for.
+    cluster.kill_member(copy).ok();
+    cluster.start_member(0).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
+    cluster.stop_member(2).await.unwrap();
+    cluster.start_member(copy).unwrap();
+    let address = format!("127.0.0.1:{}", cluster.member(copy).unwrap().peer_port);
+    let moved = wait_for("the copy at its address", SOON, async || {
+        let status = cluster.member(0)?.status().await?;
+        let found = status.members.iter().any(|member| member.address == address);
+        anyhow::ensure!(found && status.members.len() == 3, "{:?}", status.members);
+        Ok(())
+    });
+    moved.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_belongs_to_another_cluster_of_the_name_is_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = ClusterSpec::default();
+    let mut cluster = Cluster::start(folder.path(), &spec).await.unwrap();
+    // It was started alone once, and has formed a cluster of its own.
+    let other = cluster.add_member(&spec).unwrap();
+    let config = cluster.member(other).unwrap().config();
+    let right = fs::read_to_string(&config).unwrap();
+    let peers = right.lines().find(|line| line.trim_start().starts_with("peers =")).unwrap();
+    fs::write(&config, right.replace(peers, "")).unwrap();
+    cluster.start_member(other).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
+    cluster.stop_member(other).await.unwrap();
+    fs::write(&config, &right).unwrap();
+    cluster.start_member(other).unwrap();
+    let told = wait_for("the foreign peer to be told of", SOON, async || {
+        let status = cluster.member(other)?.status().await?;
+        let mut warnings = status.warnings.iter();
+        let told = warnings.find(|warning| warning.code == "foreign_peer");
+        anyhow::ensure!(told.is_some(), "{:?}", status.warnings);
+        Ok(())
+    });
+    told.await.unwrap();
+    let checked = cluster.member(other).unwrap().cli(&["cluster", "check"]).unwrap();
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    assert!(
+        checked.contains("warn  epochs        peers of other clusters: 127.0.0.1:"),
+        "{checked}"
+    );
+    assert!(checked.contains("there are no other members"), "{checked}");
+}
