@@ -59,7 +59,21 @@ impl StoreHandle {
         request: RequestId,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
-        self.core.propose(command, request, deadline).await
+        self.core.propose(command, request, None, deadline).await
+    }
+
+    /// As [`Self::propose`], for a command that is not the same when its caller asks again, for instance
+    /// since it holds a time: `said` is what the caller asked for, and tells whether it asks again or for
+    /// something else under the same id. Asked again, the command is not applied; what is answered is what
+    /// became of the first one.
+    pub async fn propose_said(
+        &self,
+        command: Command,
+        request: RequestId,
+        said: &[u8],
+        deadline: Instant,
+    ) -> Result<Applied, ProposeError> {
+        self.core.propose(command, request, Some(said), deadline).await
     }
 
     /// Proposes a duty of the leader of `term`. Fails with [`ProposeError::NotLeader`] if this member

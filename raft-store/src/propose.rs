@@ -102,11 +102,12 @@ impl Core {
         &self,
         command: Command,
         request: RequestId,
+        said: Option<&[u8]>,
         deadline: Instant,
     ) -> Result<Applied, ProposeError> {
         self.check_level(&command)?;
         let may_forward = !command.is_duty();
-        let mut envelope = seal(&command, request);
+        let mut envelope = seal(&command, request, said);
         if mutants::on(Mutant::TimeOfForwarder) {
             envelope.time_unix_ms = self.clock.now().unix_ms();
         }
@@ -205,7 +206,7 @@ impl Core {
     ) -> Result<Applied, ProposeError> {
         self.check_level(&command)?;
         let id = RequestId::fresh(self.feed.reached_now().revision, self.random.as_ref());
-        let envelope = seal(&command, id);
+        let envelope = seal(&command, id, None);
         let bytes = envelope.encoded_len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, max: COMMAND_BYTES_MAX });
@@ -395,10 +396,14 @@ impl Core {
     }
 }
 
-/// Wraps a command for the log. The time is left to the leader.
-fn seal(command: &Command, request: RequestId) -> pb::store::Envelope {
+/// Wraps a command for the log. The time is left to the leader. What was said tells requests of one id
+/// apart; the command itself does where nothing is given.
+fn seal(command: &Command, request: RequestId, said: Option<&[u8]>) -> pb::store::Envelope {
     let command = command_to_pb(command);
-    let body_hash = digest::digest(&digest::SHA256, &command.encode_to_vec());
+    let body_hash = match said {
+        Some(said) => digest::digest(&digest::SHA256, said),
+        None => digest::digest(&digest::SHA256, &command.encode_to_vec()),
+    };
     let remembered = request != RequestId::default();
     pb::store::Envelope {
         request_id: if remembered { request.0.to_vec() } else { Vec::new() },

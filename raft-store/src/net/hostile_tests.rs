@@ -296,6 +296,30 @@ fn an_epoch_that_was_begun_twice_is_told_of_while_the_other_one_is_met() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_its_leader_tells_of_more_than_it_holds_takes_nothing_and_ends() {
+    let victim = Victim::start().await;
+    let leader = MemberId(7);
+    let mut client = victim.client(victim.member(leader)).await;
+    let last = victim.store.handle.status().last_log_index;
+    let heartbeat = |term, confirmed| {
+        let vote = rows::store::Vote { term, member_id: leader.0, committed: true };
+        let log_id = rows::store::LogId { term, member_id: leader.0, index: last + 9 };
+        let prev_log_id = Some(log_id);
+        pb::AppendRequest { vote: Some(vote), prev_log_id, confirmed, ..Default::default() }
+    };
+    // Not there yet, and what it holds: answers of consensus.
+    for (term, confirmed) in [(1000, 0), (2000, last)] {
+        client.append(heartbeat(term, confirmed)).await.unwrap();
+    }
+    let refused = client.append(heartbeat(3000, last + 1_000)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let said = "this member's disk holds less than it acknowledged: its log ends at entry ";
+    assert!(refused.message().starts_with(said), "{refused}");
+    let ended = victim.store.stop().await.unwrap_err();
+    assert!(ended.to_string().contains(said), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_member_says_that_lacks_what_it_confirmed_is_kept_from_consensus() {
     let victim = Victim::start().await;
     let leader = MemberId(7);

@@ -4,6 +4,7 @@
 //! [`super::admission`]. A new certificate is signed first and released only after the command that
 //! records its serial has been applied.
 
+use prost::Message as _;
 use std::time::Duration;
 use steeple_api::convert::agent as convert;
 use steeple_api::convert::{id, selector, svid};
@@ -209,6 +210,7 @@ impl AgentService {
         request: rpc::CreateJoinTokenRequest,
     ) -> Result<pb::types::JoinToken, Failure> {
         let trust_domain = self.context.trust_domain();
+        let said = request.encode_to_vec();
         let ttl = u64::try_from(request.ttl).ok().filter(|ttl| *ttl > 0);
         let ttl = ttl.ok_or_else(|| Failure::invalid("ttl is required, you must provide one"))?;
         let alias_id = request
@@ -230,13 +232,19 @@ impl AgentService {
         let alias = alias_id
             .map(|spiffe_id| alias_entry(&call.uuid(1, random), spiffe_id, node))
             .transpose()?;
-        let expires_at = self.context.gate.clock.now().plus(Duration::from_secs(ttl));
+        let ttl = Duration::from_secs(ttl);
+        let expires_at = self.context.gate.clock.now().plus(ttl);
         let command = Command::CreateJoinToken(CreateJoinToken {
             token: token.clone(),
             expires_at,
             alias: alias.map(Box::new),
         });
-        self.change(call, command, "failed to create token").await?;
+        let applied = self.context.propose_said(call, &said, command).await?;
+        applied
+            .outcome
+            .map_err(|rejection| Failure::rejected("failed to create token", &rejection))?;
+        // Asked for again, it is the first one, which ends by when that was decided.
+        let expires_at = expires_at.min(applied.time.plus(ttl));
         Ok(pb::types::JoinToken { value: token, expires_at: expires_at.unix_s() })
     }
 

@@ -82,20 +82,43 @@ impl Context {
         command: Command,
     ) -> Result<Applied, ProposeError> {
         let id = call.request_id(part, self.gate.random.as_ref());
-        let started = Instant::now();
-        let outcome = self.gate.store.propose(command, id, call.deadline()).await;
-        metrics::histogram!("spire_server_cluster_propose_elapsed_time")
-            .record(started.elapsed().as_secs_f64() * 1000.0);
-        let label = match &outcome {
-            Ok(Applied { outcome: Ok(_), .. }) => "applied",
-            Ok(Applied { outcome: Err(_), .. }) => "rejected",
-            Err(ProposeError::Indeterminate { .. }) => "indeterminate",
-            Err(ProposeError::Unavailable(_) | ProposeError::NotLeader) => "unavailable",
-            Err(ProposeError::TooLarge { .. } | ProposeError::Overloaded) => "refused",
-        };
-        metrics::counter!("spire_server_cluster_propose", "outcome" => label).increment(1);
-        let applied = outcome?;
-        call.notes.decided(applied.revision);
-        Ok(applied)
+        measured(call, self.gate.store.propose(command, id, call.deadline())).await
     }
+
+    /// Proposes the one command of a call, told from others by what the client said: see
+    /// [`StoreHandle::propose_said`](steeple_raft_store::StoreHandle::propose_said).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::propose`].
+    pub async fn propose_said(
+        &self,
+        call: &Call,
+        said: &[u8],
+        command: Command,
+    ) -> Result<Applied, ProposeError> {
+        let id = call.request_id(0, self.gate.random.as_ref());
+        measured(call, self.gate.store.propose_said(command, id, said, call.deadline())).await
+    }
+}
+
+async fn measured(
+    call: &Call,
+    proposing: impl Future<Output = Result<Applied, ProposeError>>,
+) -> Result<Applied, ProposeError> {
+    let started = Instant::now();
+    let outcome = proposing.await;
+    metrics::histogram!("spire_server_cluster_propose_elapsed_time")
+        .record(started.elapsed().as_secs_f64() * 1000.0);
+    let label = match &outcome {
+        Ok(Applied { outcome: Ok(_), .. }) => "applied",
+        Ok(Applied { outcome: Err(_), .. }) => "rejected",
+        Err(ProposeError::Indeterminate { .. }) => "indeterminate",
+        Err(ProposeError::Unavailable(_) | ProposeError::NotLeader) => "unavailable",
+        Err(ProposeError::TooLarge { .. } | ProposeError::Overloaded) => "refused",
+    };
+    metrics::counter!("spire_server_cluster_propose", "outcome" => label).increment(1);
+    let applied = outcome?;
+    call.notes.decided(applied.revision);
+    Ok(applied)
 }

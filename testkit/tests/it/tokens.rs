@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use steeple_api::pb;
 use steeple_testkit::client::{AttestedClient, unix_channel};
@@ -49,6 +50,36 @@ async fn two_hundred_tokens_redeemed_twelve_times_at_once_admit_once_each() {
     assert!(counts.iter().all(|count| *count <= 1), "a token admitted twice: {counts:?}");
     let admitted: usize = counts.iter().sum();
     assert_eq!(admitted, TOKENS, "with every replica up, each token admits exactly once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_asked_for_again_is_the_same_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster = Cluster::start(folder.path(), &ClusterSpec::default()).await.unwrap();
+    let ask = async |index: usize, ttl: i32| {
+        let channel = unix_channel(&cluster.member(index).unwrap().socket());
+        let mut agents = pb::server::agent::v1::agent_client::AgentClient::new(channel);
+        let (token, agent_id) = (String::new(), None);
+        let asked = pb::server::agent::v1::CreateJoinTokenRequest { ttl, token, agent_id };
+        let mut request = tonic::Request::new(asked);
+        request
+            .metadata_mut()
+            .insert("steeple-request-id", "0000000000000000000000000000002a".parse().unwrap());
+        agents.create_join_token(request).await.map(tonic::Response::into_inner)
+    };
+    let first = ask(0, 600).await.unwrap();
+    // Ends are whole seconds: another end would show.
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    for index in 0..3 {
+        let again = ask(index, 600).await.unwrap();
+        assert_eq!(again.value, first.value);
+        assert!((again.expires_at - first.expires_at).abs() <= 1, "{again:?} after {first:?}");
+    }
+    let other = ask(1, 601).await.unwrap_err();
+    assert_eq!(other.code(), tonic::Code::InvalidArgument, "{other}");
+    assert!(other.message().contains("request id was used for another request"), "{other}");
+    assert!(admitted(&cluster, 2, &first.value).await);
+    assert!(!admitted(&cluster, 0, &first.value).await, "there is one");
 }
 
 /// Creates a token with a value of its own.
