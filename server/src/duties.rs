@@ -490,7 +490,7 @@ mod tests {
         let admitted = bench.store.handle.propose(command, RequestId([2; 16]), deadline).await;
         admitted.unwrap().outcome.unwrap();
         let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
-        bench.rotator.survey.given(&id, &bundle);
+        bench.rotator.survey.given(&id, &bundle, bench.clock.boot_time());
         id
     }
 
@@ -536,7 +536,8 @@ mod tests {
             !svid.is_due().await,
             "past half of its hour, but the agent could not come any more"
         );
-        bench.rotator.survey.given(&agent, &bench.views.bundle(&trust_domain).unwrap());
+        let bundle = bench.views.bundle(&trust_domain).unwrap();
+        bench.rotator.survey.given(&agent, &bundle, bench.clock.boot_time());
         assert!(svid.is_due().await);
     }
 

@@ -1,9 +1,9 @@
 //! Signing authorities: when they are made and retired, and what is signed with them.
 //!
 //! Owns rotation (a pure planner and the leader's rotator around it), the issuer that every replica
-//! signs with, what comes from an upstream authority, and the server's own SVID. Where authorities are kept is raft-store's business, how
-//! their private keys are sealed that of `keys`; who may ask for what is decided by the gate and the
-//! services.
+//! signs with, what comes from an upstream authority, and the server's own SVID. Where authorities are
+//! kept is raft-store's business, how their private keys are sealed that of `keys`; who may ask for what
+//! is decided by the gate and the services.
 
 mod bundle_prune;
 mod chained;
@@ -13,6 +13,8 @@ mod mint;
 mod planner;
 mod policy;
 mod rekey;
+#[cfg(test)]
+mod rotation_model;
 mod rotator;
 mod server_svid;
 mod slots;

@@ -84,6 +84,7 @@ impl rpc::bundle_server::Bundle for BundleService {
                 call.notes.stale(age.unwrap_or(Duration::MAX));
             }
         }
+        let looked_at = self.context.gate.clock.boot_time();
         let mut found = self.context.views().bundle(trust_domain);
         if found.is_none() {
             // "No bundle" is said only after a confirmed read.
@@ -95,7 +96,7 @@ impl rpc::bundle_server::Bundle for BundleService {
         // The method is open to everyone, so the gate has not looked whose certificate it is.
         let agent = call.peer.certificate().map(|certificate| &certificate.id);
         if let Some(agent) = agent.filter(|id| whole && id.is_agent()) {
-            self.context.survey.given(agent, &bundle);
+            self.context.survey.given(agent, &bundle, looked_at);
         }
         Ok(Response::new(masked(&bundle, mask.as_ref())))
     }

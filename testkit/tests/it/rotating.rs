@@ -58,18 +58,21 @@ async fn a_rotation_waits_for_an_agent_and_goes_on_through_another_member() {
     let told = wait_for("the same rotation without the first leader", SOON, async || {
         let output = cluster.member(other)?.cli(&["cluster", "rotate", "x509"])?;
         anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        // Nobody knows whether the first leader is gone, or cut off and serving.
+        anyhow::ensure!(told.contains("it may give out the bundle of before for"), "{told}");
+        Ok(told)
     });
     let told = told.await.unwrap();
-    assert!(told.contains(&second) && told.contains(&waiting), "{told}");
+    assert!(told.contains(&second) && told.contains("1 of 1 agents: "), "{told}");
 
+    cluster.start_member(leader).unwrap();
+    cluster.wait_ready(SOON).await.unwrap();
     agent.process().signal(Signal::SIGCONT).unwrap();
     let told = done(&cluster, other, &["cluster", "rotate", "x509", "-wait"]);
     assert!(told.contains(&format!("X.509 authority {second} signs.")), "{told}");
     assert_eq!(active(&cluster, other, "x509"), second);
 
-    cluster.start_member(leader).unwrap();
-    cluster.wait_ready(SOON).await.unwrap();
     let jwt = active(&cluster, leader, "jwt");
     let args = ["cluster", "rotate", "jwt", "-wait"];
     let seen: Value = cluster.member(leader).unwrap().cli_json(&args).unwrap();

@@ -1,15 +1,21 @@
 //! Who knows a prepared authority, before it signs: members by a test signature, agents by the bundles
 //! that they were given.
 //!
-//! Each member keeps what it has seen in memory (`sightings`) and tells the others when asked
+//! An agent may ask a replica that trails, or is cut off, after one that did not: it counts when it was
+//! given the authority after the last replica that serves had it.
+//!
+//! Each member keeps what it has seen in memory (`sightings`, `arrivals`) and tells the others when asked
 //! (`witness`); whoever has to decide asks all of them (`survey`) and judges by the rules of
 //! `docs/reference/cluster.md` (`report`). Nothing of it is replicated: after a restart a member has seen
 //! nobody, and agents are seen again within one sync.
 
+mod arrivals;
 mod report;
 mod sightings;
 mod survey;
 mod witness;
 
 pub use report::{MemberReport, Report};
+#[cfg(test)]
+pub(super) use report::{absent_until, assumed_at};
 pub use survey::Survey;

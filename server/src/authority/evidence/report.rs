@@ -1,7 +1,8 @@
 //! What is known of a prepared authority at one moment, and what follows from it.
 //!
-//! Pure. Owns the rule (`docs/reference/cluster.md`, "Rotation"): all voters in contact sign with it, and
-//! every agent that exists was given a bundle that holds it, or has had the time that the slowest needs.
+//! Pure. Owns the rule (`docs/reference/cluster.md`, "Rotation"): all voters in contact sign with it,
+//! members out of contact have stopped serving, and every agent that exists was given a bundle that holds
+//! it, or has had the time that the slowest needs.
 
 use std::time::Duration;
 
@@ -11,9 +12,21 @@ use steeple_spiffe_core::{SpiffeId, Timestamp};
 
 use crate::authority::planner::Evidence;
 
+/// What is made is committed within this time, also where an upstream authority signs it.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(30);
+
 /// How long agents may take to fetch a bundle: a stock agent's longest back-off (8 min) and a
 /// bundle's refresh hint (5 min). `max_staleness` comes on top.
 const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
+
+/// Until when a member that does not answer is waited for. Cut off from the others it may be, and serve all
+/// the same: until then it may give a bundle of before the authority to an agent that had one with it.
+pub(in crate::authority) fn absent_until(
+    prepared: &Authority,
+    max_staleness: Duration,
+) -> Timestamp {
+    prepared.issued_at.plus(COMMITTED_WITHIN + max_staleness)
+}
 
 /// A member, as far as a prepared authority concerns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +40,7 @@ pub struct MemberReport {
 /// What is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// The voters in contact.
+    /// The voters in contact, and absent members that are waited for.
     pub members: Vec<MemberReport>,
     /// How many agents there are that are neither banned nor expired.
     pub agents: usize,
@@ -38,7 +51,7 @@ pub struct Report {
 }
 
 /// When agents that were not seen with an authority are taken to have it.
-pub(super) fn assumed_at(prepared: &Authority, max_staleness: Duration) -> Timestamp {
+pub(in crate::authority) fn assumed_at(prepared: &Authority, max_staleness: Duration) -> Timestamp {
     prepared.issued_at.plus(AGENT_FETCH_BOUND + max_staleness)
 }
 

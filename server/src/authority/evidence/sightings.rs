@@ -1,10 +1,11 @@
-//! Which bundle each agent was given last by this replica.
+//! Which bundle each agent was given last by this replica, and when.
 //!
-//! Owns the memory of it: sixteen bytes an agent and one copy of each bundle that is still the last of
+//! Owns the memory of it: 32 bytes an agent and one copy of each bundle that is still the last of
 //! someone. Agents that are gone from the registry are forgotten before they outnumber the others.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use steeple_spiffe_core::SpiffeId;
@@ -30,28 +31,37 @@ impl Mark {
 /// What agents were given. Shared by the services that give it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sightings {
-    last: Arc<Mutex<HashMap<Mark, Arc<Bundle>>>>,
+    last: Arc<Mutex<HashMap<Mark, Given>>>,
+}
+
+#[derive(Debug)]
+struct Given {
+    bundle: Arc<Bundle>,
+    /// Boot time.
+    at: Duration,
 }
 
 impl Sightings {
-    /// An agent was given the bundle of its own trust domain.
-    pub(super) fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>) {
+    /// An agent is given the bundle of its own trust domain; `at` is the boot time before it was looked up.
+    pub(super) fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>, at: Duration) {
+        let given = || Given { bundle: Arc::clone(bundle), at };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = last.entry(Mark::of(agent)).or_insert_with(|| Arc::clone(bundle));
-        if known.sequence_number < bundle.sequence_number {
-            *known = Arc::clone(bundle);
+        let known = last.entry(Mark::of(agent)).or_insert_with(given);
+        if known.bundle.sequence_number <= bundle.sequence_number {
+            *known = given();
         }
     }
 
-    /// The agents whose last bundle holds an authority.
-    pub(super) fn with(&self, authority: &Authority) -> BTreeSet<Mark> {
+    /// The agents whose last bundle holds an authority, with the boot time when they were given it.
+    pub(super) fn with(&self, authority: &Authority) -> BTreeMap<Mark, Duration> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // Many agents have the same bundle: it is looked into once.
         let mut judged: HashMap<*const Bundle, bool> = HashMap::new();
         let mut has = |bundle: &Arc<Bundle>| {
             *judged.entry(Arc::as_ptr(bundle)).or_insert_with(|| holds(bundle, authority))
         };
-        last.iter().filter(|(_, bundle)| has(bundle)).map(|(mark, _)| *mark).collect()
+        let with = last.iter().filter(|(_, given)| has(&given.bundle));
+        with.map(|(mark, given)| (*mark, given.at)).collect()
     }
 
     /// How many agents are remembered.
@@ -118,17 +128,25 @@ mod tests {
     fn an_agent_has_what_its_newest_bundle_holds() {
         let sightings = Sightings::default();
         let (new, old) = (bundle(2, &["a", "b"], &["k"]), bundle(1, &["a"], &[]));
-        sightings.given(&agent("one"), &old);
-        sightings.given(&agent("two"), &new);
-        sightings.given(&agent("two"), &old);
+        let second = Duration::from_secs;
+        sightings.given(&agent("one"), &old, second(1));
+        sightings.given(&agent("two"), &new, second(2));
+        sightings.given(&agent("two"), &old, second(3));
         let with = |kind, name| sightings.with(&authority(kind, name));
-        let marks = |names: &[&str]| names.iter().map(|name| Mark::of(&agent(name))).collect();
-        assert_eq!(with(AuthorityKind::X509, "a"), marks(&["one", "two"]));
-        assert_eq!(with(AuthorityKind::X509, "b"), marks(&["two"]), "an older answer came late");
-        assert_eq!(with(AuthorityKind::Jwt, "k"), marks(&["two"]));
+        let marks = |given: &[(&str, u64)]| {
+            given.iter().map(|(name, at)| (Mark::of(&agent(name)), second(*at))).collect()
+        };
+        assert_eq!(with(AuthorityKind::X509, "a"), marks(&[("one", 1), ("two", 2)]));
+        assert_eq!(
+            with(AuthorityKind::X509, "b"),
+            marks(&[("two", 2)]),
+            "an older answer came late"
+        );
+        assert_eq!(with(AuthorityKind::Jwt, "k"), marks(&[("two", 2)]));
         assert_eq!(with(AuthorityKind::Jwt, "b"), marks(&[]), "of the other kind");
-        sightings.given(&agent("one"), &new);
-        assert_eq!(with(AuthorityKind::X509, "b"), marks(&["one", "two"]));
+        sightings.given(&agent("one"), &new, second(4));
+        sightings.given(&agent("two"), &new, second(5));
+        assert_eq!(with(AuthorityKind::X509, "b"), marks(&[("one", 4), ("two", 5)]));
     }
 
     #[test]
@@ -136,7 +154,7 @@ mod tests {
         let sightings = Sightings::default();
         let bundle = bundle(1, &["a"], &[]);
         for name in ["one", "two", "three"] {
-            sightings.given(&agent(name), &bundle);
+            sightings.given(&agent(name), &bundle, Duration::ZERO);
         }
         assert_eq!(sightings.count(), 3);
         sightings.keep(&BTreeSet::from([Mark::of(&agent("one")), Mark::of(&agent("new"))]));

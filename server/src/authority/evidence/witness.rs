@@ -9,8 +9,10 @@ use prost::Message;
 use prost::bytes::Bytes;
 use steeple_api::pb::member::v1 as rpc;
 use steeple_raft_store::{Answers, ClusterKeys};
+use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 
+use super::arrivals::Arrivals;
 use super::sightings::{Mark, Sightings};
 use crate::keys::test_signature;
 use crate::view::{AgentFilter, Views};
@@ -28,12 +30,20 @@ pub(super) struct Witness {
     views: Views,
     keys: Arc<ClusterKeys>,
     sightings: Sightings,
+    arrivals: Arrivals,
+    clock: Arc<dyn Clock>,
 }
 
 impl Witness {
     /// A witness of what these views and this memory show.
-    pub(super) fn new(views: Views, keys: Arc<ClusterKeys>, sightings: Sightings) -> Self {
-        Self { views, keys, sightings }
+    pub(super) fn new(
+        views: Views,
+        keys: Arc<ClusterKeys>,
+        sightings: Sightings,
+        arrivals: Arrivals,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { views, keys, sightings, arrivals, clock }
     }
 
     async fn evidence(self, asked: rpc::Evidence) -> rpc::EvidenceAnswer {
@@ -50,13 +60,18 @@ impl Witness {
         tokio::time::timeout(APPLY_WAIT, applied).await.ok();
         let Some(authority) = found() else {
             let not_ready = "it has not applied the authority yet".to_owned();
-            return rpc::EvidenceAnswer { not_ready, agents: Vec::new() };
+            return rpc::EvidenceAnswer { not_ready, ..Default::default() };
         };
         self.forget();
-        let agents = self.sightings.with(&authority).into_iter().take(AGENTS_MAX);
-        let agents = agents.map(|mark| mark.0).collect();
+        let now = self.clock.boot_time();
+        self.arrivals.note(&self.views.journal(), now);
+        let held_for = self.arrivals.held_for(&authority, now);
+        let with = self.sightings.with(&authority).into_iter().take(AGENTS_MAX);
+        let ago = |at| u32::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u32::MAX);
+        let (agents, given_ms_ago) = with.map(|(mark, at)| (mark.0, ago(at))).unzip();
+        let held_for_ms = u64::try_from(held_for.as_millis()).unwrap_or(u64::MAX);
         let not_ready = self.signs_with(authority).await.err().unwrap_or_default();
-        rpc::EvidenceAnswer { not_ready, agents }
+        rpc::EvidenceAnswer { not_ready, agents, given_ms_ago, held_for_ms }
     }
 
     /// Forgets agents that the registry has forgotten, before they outnumber the others.
