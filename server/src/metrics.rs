@@ -15,13 +15,14 @@ use metrics::Label;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use steeple_raft_store::{MemberStatus, Role, StoreHandle};
 use steeple_spiffe_core::authority::AuthorityKind;
-use steeple_spiffe_core::{AuthorityStatus, Clock, Timestamp, TrustDomain};
+use steeple_spiffe_core::{Clock, Timestamp, TrustDomain};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::authority::{AuthorityPolicy, Slots};
 use crate::gate::policy::Rule;
 use crate::view::Views;
 
@@ -127,6 +128,7 @@ pub async fn follow(
     store: StoreHandle,
     views: Views,
     clock: Arc<dyn Clock>,
+    default_x509_svid_ttl: Duration,
     shutdown: CancellationToken,
 ) {
     let started = Instant::now();
@@ -140,21 +142,27 @@ pub async fn follow(
         metrics::counter!("spire_server_cluster_elections").increment(elections);
         term = Some(status.term);
         record(&status);
-        record_state(&views, clock.now());
+        record_state(&views, default_x509_svid_ttl, clock.now());
     }
 }
 
 /// What the replicated state says; nothing before the cluster is formed.
-fn record_state(views: &Views, now: Timestamp) {
+fn record_state(views: &Views, default_x509_svid_ttl: Duration, now: Timestamp) {
     let Some(cluster) = views.cluster() else { return };
     metrics::gauge!("spire_server_cluster_feature_level").set(f64::from(cluster.feature_level));
     metrics::gauge!("spire_server_cluster_epoch").set(f64::from(cluster.epoch));
     let journal = views.journal();
-    let active = journal
-        .authorities
-        .iter()
-        .find(|one| one.kind == AuthorityKind::X509 && one.status == AuthorityStatus::Active);
-    if let Some(active) = active {
+    let active = |kind| Slots::of(&journal, kind).current;
+    for (kind, label) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
+        let Some(active) = active(kind) else { continue };
+        let left = active.not_after.since(now).as_secs_f64();
+        metrics::gauge!("spire_server_cluster_authority_ends_in", "type" => label).set(left);
+    }
+    if let Some(active) = active(AuthorityKind::X509) {
+        let shortest = views.shortest_x509_svid_ttl(default_x509_svid_ttl);
+        let shortest = shortest.unwrap_or(default_x509_svid_ttl);
+        let margin = AuthorityPolicy::outage_margin(shortest, active, now).as_secs_f64();
+        metrics::gauge!("spire_server_cluster_outage_margin").set(margin);
         let trust_domain = cluster.trust_domain.to_string();
         let expiration = active.not_after.unix_s();
         let ttl = active.not_after.since(now).as_secs_f64();

@@ -97,6 +97,11 @@ pub(crate) fn judge(
     told: &Result<Outcome, Rejection>,
 ) -> Result<(), String> {
     let Some(expected) = decide(before, command) else { return Ok(()) };
+    // What may have been decided and forgotten is decided no more; whether it may is judged elsewhere.
+    let expected = match told {
+        Err(Rejection::RequestForgotten) => Err(Rejection::RequestForgotten),
+        Ok(_) | Err(_) => expected,
+    };
     let right = match (&expected, told) {
         (Ok(rows), Ok(Outcome::Done)) => rows == after,
         (Err(rejection), Err(told)) => rejection == told && before == after,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use steeple_raft_store::{MemberChange, MemberId, MemberState, Role};
+use steeple_raft_store::{MemberChange, MemberId, MemberState, MemberStatus, Role};
 
 use crate::member::{Answer, Ask, Ended, Job, Member, Process};
 use crate::options::{FaultKind, Options};
@@ -432,20 +432,27 @@ fn with(world: &World, at: usize, what: impl FnOnce(&Member, &Process)) {
     }
 }
 
-/// Whether everyone is there and has everything: all voters run, reach each other and are up to date.
+/// Whether everyone is there and has everything: all voters run, reach each other and are up to date, and
+/// agree about who they are.
 pub(crate) fn is_whole(world: &World) -> bool {
     let Some(leader) = world.leader().and_then(|at| world.status(at)) else { return false };
     let statuses: Vec<_> = world.running().into_iter().filter_map(|at| world.status(at)).collect();
     let here: BTreeSet<_> = statuses.iter().map(|status| status.member_id).collect();
     let expected: BTreeSet<_> = leader.members.iter().map(|member| member.id).collect();
-    let voters = leader.members.iter().filter(|member| member.role == Role::Voter).count();
-    voters >= 3
+    let voters = |status: &MemberStatus| {
+        let voters = status.members.iter().filter(|member| member.role == Role::Voter);
+        voters.map(|member| member.id).collect::<BTreeSet<_>>()
+    };
+    let votes = voters(&leader);
+    votes.len() >= 3
         && here == expected
         && statuses.len() == world.existing().len()
         && statuses.iter().all(|status| {
             status.state == MemberState::Member
                 && status.applied_index + 5 >= leader.commit_index
                 && status.leader == leader.leader
+                && status.voters_next.is_none()
+                && voters(status) == votes
         })
 }
 

@@ -71,7 +71,12 @@ fn decide(change: MemberChange, members: &[Seen]) -> Result<Verdict, String> {
                 ));
             }
             voters.insert(id);
-            Ok(Verdict::Voters { voters, forget: false })
+            // It came back there with an empty folder: what it was before never comes back.
+            let gone = members
+                .iter()
+                .find(|other| other.voter && !other.answers && other.address == member.address);
+            let forget = gone.is_some_and(|gone| voters.remove(&gone.id));
+            Ok(Verdict::Voters { voters, forget })
         }
         MemberChange::Demote(_) => {
             if !member.voter {
@@ -409,6 +414,22 @@ mod tests {
         ];
         for (name, change, members, expected) in cases {
             assert_eq!(decide(change, &members), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_seat_of_the_dead_voter_at_its_address_and_no_other() {
+        let at_third = || Seen { address: "m3:1".to_owned(), ..seen(4, false, true) };
+        let with = |third: Seen| vec![seen(1, true, true), seen(2, true, true), third, at_third()];
+        for (name, third, expected) in [
+            ("dead", dead(3), voters(&[1, 2, 4], true)),
+            ("it only trails", seen(3, true, false), voters(&[1, 2, 3, 4], false)),
+        ] {
+            assert_eq!(
+                decide(MemberChange::Promote(MemberId(4)), &with(third)),
+                expected,
+                "{name}"
+            );
         }
     }
 

@@ -104,14 +104,15 @@ fn is_stable(policy: &Policy, member: &Seen) -> bool {
 }
 
 fn replace_by_address(policy: &Policy, members: &[Seen]) -> Option<Step> {
-    let newcomer_at = |address: &str| {
+    // One that was promoted by hand meanwhile, too: nobody else may be at an address that it has.
+    let newcomer_at = |gone: &Seen| {
         members.iter().find(|member| {
-            !member.voter && member.address == address && member.healthy_for.is_some()
+            member.id != gone.id && member.address == gone.address && member.healthy_for.is_some()
         })
     };
     let gone = |member: &&Seen| member.voter && member.silent_for >= policy.seat_free_after;
     members.iter().filter(gone).find_map(|gone| {
-        let newcomer = newcomer_at(&gone.address)?;
+        let newcomer = newcomer_at(gone)?;
         Some(Step::Replace { gone: gone.id, newcomer: newcomer.id })
     })
 }
@@ -216,6 +217,11 @@ mod tests {
             (
                 "a newcomer at its address takes it",
                 vec![voter(1, 0), voter(2, 0), voter(3, 30), at("m3:1", learner(4, 0))],
+                Some(Step::Replace { gone: MemberId(3), newcomer: MemberId(4) }),
+            ),
+            (
+                "also if it votes already",
+                vec![voter(1, 0), voter(2, 0), voter(3, 30), at("m3:1", voter(4, 0))],
                 Some(Step::Replace { gone: MemberId(3), newcomer: MemberId(4) }),
             ),
             (

@@ -296,6 +296,38 @@ fn an_epoch_that_was_begun_twice_is_told_of_while_the_other_one_is_met() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_do_not_follow_what_is_there_are_refused() {
+    let victim = Victim::start().await;
+    let leader = MemberId(7);
+    let mut client = victim.client(victim.member(leader)).await;
+    let last = victim.store.handle.status().last_log_index;
+    for (term, prev, entries) in [
+        (1000, Some(1), vec![3]),
+        (1001, Some(last), vec![last + 2]),
+        (1002, Some(last), vec![last + 1, last + 3]),
+        (1003, Some(last), vec![last + 2, last + 1]),
+        (1004, None, vec![last + 1]),
+    ] {
+        let log_id = |index| rows::store::LogId { term, member_id: leader.0, index };
+        let blank = |index: &u64| rows::store::LogEntry {
+            log_id: Some(log_id(*index)),
+            payload: Some(rows::store::log_entry::Payload::Blank(rows::store::Blank {})),
+        };
+        let vote = rows::store::Vote { term, member_id: leader.0, committed: true };
+        let append = pb::AppendRequest {
+            vote: Some(vote),
+            prev_log_id: prev.map(log_id),
+            entries: entries.iter().map(blank).collect(),
+            ..Default::default()
+        };
+        let refused = client.append(append).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{entries:?}: {refused}");
+        assert!(refused.message().contains(" comes where "), "{entries:?}: {refused}");
+    }
+    assert!(victim.store.handle.status().term < 1000, "nobody was listened to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_that_its_leader_tells_of_more_than_it_holds_takes_nothing_and_ends() {
     let victim = Victim::start().await;
     let leader = MemberId(7);

@@ -13,7 +13,7 @@ use crate::net::pb;
 use crate::raft::convert::{
     entry_from_pb, entry_to_pb, log_id_from_pb, log_id_to_pb, vote_from_pb, vote_to_pb,
 };
-use crate::raft::{LogId, TypeConfig, Vote};
+use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
 pub(crate) fn vote_request_to_pb(request: &VoteRequest<TypeConfig>) -> pb::raft::v1::VoteRequest {
     pb::raft::v1::VoteRequest {
@@ -62,10 +62,22 @@ pub(crate) fn append_to_pb(
 pub(crate) fn append_from_pb(
     request: pb::raft::v1::AppendRequest,
 ) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+    let prev_log_id = request.prev_log_id.as_ref().map(log_id_from_pb);
+    let entries: Vec<Entry> =
+        request.entries.into_iter().map(entry_from_pb).collect::<Result<_, _>>()?;
+    // Consensus takes them as they come, and would write a log with a hole.
+    let mut next = prev_log_id.map_or(0, |prev| prev.index.saturating_add(1));
+    for entry in &entries {
+        if entry.log_id.index != next {
+            let text = format!("entry {} comes where {next} should", entry.log_id.index);
+            return Err(CodecError::new("append", text));
+        }
+        next = next.saturating_add(1);
+    }
     Ok(AppendEntriesRequest {
         vote: required_vote(request.vote.as_ref())?,
-        prev_log_id: request.prev_log_id.as_ref().map(log_id_from_pb),
-        entries: request.entries.into_iter().map(entry_from_pb).collect::<Result<_, _>>()?,
+        prev_log_id,
+        entries,
         leader_commit: request.leader_commit.as_ref().map(log_id_from_pb),
     })
 }

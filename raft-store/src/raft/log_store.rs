@@ -50,11 +50,14 @@ impl LogStore {
 
     fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let records = self.disk.read(from, to, bytes_max)?;
-        let mut entries = Vec::with_capacity(records.len());
+        let mut entries: Vec<Entry> = Vec::with_capacity(records.len());
         for record in records {
             let entry = entry_from_bytes(&record.bytes).map_err(invalid)?;
             if entry.log_id.index != record.index {
                 return Err(invalid(CodecError::new("log entry", "it has another index")));
+            }
+            if entries.last().is_some_and(|last| last.log_id.index + 1 != record.index) {
+                return Err(invalid(CodecError::new("log", "entries are missing in it")));
             }
             entries.push(entry);
         }
@@ -89,7 +92,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.read(start, end, READ_BYTES_MAX)
+        let entries = self.read(start, end, READ_BYTES_MAX)?;
+        // What is purged meanwhile is gone: a stream that consensus starts anew after an error reads from
+        // where it once began, and sends what it gets as if it followed. With nothing to send it says so,
+        // and is ended by consensus, which knows what is purged and sends a snapshot.
+        let follows = entries.first().is_some_and(|first| first.log_id.index == start);
+        Ok(if follows { entries } else { Vec::new() })
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
@@ -178,5 +186,51 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
         // Consensus purges only behind a snapshot, which is durable (`Snapshots::keep`).
         self.disk.purge(log_id.index, &log_id_to_bytes(&log_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry;
+    use openraft::vote::RaftLeaderId;
+
+    use super::*;
+    use crate::mem::MemoryDisk;
+    use crate::raft::CommittedLeaderId;
+
+    fn log_id(index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(1, 1), index)
+    }
+
+    fn append(log: &LogStore, indexes: impl IntoIterator<Item = u64>) {
+        let records = indexes.into_iter().map(|index| {
+            let entry = Entry::new_blank(log_id(index));
+            LogRecord { index, bytes: entry_to_bytes(&entry) }
+        });
+        log.disk.append(&records.collect::<Vec<_>>()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_read_to_be_sent_begins_where_it_was_asked_for_or_is_nothing() {
+        let mut log = LogStore::open(MemoryDisk::new().engine().log).unwrap();
+        append(&log, 1..=5);
+        log.purge(log_id(3)).await.unwrap();
+        let indexes = |entries: Vec<Entry>| {
+            entries.into_iter().map(|entry| entry.log_id.index).collect::<Vec<_>>()
+        };
+        for (from, expected) in [(1, vec![]), (3, vec![]), (4, vec![4, 5]), (5, vec![5])] {
+            let read = log.limited_get_log_entries(from, 6).await.unwrap();
+            assert_eq!(indexes(read), expected, "from {from}");
+        }
+        assert_eq!(indexes(log.try_get_log_entries(1..6).await.unwrap()), [4, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_log_with_a_hole_is_not_read() {
+        let mut log = LogStore::open(MemoryDisk::new().engine().log).unwrap();
+        append(&log, [1, 2, 4]);
+        for read in [log.limited_get_log_entries(1, 9).await, log.try_get_log_entries(1..9).await] {
+            assert!(read.unwrap_err().to_string().contains("entries are missing"));
+        }
     }
 }

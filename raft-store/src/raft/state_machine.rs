@@ -78,7 +78,15 @@ impl StateMachine {
         &self,
         entries: &[Entry],
     ) -> Result<Vec<Option<apply::Applied>>, TableError> {
-        let Some(last) = entries.last() else { return Ok(Vec::new()) };
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(Vec::new());
+        };
+        let reached = self.feed.reached_now();
+        if reached.formed && first.log_id.index != reached.index + 1 {
+            // To go on would be to differ from all others without a word.
+            let text = format!("entry {} comes after {}", first.log_id.index, reached.index);
+            return Err(CodecError::new("apply", text).into());
+        }
         let mut txn = Transaction::new(self.tables.as_ref());
         let mut answers = Vec::with_capacity(entries.len());
         let mut batches: Vec<ChangeBatch> = Vec::with_capacity(entries.len());
@@ -340,5 +348,38 @@ impl StateMachine {
         }
         self.snapshots.keep(&built.snapshot)?;
         Ok(built)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::entry::RaftEntry;
+    use openraft::vote::RaftLeaderId;
+
+    use steeple_spiffe_core::Timestamp;
+
+    use super::*;
+    use crate::apply::testing::{START_MS, envelope, init};
+    use crate::mem::MemoryDisk;
+    use crate::raft::{CommittedLeaderId, EnvelopeBytes};
+
+    #[test]
+    fn entries_are_applied_without_a_gap_or_not_at_all() {
+        let (machine, feed) = StateMachine::open(&MemoryDisk::new().engine()).unwrap();
+        let log_id = |index| LogId::new(CommittedLeaderId::new(1, 1), index);
+        let command = envelope(&init(), [1; 16], Timestamp::from_unix_ms(START_MS));
+        let command = EntryPayload::Normal(EnvelopeBytes(command.into()));
+        let first = Entry::new(log_id(1), command);
+        machine.apply_batch(&[Entry::new_blank(log_id(0)), first]).unwrap();
+        let apply = |indexes: &[u64]| {
+            let blank = |index| Entry::new_blank(log_id(index));
+            machine.apply_batch(&indexes.iter().copied().map(blank).collect::<Vec<_>>())
+        };
+        let error = apply(&[3, 4]).unwrap_err();
+        assert!(error.to_string().contains("entry 3 comes after 1"), "{error}");
+        assert_eq!(feed.reached_now().index, 1);
+        apply(&[2, 3]).unwrap();
+        assert!(apply(&[3]).is_err(), "it is applied already");
+        assert_eq!(feed.reached_now().index, 3);
     }
 }

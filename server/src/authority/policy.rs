@@ -77,6 +77,13 @@ impl AuthorityPolicy {
         PRUNE_MARGIN_MAX.min(self.ca_ttl / 24).max(self.skew_limit() * 2)
     }
 
+    /// How long workloads go on for sure if no server answers from now on: an X.509-SVID that is about to
+    /// be renewed has half of its life left (SPIRE's agents renew at half, as ours do), and none outlives
+    /// the authority that signs now. `shortest` is the shortest lifetime in use.
+    pub fn outage_margin(shortest: Duration, active: &Authority, now: Timestamp) -> Duration {
+        shortest.min(active.not_after.since(now)) / 2
+    }
+
     /// The longest SVID lifetime that rotation never cuts short.
     pub fn uncut_svid_ttl(&self) -> Duration {
         activate_before(self.ca_ttl)

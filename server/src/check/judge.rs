@@ -13,6 +13,7 @@ use steeple_spiffe_core::{AuthorityStatus, Timestamp};
 
 use super::Verdict;
 use super::measure::Folder;
+use crate::authority::AuthorityPolicy;
 use crate::key_uses::{KeyFacts, KeyUse};
 use crate::keys::Tested;
 
@@ -279,7 +280,11 @@ pub(super) fn settings(status: &MemberStatus, now: Duration) -> Verdict {
     )
 }
 
-pub(super) fn certificates(journal: &Journal, now: Timestamp) -> Verdict {
+pub(super) fn certificates(
+    journal: &Journal,
+    shortest_svid_ttl: Option<Duration>,
+    now: Timestamp,
+) -> Verdict {
     let line = |text: String| Verdict::ok("certificates", "docs/reference/cluster.md#9-time", text);
     let active = |kind: AuthorityKind| {
         move |one: &&Authority| one.kind == kind && one.status == AuthorityStatus::Active
@@ -297,6 +302,13 @@ pub(super) fn certificates(journal: &Journal, now: Timestamp) -> Verdict {
         let lifetime = authority.not_after.since(authority.issued_at);
         late |= left < lifetime / 12;
         texts.push(format!("the active {name} authority ends in {} min", left.as_secs() / 60));
+        if let Some(shortest) = shortest_svid_ttl.filter(|_| kind == AuthorityKind::X509) {
+            let margin = AuthorityPolicy::outage_margin(shortest, authority, now);
+            texts.push(format!(
+                "workloads go on without servers for {} min at least",
+                margin.as_secs() / 60
+            ));
+        }
     }
     let text = texts.join(", ");
     if late {
@@ -359,6 +371,8 @@ fn heard(status: &MemberStatus, now: Duration) -> Vec<(&MemberView, &Observed)> 
 mod tests {
     use steeple_raft_store::testing::{member_status, voter};
     use steeple_raft_store::{ClusterId, Observation};
+    use steeple_spiffe_core::AuthorityId;
+    use steeple_spiffe_core::authority::{Authority, SealedKey};
 
     use super::*;
     use crate::check::Outcome::{self, Fail, Ok, Warn};
@@ -474,6 +488,35 @@ mod tests {
         expect("level", &versions(&status(|_| ()), &levels(Some(2))), Warn);
         let late = said(|said| said.settings_hash = "bb".into());
         expect("long ago", &settings(&late, NOW + FRESH * 2), Ok);
+    }
+
+    #[test]
+    fn certificates_say_how_long_workloads_could_go_on_alone() {
+        let hours = |count: u64| Timestamp::UNIX_EPOCH.plus(Duration::from_secs(count * 3600));
+        let authority = Authority {
+            id: AuthorityId::new("a"),
+            kind: AuthorityKind::X509,
+            status: AuthorityStatus::Active,
+            public_der: Vec::new(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey::destroyed(),
+            issued_at: hours(0),
+            not_after: hours(24),
+            tainted: false,
+        };
+        let journal = Journal { revision: 1, authorities: vec![authority] };
+        let hour = Duration::from_secs(3600);
+        for (case, shortest, now, outcome, part) in [
+            ("no entries", None, hours(1), Ok, "ends in 1380 min"),
+            ("half of an hour", Some(hour), hours(1), Ok, "without servers for 30 min at least"),
+            ("cut short", Some(hour * 9), hours(20), Ok, "without servers for 120 min at least"),
+            ("late", Some(hour), hours(23), Warn, "without servers for 30 min at least"),
+            ("over", Some(hour), hours(24), Fail, "has ended"),
+        ] {
+            let verdict = certificates(&journal, shortest, now);
+            expect(case, &verdict, outcome);
+            assert!(verdict.text.contains(part), "{case}: {verdict:?}");
+        }
     }
 
     #[test]

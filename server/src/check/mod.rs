@@ -114,7 +114,11 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         judge::cluster_keys(&uses),
         judge::authorities(&tested),
         judge::settings(&status, now),
-        judge::certificates(&journal, context.gate.clock.now()),
+        judge::certificates(
+            &journal,
+            views.shortest_x509_svid_ttl(context.minter.policy.default_x509_svid_ttl),
+            context.gate.clock.now(),
+        ),
         judge::state(&status),
         judge::snapshots(snapshot_age, leads),
     ]

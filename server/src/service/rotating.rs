@@ -5,6 +5,7 @@
 
 use steeple_api::pb::cluster::v1 as rpc;
 use steeple_raft_store::change::Journal;
+use steeple_spiffe_core::Timestamp;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 
 use super::cluster::authority;
@@ -52,9 +53,10 @@ pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
     let now = context.gate.clock.now().max(context.views().cluster_time());
     let mut warnings = Vec::new();
     for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
-        let (active, prepared) = (Slots::of(&journal, kind).current, successor(&journal, kind));
-        let (Some(active), Some(prepared)) = (active, prepared) else { continue };
+        let Some(active) = Slots::of(&journal, kind).current else { continue };
         let times = Times::of(active, &context.minter.policy);
+        warnings.extend(ends(active, times, now));
+        let Some(prepared) = successor(&journal, kind) else { continue };
         if now < times.activate_at {
             continue;
         }
@@ -71,6 +73,25 @@ pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
         }
     }
     warnings
+}
+
+/// An authority that should have been followed by another.
+fn ends(active: &Authority, times: Times, now: Timestamp) -> Option<rpc::Warning> {
+    if now <= times.activate_at_latest {
+        return None;
+    }
+    let (kind, id) = (kind_name(active.kind), &active.id);
+    let message = match active.not_after.since(now).as_secs() / 60 {
+        0 => format!("{kind} authority {id} ends now or has ended, and none has taken its place"),
+        left => format!("{kind} authority {id} ends in {left} min, and none has taken its place"),
+    };
+    Some(rpc::Warning {
+        code: "authority_ends".to_owned(),
+        message,
+        fix: "see the leader's log for what keeps rotation: a quorum, clocks and the upstream authority \
+              come first"
+            .to_owned(),
+    })
 }
 
 /// What the journal and the policy say.
@@ -113,4 +134,35 @@ fn known(response: &mut rpc::RotationResponse, report: &Report) {
 
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use steeple_spiffe_core::authority::SealedKey;
+    use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
+
+    use super::*;
+
+    #[test]
+    fn an_authority_without_a_follower_is_warned_of_before_it_ends() {
+        let minutes = |count: u64| Timestamp::UNIX_EPOCH.plus(Duration::from_secs(count * 60));
+        let active = Authority {
+            id: AuthorityId::new("a"),
+            kind: AuthorityKind::Jwt,
+            status: AuthorityStatus::Active,
+            public_der: Vec::new(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey::destroyed(),
+            issued_at: minutes(0),
+            not_after: minutes(120),
+            tainted: false,
+        };
+        let times = Times::of(&active, &AuthorityPolicy::default());
+        let told = |at| ends(&active, times, minutes(at)).map(|warning| warning.message);
+        assert_eq!(told(110), None, "it is handed over now, known or not");
+        assert!(told(111).unwrap().contains("JWT authority a ends in 9 min, and none"));
+        assert!(told(120).unwrap().contains("has ended"));
+    }
 }

@@ -4,9 +4,11 @@
 //! little memory: entries and indexes hold the same texts, not copies. Who may see which entry is
 //! computed in `authorized`, from the lookups given here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use steeple_raft_store::RowNumber;
 use steeple_spiffe_core::{EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId};
@@ -24,6 +26,8 @@ pub(super) struct EntryIndex {
     /// Node aliases under the first of their selectors: an alias applies to an agent that has all
     /// of them, hence also the first, so one place for each is enough.
     aliases: HashMap<Selector, Rows>,
+    /// How many entries ask for each lifetime of X.509-SVIDs, in seconds; zero: the default.
+    x509_ttls: BTreeMap<i32, usize>,
 }
 
 impl EntryIndex {
@@ -37,7 +41,17 @@ impl EntryIndex {
         if let Some(first) = alias_key(&entry) {
             add_row(&mut self.aliases, first, row);
         }
+        *self.x509_ttls.entry(entry.x509_svid_ttl_s).or_default() += 1;
         self.rows.insert(row, entry);
+    }
+
+    /// The shortest lifetime of X.509-SVIDs that entries ask for; `None`: there are no entries.
+    pub(super) fn shortest_x509_ttl(&self, default: Duration) -> Option<Duration> {
+        let ttls = self.x509_ttls.keys().map(|seconds| {
+            let given = u64::try_from(*seconds).ok().filter(|seconds| *seconds > 0);
+            given.map_or(default, Duration::from_secs)
+        });
+        ttls.min()
     }
 
     /// The entry with the texts that other entries of its parent have too, in their memory.
@@ -55,6 +69,12 @@ impl EntryIndex {
         let Some(entry) = self.rows.remove(&row) else { return };
         if self.by_id.get(&entry.id) == Some(&row) {
             self.by_id.remove(&entry.id);
+        }
+        if let Entry::Occupied(mut same) = self.x509_ttls.entry(entry.x509_svid_ttl_s) {
+            match *same.get() {
+                0 | 1 => drop(same.remove()),
+                _ => *same.get_mut() -= 1,
+            }
         }
         remove_row(&mut self.by_parent, &entry.parent_id, row);
         remove_row(&mut self.by_spiffe_id, &entry.spiffe_id, row);
@@ -180,5 +200,59 @@ fn remove_row<K: Hash + Eq>(index: &mut HashMap<K, Rows>, key: &K, row: RowNumbe
         if rows.is_empty() {
             index.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use steeple_spiffe_core::{SortedSet, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn the_shortest_lifetime_is_that_of_entries_which_are_there() {
+        let entry = |name: &str, x509_svid_ttl_s| {
+            Arc::new(RegistrationEntry {
+                id: EntryId::parse(name).unwrap(),
+                spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/{name}")).unwrap(),
+                parent_id: SpiffeId::parse("spiffe://example.org/node").unwrap(),
+                selectors: SelectorSet::new(),
+                x509_svid_ttl_s,
+                jwt_svid_ttl_s: 0,
+                federates_with: SortedSet::new(),
+                admin: false,
+                downstream: false,
+                expires_at_unix_s: 0,
+                dns_names: Vec::new(),
+                revision: 0,
+                created_at: Timestamp::UNIX_EPOCH,
+                store_svid: false,
+                hint: String::new(),
+                additional_attributes: None,
+            })
+        };
+        let second = Duration::from_secs;
+        let mut index = EntryIndex::default();
+        let mut after = |row, ttl: Option<i32>| {
+            match ttl {
+                Some(ttl) => index.write(RowNumber(row), entry(&format!("e{row}"), ttl)),
+                None => index.remove(RowNumber(row)),
+            }
+            index.shortest_x509_ttl(second(60))
+        };
+        assert_eq!(after(9, None), None, "there is none");
+        for (row, ttl, shortest) in [
+            (1, Some(90), 90),
+            (2, Some(0), 60),
+            (3, Some(30), 30),
+            (4, Some(30), 30),
+            (3, Some(70), 30),
+            (4, None, 60),
+            (2, None, 70),
+            (3, None, 90),
+        ] {
+            assert_eq!(after(row, ttl), Some(second(shortest)), "{row} {ttl:?}");
+        }
+        assert_eq!(after(1, None), None);
     }
 }

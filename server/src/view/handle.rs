@@ -151,6 +151,11 @@ impl Views {
         self.look(|model| model.agents.page(after, limit.unwrap_or(usize::MAX), filter))
     }
 
+    /// The shortest lifetime of X.509-SVIDs that entries ask for; `None`: there are no entries.
+    pub fn shortest_x509_svid_ttl(&self, default: Duration) -> Option<Duration> {
+        self.read().entries.shortest_x509_ttl(default)
+    }
+
     /// How many agents pass the filter.
     pub fn agents_count(&self, filter: &AgentFilter) -> At<usize> {
         self.look(|model| model.agents.count(filter))

@@ -320,7 +320,8 @@ impl Start {
         let close = self.stages.close.clone();
         self.spawn_until_close("reads", reads.run(self.go_away.clone(), close));
         let close = self.stages.close.clone();
-        self.spawn_until_close("gauges", metrics::follow(handle, views, clock, close));
+        let ttl = self.config.server.authority.default_x509_svid_ttl;
+        self.spawn_until_close("gauges", metrics::follow(handle, views, clock, ttl, close));
     }
 
     fn spawn_listeners(
