@@ -59,6 +59,12 @@ pub(crate) async fn join(
         let nodes = BTreeMap::from([(caller.0, node)]);
         change(life, ChangeMembers::AddNodes(nodes), false).await?;
         tracing::info!(member_id = %caller, address = request.address, "Member added as learner");
+    } else if metrics.committed_membership_config.get_node(&caller.0).is_none() {
+        // Its first request was answered by nobody, and may still come to nothing: who is told that it
+        // is a member asks no more.
+        return Err(Status::unavailable(
+            "the newcomer is being taken in, which is not committed yet",
+        ));
     }
     let cluster = life.network.cluster_id().unwrap_or_default();
     let metrics = life.metrics();
