@@ -100,7 +100,7 @@ fn alias_applies(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
@@ -131,7 +131,13 @@ mod tests {
         set.map(|bit| Selector::new("k", &bit.to_string()).unwrap()).collect()
     }
 
-    fn entry(name: u64, spiffe_id: usize, parent: usize, selector_bits: u8) -> RegistrationEntry {
+    /// An entry of one of the ids above below another, by their places.
+    pub(in crate::view) fn entry(
+        name: u64,
+        spiffe_id: usize,
+        parent: usize,
+        selector_bits: u8,
+    ) -> RegistrationEntry {
         RegistrationEntry {
             id: EntryId::parse(&format!("e{name}")).unwrap(),
             spiffe_id: id(spiffe_id),

@@ -205,37 +205,19 @@ fn remove_row<K: Hash + Eq>(index: &mut HashMap<K, Rows>, key: &K, row: RowNumbe
 
 #[cfg(test)]
 mod tests {
-    use steeple_spiffe_core::{SortedSet, Timestamp};
-
+    use super::super::authorized::tests::entry;
     use super::*;
 
     #[test]
     fn the_shortest_lifetime_is_that_of_entries_which_are_there() {
-        let entry = |name: &str, x509_svid_ttl_s| {
-            Arc::new(RegistrationEntry {
-                id: EntryId::parse(name).unwrap(),
-                spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/{name}")).unwrap(),
-                parent_id: SpiffeId::parse("spiffe://example.org/node").unwrap(),
-                selectors: SelectorSet::new(),
-                x509_svid_ttl_s,
-                jwt_svid_ttl_s: 0,
-                federates_with: SortedSet::new(),
-                admin: false,
-                downstream: false,
-                expires_at_unix_s: 0,
-                dns_names: Vec::new(),
-                revision: 0,
-                created_at: Timestamp::UNIX_EPOCH,
-                store_svid: false,
-                hint: String::new(),
-                additional_attributes: None,
-            })
+        let entry = |row, x509_svid_ttl_s| {
+            Arc::new(RegistrationEntry { x509_svid_ttl_s, ..entry(row, 0, 0, 0) })
         };
         let second = Duration::from_secs;
         let mut index = EntryIndex::default();
         let mut after = |row, ttl: Option<i32>| {
             match ttl {
-                Some(ttl) => index.write(RowNumber(row), entry(&format!("e{row}"), ttl)),
+                Some(ttl) => index.write(RowNumber(row), entry(row, ttl)),
                 None => index.remove(RowNumber(row)),
             }
             index.shortest_x509_ttl(second(60))

@@ -68,7 +68,8 @@ async fn a_token_that_is_asked_for_again_is_the_same_token() {
         agents.create_join_token(request).await.map(tonic::Response::into_inner)
     };
     let first = ask(0, 600).await.unwrap();
-    // Ends are whole seconds: another end would show.
+    // Time itself has to pass, there is nothing to wait for: ends are whole seconds, and after more than two
+    // of them another end would show.
     tokio::time::sleep(Duration::from_millis(2_100)).await;
     for index in 0..3 {
         let again = ask(index, 600).await.unwrap();
