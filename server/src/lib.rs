@@ -20,6 +20,7 @@ pub mod duties;
 pub mod gate;
 pub mod health;
 mod held;
+mod https;
 pub mod key_uses;
 pub mod keys;
 pub mod listen;

@@ -47,6 +47,11 @@ pub fn encode_certificates(ders: &[Vec<u8>]) -> String {
     ders.iter().map(|der| armour("CERTIFICATE", der)).collect()
 }
 
+/// A certificate request (in DER) as a `CERTIFICATE REQUEST` block.
+pub fn encode_request(der: &[u8]) -> String {
+    armour("CERTIFICATE REQUEST", der)
+}
+
 /// Reads a text of one or more certificates; their DER is not parsed.
 pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, PemError> {
     let blocks = decode(text)?;

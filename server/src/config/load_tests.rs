@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{AttestorConfig, KeySource, LogFormat, LogLevel};
+use crate::config::{AttestorConfig, KeySource, LogFormat, LogLevel, UpstreamConfig};
 use crate::snapshots::ScheduleConfig;
+use crate::upstream::{Credential, VaultAuth};
 
 /// A file with more lines in its sections.
 fn file(server: &str, plugins: &str, rest: &str) -> String {
@@ -179,10 +180,45 @@ fn the_cluster_block_is_read_key_by_key() {
 }
 
 #[test]
+fn vault_is_read_key_by_key_with_spires_defaults() {
+    let read = |keys: &str| {
+        let plugin = format!("UpstreamAuthority \"vault\" {{ plugin_data {{\n{keys}\n}} }}");
+        let config = good(&file("", &plugin, ""));
+        let Some(UpstreamConfig::Vault(settings)) = config.plugins.upstream else {
+            panic!("no vault: {:?}", config.plugins)
+        };
+        (*settings, config.notices)
+    };
+    let warned =
+        |notices: &[Notice]| notices.iter().any(|notice| notice.text.contains("its token"));
+    let (settings, notices) = read("token_auth {\n token = \"t\"\n}");
+    let token = VaultAuth::Token { token: Credential::new("t".to_owned()) };
+    assert_eq!((settings.vault_addr, settings.pki_mount_point.as_str()), (None, "pki"));
+    assert_eq!(settings.auth, token);
+    assert!(!warned(&notices));
+    let (settings, notices) = read(
+        "vault_addr = \"http://v:1\"\nnamespace = \"ns\"\nca_cert_path = \"/ca\"\n\
+         pki_mount_point = \"/a/b/\"\napprole_auth {\n approle_id = \"r\"\n}",
+    );
+    assert_eq!(settings.vault_addr.as_deref(), Some("http://v:1"));
+    assert_eq!(settings.namespace.as_deref(), Some("ns"));
+    assert_eq!(settings.ca_cert_path, Some("/ca".into()));
+    assert_eq!(settings.pki_mount_point, "a/b");
+    let VaultAuth::AppRole { mount_point, .. } = settings.auth else { panic!("another way") };
+    assert_eq!(mount_point, "approle");
+    assert!(warned(&notices), "the token goes in the clear");
+    let (_, notices) = read("insecure_skip_verify = true\ncert_auth {}");
+    assert!(warned(&notices), "anybody may be Vault");
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one table of what is wrong")]
 fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
     let server = |line: &str| file(line, "", "");
     let plugin = |line: &str| file("", line, "");
+    let vault = |keys: &str| {
+        plugin(&format!("UpstreamAuthority \"vault\" {{ plugin_data {{\n{keys}\n}} }}"))
+    };
     let cluster = |line: &str| file("", "", &format!("cluster {{\n{line}\n}}"));
     let table = [
         (
@@ -244,8 +280,16 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
             ),
             "'cert_file_path' and 'key_file_path' must be set",
         ),
-        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk and spire"),
-        (plugin("UpstreamAuthority \"vault\" {}"), "which has disk and spire"),
+        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk, spire and vault"),
+        (plugin("UpstreamAuthority \"vault\" {}"), "add token_auth, cert_auth, approle_auth or"),
+        (
+            vault("token_auth { token = \"t\" }\ncert_auth {}"),
+            "only one authentication method can be configured",
+        ),
+        (vault("k8s_auth { token_path = \"/t\" }"), "k8s_auth_role_name is required"),
+        (vault("k8s_auth { k8s_auth_role_name = \"r\" }"), "token_path is required"),
+        (vault("token_auth {}\npki_mount_point = \"a b\""), "\"a b\" is no mount point"),
+        (vault("token_auth {}\npki_mount_point = \"/\""), "\"\" is no mount point"),
         (plugin("UpstreamAuthority \"spire\" {}"), "server_address is required"),
         (
             plugin(

@@ -14,6 +14,7 @@ mod section;
 mod server;
 mod settings_hash;
 mod telemetry;
+mod vault;
 
 pub(crate) use cluster::hostname;
 pub use cluster::{ClusterConfig, KeySource};

@@ -13,8 +13,9 @@ use steeple_hcl1::decode::Block;
 use super::error::ConfigError;
 use super::load::Notice;
 use super::section::Section;
+use super::vault;
 use crate::attest::X509PopSettings;
-use crate::upstream::{DiskSettings, SpireSettings};
+use crate::upstream::{DiskSettings, SpireSettings, VaultSettings};
 
 /// What `plugins { }` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum UpstreamConfig {
     Disk(DiskSettings),
     /// `UpstreamAuthority "spire"`.
     Spire(SpireSettings),
+    /// `UpstreamAuthority "vault"`.
+    Vault(Box<VaultSettings>),
 }
 
 impl UpstreamConfig {
@@ -42,6 +45,7 @@ impl UpstreamConfig {
         match self {
             Self::Disk(_) => "disk",
             Self::Spire(_) => "spire",
+            Self::Vault(_) => "vault",
         }
     }
 }
@@ -78,7 +82,7 @@ const MISSING_ATTESTORS: &[&str] = &[
     "tpm_devid",
 ];
 const MISSING_UPSTREAM_AUTHORITIES: &[&str] =
-    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "vault"];
+    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas"];
 const CLOUD_KEY_MANAGERS: &[&str] = &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"];
 
 /// One declared plugin.
@@ -115,7 +119,7 @@ pub(super) fn read(
                 config.unique_ids = true;
             }
             "UpstreamAuthority" => {
-                if config.upstream.replace(upstream_authority(&plugin)?).is_some() {
+                if config.upstream.replace(upstream_authority(&plugin, notices)?).is_some() {
                     return Err(plugin.refuse(
                         "plugin type \"UpstreamAuthority\" constraint not satisfied: expected at most 1 but got 2",
                     ));
@@ -266,7 +270,10 @@ fn credential_composer(plugin: &Plugin<'_>) -> Result<(), ConfigError> {
     }
 }
 
-fn upstream_authority(plugin: &Plugin<'_>) -> Result<UpstreamConfig, ConfigError> {
+fn upstream_authority(
+    plugin: &Plugin<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<UpstreamConfig, ConfigError> {
     let data = plugin.data()?;
     match plugin.name.as_str() {
         "disk" => {
@@ -283,8 +290,12 @@ fn upstream_authority(plugin: &Plugin<'_>) -> Result<UpstreamConfig, ConfigError
             Ok(UpstreamConfig::Disk(settings))
         }
         "spire" => Ok(UpstreamConfig::Spire(server_above(plugin, &data)?)),
+        "vault" => {
+            let settings = vault::read(&data, |text| plugin.refuse(text), notices)?;
+            Ok(UpstreamConfig::Vault(Box::new(settings)))
+        }
         name if MISSING_UPSTREAM_AUTHORITIES.contains(&name) => Err(plugin.refuse(
-            "not supported by this version, which has disk and spire; drop the block to let the cluster be its own root",
+            "not supported by this version, which has disk, spire and vault; drop the block to let the cluster be its own root",
         )),
         _ => Err(plugin.no_such()),
     }

@@ -10,6 +10,7 @@ use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
 
 use super::disk::DiskError;
 use super::spire::SpireError;
+use super::vault::VaultError;
 
 /// Someone who signs CA certificates for this cluster.
 #[tonic::async_trait]
@@ -57,6 +58,9 @@ pub enum UpstreamError {
     /// The server above cannot be reached, or refuses.
     #[error(transparent)]
     Spire(#[from] SpireError),
+    /// Vault cannot be reached, or refuses.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
     /// It did not answer in time.
     #[error("upstream authority did not answer within {0:?}")]
     Timeout(Duration),

@@ -4,8 +4,7 @@
 //! certificate, so that a new pair needs no restart; a pair that cannot be used leaves the one before in
 //! place. Each member signs with its own copy.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +16,9 @@ use steeple_spiffe_core::svid::x509::{
     sign_downstream_ca,
 };
 use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem};
-use zeroize::Zeroizing;
 
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+use super::files::{certificates, read};
 use crate::authority::{BACKDATE, check_chain, random_serial};
 
 /// Lifetime of a certificate for which none is asked (SPIRE: 1 h).
@@ -206,7 +205,7 @@ impl Pair {
         now: Timestamp,
         random: &dyn Random,
     ) -> Result<Self, DiskError> {
-        let key = Zeroizing::new(read(&settings.key_file_path).map_err(DiskError::Key)?);
+        let key = read(&settings.key_file_path).map_err(DiskError::Key)?;
         let key = pem::decode_private_key(&key).map_err(|error| {
             DiskError::Key(format!("{}: {error}", settings.key_file_path.display()))
         })?;
@@ -218,7 +217,7 @@ impl Pair {
             (None, [_]) => (Vec::new(), certificates.clone()),
             (None, _) => return Err(DiskError::NotSelfSigned),
             (Some(path), _) => {
-                (certificates.clone(), self::certificates(path).map_err(DiskError::Bundle)?)
+                (certificates.clone(), super::files::certificates(path).map_err(DiskError::Bundle)?)
             }
         };
         let first = certificates.first().ok_or(DiskError::NotSelfSigned)?;
@@ -250,15 +249,6 @@ fn bundle(trust_domain: &TrustDomain, roots: &[Vec<u8>]) -> Bundle {
         x509_authorities: roots.iter().map(root).collect(),
         ..Bundle::empty(trust_domain.clone())
     }
-}
-
-fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
-    let text = read(path)?;
-    pem::decode_certificates(&text).map_err(|error| format!("{}: {error}", path.display()))
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The files of `disk`: what is refused, what is signed, and what a change of files does.
 
+use std::fs;
+
 use steeple_spiffe_core::random::SeededRandom;
 use steeple_spiffe_core::signer::LocalSigner;
 use steeple_spiffe_core::svid::x509::{ca_request, self_signed_ca};

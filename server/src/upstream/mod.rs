@@ -1,6 +1,6 @@
 //! Upstream authorities: someone above the cluster who signs its X.509 authorities.
 //!
-//! Owns the seam (`authority`), its implementations (`disk`, `spire`), and the patience with one that does not
+//! Owns the seam (`authority`), its implementations (`disk`, `spire`, `vault`), and the patience with one that does not
 //! answer (`handle`). What is made of a signed certificate, and when one is asked for, is the business
 //! of `crate::authority`: nothing here touches the registry.
 
@@ -8,10 +8,13 @@ mod authority;
 mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
+mod files;
 mod handle;
 mod spire;
+mod vault;
 
 pub use authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
 pub use disk::{Disk, DiskError, DiskSettings};
 pub use handle::Upstream;
 pub use spire::{Spire, SpireError, SpireSettings};
+pub use vault::{Credential, Environment, Vault, VaultAuth, VaultError, VaultSettings};

@@ -22,7 +22,9 @@ use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
     LocalAuthorityService, SvidService, TrustDomainService,
 };
-use crate::upstream::{Disk, DiskError, Spire, Upstream, UpstreamAuthority};
+use crate::upstream::{
+    Disk, DiskError, Spire, Upstream, UpstreamAuthority, Vault, VaultError, VaultSettings,
+};
 use crate::view::Views;
 
 /// A plugin whose configuration is refused.
@@ -31,7 +33,7 @@ use crate::view::Views;
 pub struct PluginError {
     plugin: String,
     #[source]
-    source: PluginConfigError,
+    source: Box<PluginConfigError>,
 }
 
 /// Why a plugin's configuration is refused.
@@ -41,9 +43,15 @@ enum PluginConfigError {
     X509Pop(#[from] X509PopConfigError),
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
 }
 
 impl PluginError {
+    fn new(plugin: &str, error: impl Into<PluginConfigError>) -> Self {
+        Self { plugin: plugin.to_owned(), source: Box::new(error.into()) }
+    }
+
     /// Which plugin, as the file names it: `NodeAttestor "x509pop"`.
     pub fn plugin(&self) -> &str {
         &self.plugin
@@ -82,10 +90,8 @@ pub(super) fn attestors(
                     Arc::clone(&world.clock),
                     Arc::clone(&world.random),
                 );
-                let configured = configured.map_err(|source| PluginError {
-                    plugin: "NodeAttestor \"x509pop\"".to_owned(),
-                    source: source.into(),
-                })?;
+                let plugin = "NodeAttestor \"x509pop\"";
+                let configured = configured.map_err(|error| PluginError::new(plugin, error))?;
                 attestors.insert(Arc::new(configured));
             }
         }
@@ -106,16 +112,25 @@ pub(super) fn upstream(config: &Config, world: &World) -> Result<Option<Upstream
                 Arc::clone(&world.clock),
                 Arc::clone(&world.random),
             );
-            let plugin = || "UpstreamAuthority \"disk\"".to_owned();
-            Arc::new(disk.map_err(|error| PluginError { plugin: plugin(), source: error.into() })?)
+            Arc::new(disk.map_err(|error| refused(configured, error))?)
         }
         UpstreamConfig::Spire(settings) => Arc::new(Spire::new(
             settings.clone(),
             config.server.trust_domain.clone(),
             Arc::clone(&world.clock),
         )),
+        UpstreamConfig::Vault(settings) => {
+            let environment = |name: &str| std::env::var(name).ok();
+            let clock = Arc::clone(&world.clock);
+            let vault = Vault::configure(VaultSettings::clone(settings), &environment, clock);
+            Arc::new(vault.map_err(|error| refused(configured, error))?)
+        }
     };
     Ok(Some(Upstream::new(authority)))
+}
+
+fn refused(configured: &UpstreamConfig, error: impl Into<PluginConfigError>) -> PluginError {
+    PluginError::new(&format!("UpstreamAuthority {:?}", configured.name()), error)
 }
 
 /// Configures the plugins as a start would, for `validate`.

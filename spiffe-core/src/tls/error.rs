@@ -18,6 +18,14 @@ pub enum TlsError {
     /// The chain is no X.509-SVID.
     #[error("certificate chain is no X.509-SVID")]
     BadChain(#[from] X509Error),
+    /// A root that is to be trusted is no certificate.
+    #[error("root certificate cannot be used")]
+    BadRoot(#[source] rustls::Error),
+    /// The machine has no store of root certificates.
+    #[error(
+        "this machine trusts no certificate authority: install ca-certificates, or name a file of roots"
+    )]
+    NoSystemRoots,
     /// The leaf certifies another key.
     #[error("private key does not match the certificate")]
     KeyMismatch,

@@ -2,7 +2,7 @@
 //!
 //! Builds configurations in which identity and trust can change under open listeners: the own
 //! certificate and the bundles are looked up at each handshake. Names of hosts mean nothing here; who
-//! the peer is stands in its certificate's SPIFFE id.
+//! the peer is stands in its certificate's SPIFFE id. Servers that are not ours are the exception (`web`).
 //!
 //! Session resumption is off on both sides: a resumed session skips the verifier, and so outlives
 //! the trust in the authority behind it. The crypto provider is passed explicitly (aws-lc-rs);
@@ -14,9 +14,11 @@ mod error;
 mod identity;
 mod server;
 mod verifier;
+mod web;
 
 pub use client::{client_config, insecure_bootstrap_client_config};
 pub use error::TlsError;
 pub use identity::Identity;
 pub use server::server_config;
 pub use verifier::{AcceptId, BundleSource};
+pub use web::{WebTrust, web_client_config};

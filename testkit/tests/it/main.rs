@@ -27,4 +27,5 @@ mod stopping;
 mod tokens;
 mod upgrades;
 mod upstream;
+mod vault;
 mod x509pop;

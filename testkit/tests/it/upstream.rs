@@ -77,7 +77,7 @@ fn plugin(folder: &Path) -> String {
 }
 
 /// The certificates of a file, leaf first.
-fn certificates(path: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn certificates(path: &Path) -> Vec<Vec<u8>> {
     pem::decode_certificates(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
@@ -96,8 +96,8 @@ pub(crate) fn mint(
 }
 
 /// Whether a chain leads to this root and to no other trust: by our verifier and by OpenSSL's.
-fn leads_to(chain: &[Vec<u8>], root: &Ca, folder: &Path) {
-    let authority = X509Authority { certificate_der: root.certificate.clone(), tainted: false };
+pub(crate) fn leads_to(chain: &[Vec<u8>], root: &[u8], folder: &Path) {
+    let authority = X509Authority { certificate_der: root.to_vec(), tainted: false };
     let example = TrustDomain::parse("example.org").unwrap();
     let bundle = Bundle { x509_authorities: vec![authority], ..Bundle::empty(example) };
     verify_chain(chain, &bundle, SystemClock.now()).unwrap();
@@ -107,7 +107,7 @@ fn leads_to(chain: &[Vec<u8>], root: &Ca, folder: &Path) {
         fs::write(&path, pem::encode_certificates(ders)).unwrap();
         path
     };
-    let root = file("root.pem", std::slice::from_ref(&root.certificate));
+    let root = file("root.pem", &[root.to_vec()]);
     let (leaf, above) = (file("leaf.pem", &chain[..1]), file("above.pem", &chain[1..]));
     let verified = Command::new("openssl")
         .args(["verify", "-x509_strict", "-CAfile"])
@@ -120,7 +120,7 @@ fn leads_to(chain: &[Vec<u8>], root: &Ca, folder: &Path) {
 }
 
 /// What the members publish: the same roots everywhere.
-fn published(cluster: &Cluster, folder: &Path) -> Vec<Vec<u8>> {
+pub(crate) fn published(cluster: &Cluster, folder: &Path) -> Vec<Vec<u8>> {
     let mut seen: Vec<Vec<Vec<u8>>> = Vec::new();
     for member in cluster.members().iter().filter(|member| member.is_started()) {
         let shown = done(cluster, member.index, &["bundle", "show"]);
@@ -154,7 +154,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
         let chain = mint(&cluster, member, place).unwrap();
         assert_eq!(chain.len(), 3, "leaf, our authority, the intermediate");
         assert_eq!(chain[2], intermediate.certificate);
-        leads_to(&chain, &first, place);
+        leads_to(&chain, &first.certificate, place);
         signers.push(chain[1].clone());
     }
     assert!(signers.windows(2).all(|two| two[0] == two[1]), "one authority for all members");
@@ -170,7 +170,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
     let rotated = wait_for("another authority", SOON, async || {
         let chain = mint(&cluster, other, place)?;
         anyhow::ensure!(!signers.contains(&chain[1]), "it is still the first");
-        leads_to(&chain, &first, place);
+        leads_to(&chain, &first.certificate, place);
         Ok(())
     });
     rotated.await.unwrap();
@@ -184,7 +184,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
     let replaced = wait_for("the new root", SOON, async || {
         let chain = mint(&cluster, other, place)?;
         anyhow::ensure!(chain[2] == replacement.certificate, "it is still the old one");
-        leads_to(&chain, &second, place);
+        leads_to(&chain, &second.certificate, place);
         Ok(())
     });
     replaced.await.unwrap();
@@ -223,7 +223,7 @@ async fn an_upstream_root_is_replaced_tainted_and_revoked_through_any_member() {
     let prepared = prepared["prepared_authority"]["authority_id"].as_str().unwrap().to_owned();
     assert_eq!(published(&cluster, place).len(), 2);
     done(&cluster, 2, &["localauthority", "x509", "activate", "-authorityID", &prepared]);
-    leads_to(&mint(&cluster, 0, place).unwrap(), &second, place);
+    leads_to(&mint(&cluster, 0, place).unwrap(), &second.certificate, place);
 
     refuses(0, "revoke", &first, "it is not possible to revoke an untainted root CA");
     let text = step(0, "taint", &first);
@@ -236,5 +236,5 @@ async fn an_upstream_root_is_replaced_tainted_and_revoked_through_any_member() {
     step(2, "revoke", &first);
     assert_eq!(published(&cluster, place), std::slice::from_ref(&second.certificate));
     refuses(1, "revoke", &first, "no root CA found with provided subject key ID");
-    leads_to(&mint(&cluster, 1, place).unwrap(), &second, place);
+    leads_to(&mint(&cluster, 1, place).unwrap(), &second.certificate, place);
 }

@@ -17,5 +17,5 @@ pub(crate) use verify::unix_time;
 pub use verify::verify_chain;
 pub use write::{
     CaSubject, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate,
-    ca_request, self_signed_ca, sign_downstream_ca, sign_leaf, subject_key_id,
+    ca_request, read_ca_subject, self_signed_ca, sign_downstream_ca, sign_leaf, subject_key_id,
 };

@@ -298,6 +298,13 @@ pub fn ca_request(
     Ok(der::sequence(&[&to_be_signed, &algorithm, &der::bit_string(0, &signature)]))
 }
 
+/// What a Name in DER says of what [`CaSubject`] has, and its serial number.
+pub fn read_ca_subject(name_der: &[u8]) -> Result<(CaSubject, Option<String>), X509Error> {
+    let Name { country, organization, common_name, serial_number, .. } = Name::parse(name_der)?;
+    let common_name = common_name.unwrap_or_default();
+    Ok((CaSubject { country, organization, common_name }, serial_number))
+}
+
 fn ca_name(subject: Option<&CaSubject>, serial: [u8; 16]) -> Name {
     let named = match subject {
         Some(given) if *given != CaSubject::default() => Name {
