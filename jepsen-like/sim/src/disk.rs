@@ -41,6 +41,12 @@ impl DiskTimes {
     pub(crate) fn break_once(&self) {
         self.broken.store(true, Ordering::Relaxed);
     }
+
+    /// Takes back a stall, and a failure that no sync has met yet.
+    pub(crate) fn mend(&self) {
+        self.stall(0);
+        self.broken.store(false, Ordering::Relaxed);
+    }
 }
 
 impl SyncTimes for DiskTimes {

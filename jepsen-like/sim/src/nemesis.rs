@@ -116,7 +116,7 @@ impl Nemesis {
         for at in world.existing() {
             if let Some(member) = world.member(at) {
                 member.clock.set_offset_ms(0);
-                member.times.stall(0);
+                member.times.mend();
             }
             let down = world.member(at).is_some_and(|member| member.process.is_none());
             if down {
