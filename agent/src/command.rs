@@ -6,12 +6,13 @@
 use std::io::{self, Write as _};
 use std::sync::Arc;
 
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use steeple_spiffe_core::random::SystemRandom;
 use steeple_spiffe_core::time::SystemClock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::config::{Config, FlagError, Flags, load};
@@ -78,6 +79,7 @@ fn serve(config: Config) -> Result<(), String> {
     let layer = LogLayer::new(config.log.clone(), sink.clone(), clock.clone());
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
+    forbid_core_files();
     tighten_umask();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("could not start runtime: {error}"))?;
@@ -118,6 +120,14 @@ async fn signals(shutdown: CancellationToken, sink: LogSink) -> io::Result<()> {
                 Err(failure) => error!(error = %failure, "Failed to reopen log file"),
             },
         }
+    }
+}
+
+/// The private keys of this process are for no core file.
+fn forbid_core_files() {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        // A process that cannot lower its own limit is sandboxed.
+        warn!(%error, "Could not switch core dumps off");
     }
 }
 

@@ -1,15 +1,17 @@
 //! Real processes for tests, the demo and the lanes of foreign clients.
 //!
 //! Owns how spire-server and spire-agent are configured, started, killed and watched on loopback, a
-//! client that attests as an agent does, and load on a fixed schedule. Knows the products only as
+//! client that attests as an agent does, and load on a fixed schedule, and what finds a private key that has leaked. Knows the products only as
 //! executables: `STEEPLE_BIN` names the folder they are in.
 
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod issuing;
+pub mod leaks;
 pub mod load;
 pub mod machines;
 pub mod ports;

@@ -7,3 +7,4 @@ mod bad_input;
 mod lifecycle;
 mod metrics;
 mod process;
+mod secrets;

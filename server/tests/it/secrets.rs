@@ -1,0 +1,165 @@
+//! No private key is anywhere but in the memory of who signs with it.
+//!
+//! Three members and an agent rotate, save a snapshot, log everything. Then the sealed keys are opened
+//! with the cluster key, and every form of every private number is looked for: in the files of all
+//! members, in all logs, and in what went over the network.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use steeple_raft_store::testing::{config, seams};
+use steeple_raft_store::{Change, ClusterKeys, Config, Storage, Store};
+use steeple_server::keys::{SealContext, open_key};
+use steeple_spiffe_core::authority::Authority;
+use steeple_spiffe_core::{Secret, pem};
+use steeple_testkit::capture::Capture;
+use steeple_testkit::leaks::Secrets;
+use steeple_testkit::{Agent, Cluster, ClusterSpec, skip};
+
+/// Runs a command that must succeed.
+fn done(cluster: &Cluster, member: usize, words: &[&str]) {
+    let output = cluster.member(member).expect("a member").cli(words).expect("it runs");
+    assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Replaces both authorities, so that there are two of each.
+fn rotate(cluster: &Cluster) {
+    for kind in ["x509", "jwt"] {
+        done(cluster, 2, &["cluster", "rotate", kind, "-wait"]);
+    }
+}
+
+/// The keys of the agent's folder, of its workload, and of an SVID that was minted by hand.
+fn keys_of_clients(cluster: &Cluster, agent: &Agent, folder: &Path, secrets: &mut Secrets) {
+    let workload = folder.join("workload");
+    let minted = folder.join("minted");
+    for place in [&workload, &minted] {
+        fs::create_dir_all(place).expect("a folder");
+    }
+    let words = ["api", "fetch", "x509", "-write", workload.to_str().expect("text")];
+    let fetched = agent.cli(&words).expect("it runs");
+    assert!(fetched.status.success(), "{}", String::from_utf8_lossy(&fetched.stderr));
+    let place = minted.to_str().expect("text");
+    done(cluster, 1, &["x509", "mint", "-spiffeID", "spiffe://example.org/w", "-write", place]);
+    for (name, file) in
+        [("workload", workload.join("svid.0.key")), ("minted", minted.join("key.pem"))]
+    {
+        let text = fs::read_to_string(&file).expect("a key");
+        let key = pem::decode_private_key(&text).expect("a private key");
+        secrets.add_key(name, key.expose()).expect("private numbers");
+    }
+    let kept = fs::read_to_string(folder.join("agent/data/keys.json")).expect("the agent's keys");
+    let kept: serde_json::Value = serde_json::from_str(&kept).expect("json");
+    for (name, key) in kept.get("keys").and_then(serde_json::Value::as_object).expect("keys") {
+        let der = STANDARD.decode(key.as_str().expect("text")).expect("base64");
+        secrets.add_key(name, &der).expect("private numbers");
+    }
+}
+
+/// Opens what a stopped member holds with the cluster key: every authority's private key.
+async fn sealed_keys(member: &Path, cluster_key: &str, secrets: &mut Secrets) -> Vec<Secret> {
+    let keys = Arc::new(ClusterKeys::parse(cluster_key).expect("the cluster key"));
+    let settings = Config {
+        keys: Arc::clone(&keys),
+        cluster_name: "testkit".to_owned(),
+        ..config(member.join("data/raft"))
+    };
+    let store = Store::open(settings, seams(Storage::Rocks)).await.expect("it opens");
+    let (mut id, mut journal) = (None, None);
+    for change in store.handle().subscribe().expect("its state").snapshot {
+        if let Change::ClusterWritten(cluster) = change {
+            id = Some(cluster.cluster_id);
+        } else if let Change::JournalWritten(written) = change {
+            journal = Some(written);
+        }
+    }
+    let (cluster_id, journal) = (id.expect("it has formed"), journal.expect("it has authorities"));
+    let open = |authority: &Authority| {
+        let context = SealContext { cluster_id, kind: authority.kind, authority_id: &authority.id };
+        open_key(&keys, &context, &authority.sealed_key).expect("it opens")
+    };
+    let opened: Vec<Secret> = journal.authorities.iter().map(open).collect();
+    for (authority, key) in journal.authorities.iter().zip(&opened) {
+        let name = format!("{:?} authority {}", authority.kind, authority.id.as_str());
+        secrets.add_key(&name, key.expose()).expect("private numbers");
+    }
+    opened
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_private_key_is_in_a_file_a_log_a_packet_or_a_core() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path();
+    let capture = Capture::start();
+    if let Err(error) = &capture {
+        skip::record("packet-capture", &format!("{error:#}"));
+    }
+    let spec = ClusterSpec {
+        server_lines: "  jwt_key_type = \"rsa-2048\"\n".to_owned(),
+        ..ClusterSpec::default()
+    };
+    let mut cluster = Cluster::start(&place.join("cluster"), &spec).await.expect("a cluster");
+    let node = "spiffe://example.org/node";
+    let member = cluster.member(0).expect("a member");
+    let token = member.cli_json(&["token", "generate", "-spiffeID", node]).expect("a token");
+    let token = token["value"].as_str().expect("text").to_owned();
+    let uid = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+    let entry = ["-parentID", node, "-spiffeID", "spiffe://example.org/w", "-selector", &uid];
+    done(&cluster, 0, &[&["entry", "create"], &entry[..]].concat());
+    let order = [0, 1, 2];
+    let agent = Agent::start(&place.join("agent"), &cluster, &order, &token, "").await;
+    let mut agent = agent.expect("an agent");
+    rotate(&cluster);
+    let mut secrets = Secrets::default();
+    keys_of_clients(&cluster, &agent, place, &mut secrets);
+    let snapshot = place.join("cluster/saved.snapshot");
+    done(&cluster, 0, &["cluster", "snapshot", "save", snapshot.to_str().expect("text")]);
+
+    // A process that would write a core file may not.
+    let agents = [agent.process().pid()];
+    let servers: Vec<u32> =
+        (0..3).map(|member| cluster.process(member).expect("it runs").pid()).collect();
+    for pid in servers.iter().chain(&agents) {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let numbers: Vec<&str> = core.expect("a limit").split_whitespace().skip(4).collect();
+        assert_eq!(numbers[..2], ["0", "0"], "process {pid} may write a core file");
+    }
+
+    for member in 0..3 {
+        cluster.stop_member(member).await.expect("it stops");
+    }
+    drop(agent);
+    let key_file = place.join("cluster/cluster.key");
+    let cluster_key = fs::read_to_string(&key_file).expect("the cluster key");
+    let bytes = STANDARD.decode(cluster_key.trim()).expect("base64");
+    secrets.add("the cluster key", &bytes).expect("it is long enough");
+    let members: Vec<PathBuf> =
+        cluster.members().iter().map(|member| member.folder.clone()).collect();
+    let opened = sealed_keys(&members[0], &cluster_key, &mut secrets).await;
+    assert!(opened.len() >= 4, "two authorities of each kind, not {}", opened.len());
+
+    let files = place.join("cluster");
+    let excepted = [key_file];
+    let (searched, mut found) = secrets.found_below(&files, &excepted).expect("files");
+    assert!(searched > 20, "{searched} files are not three members'");
+    let (_, of_agent) = secrets
+        .found_below(&place.join("agent"), &[place.join("agent/data/keys.json")])
+        .expect("files");
+    found.extend(of_agent);
+    if let Ok(capture) = capture {
+        let packets = capture.stop().expect("packets");
+        assert!(packets.len() > 100_000, "{} bytes are not a cluster's", packets.len());
+        found
+            .extend(secrets.found_in(&packets).into_iter().map(|what| format!("a packet: {what}")));
+    }
+    assert!(found.is_empty(), "{found:#?}");
+    // And one that were there would be found.
+    let planted = pem::encode_private_key(opened.last().expect("a key").expose());
+    fs::write(files.join("planted"), planted.as_bytes()).expect("written");
+    let (_, found) = secrets.found_below(&files, &excepted).expect("files");
+    assert!(found.iter().any(|found| found.contains("planted: ")), "{found:?}");
+}
