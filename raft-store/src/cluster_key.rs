@@ -40,7 +40,10 @@ pub enum KeyError {
     #[error("cluster key is empty; make one with \"spire-server cluster keygen\"")]
     Empty,
     /// A line is not 32 bytes in base64.
-    #[error("cluster key: line {line} is not {KEY_BYTES} bytes in base64")]
+    #[error(
+        "cluster key: line {line} is not {KEY_BYTES} bytes in base64; copy the key file of another member, \
+         or make a first key with \"spire-server cluster keygen\""
+    )]
     Malformed {
         /// Which line, from 1.
         line: usize,
@@ -452,6 +455,9 @@ mod tests {
         assert_eq!(ClusterKeys::parse("\n").unwrap_err(), KeyError::Empty);
         let error = ClusterKeys::parse(&format!("{ONES}\nAAAA\n")).unwrap_err();
         assert_eq!(error, KeyError::Malformed { line: 2 });
+        let text = error.to_string();
+        assert!(text.contains("copy the key file of another member"), "{text}");
+        assert!(text.contains("\"spire-server cluster keygen\""), "{text}");
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub enum Contact {
     Lost {
         /// Boot-time clock at the last contact, or at the start if there was none since.
         since: Duration,
+        /// Whether a member that answers is in contact with a leader: then the cluster goes on without
+        /// this member, and what it knows may be out of date by anything.
+        elsewhere: bool,
         /// What is missing, for people.
         text: String,
     },

@@ -37,6 +37,9 @@ use crate::raft::{Metrics, Raft};
 use crate::status::{ForeignPeer, Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
 
+/// How old what a member says of its leader may be: two of its answers fit into that.
+const HEARSAY_MAX: Duration = Duration::from_secs(5);
+
 /// One running member.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -70,6 +73,9 @@ pub(crate) struct Core {
     /// Operators' changes of the membership go to the member's own task.
     pub(crate) changes: mpsc::Sender<Requested>,
     pub(crate) in_flight: Semaphore,
+    /// Snapshots that leaders may send here at a time: the second is for the next leader, while the
+    /// connection of the one before has not ended yet.
+    pub(crate) installing: Semaphore,
     /// The server's, for the other members.
     pub(crate) answers: OnceLock<Weak<dyn Answers>>,
     pub(crate) barrier: Barrier,
@@ -117,6 +123,7 @@ impl Core {
             formed: watch::channel(formed).0,
             changes: parts.changes,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
+            installing: Semaphore::new(2),
             answers: OnceLock::new(),
             barrier: Barrier::default(),
             fence: parts.fence,
@@ -243,8 +250,25 @@ impl Core {
         if age.is_some_and(|age| age <= self.config.election_timeout_max()) {
             return Contact::InContact;
         }
-        let since = age.map_or(self.started, |age| self.clock.boot_time().saturating_sub(age));
-        Contact::Lost { since, text: self.no_leader().text }
+        let now = self.clock.boot_time();
+        let since = age.map_or(self.started, |age| now.saturating_sub(age));
+        let mut text = self.no_leader().text;
+        let elsewhere = self.leader_elsewhere(since, now);
+        if let Some((member, leader)) = elsewhere {
+            text = format!(
+                "{text}; member {member} hears leader {leader}, this one does not: mend the link \
+                 between them"
+            );
+        }
+        Contact::Lost { since, elsewhere: elsewhere.is_some(), text }
+    }
+
+    /// A member that answers and hears a leader, and that leader, if this one has heard none `since`.
+    /// What was said before others could notice the same loss says nothing.
+    fn leader_elsewhere(&self, since: Duration, now: Duration) -> Option<(MemberId, MemberId)> {
+        let noticed = since.saturating_add(self.config.election_timeout_max());
+        let from = noticed.max(now.saturating_sub(HEARSAY_MAX));
+        self.observations.leader_elsewhere(from, |member| self.reaches(member.0))
     }
 
     fn contact_age(&self, metrics: &Metrics) -> Option<Duration> {
@@ -295,8 +319,7 @@ impl Core {
             member_id: self.member_id,
             cluster_id: self.cluster_id(),
             state: self.state.borrow().clone(),
-            // Consensus goes on naming the last leader that it heard of.
-            leader: leadership.leader.filter(|_| self.contact() == Contact::InContact),
+            leader: self.leader_in_contact(),
             term: leadership.term,
             applied_index: self.feed.reached_now().index,
             commit_index,
@@ -305,9 +328,15 @@ impl Core {
             voters_next: voters_next(&metrics),
             mismatch: self.observations.mismatch(),
             clock_ahead_ms: self.cluster_clock.ahead_ms(self.clock.as_ref()),
+            clock_compared_ago: self.cluster_clock.age(self.clock.as_ref()),
             clock_doubt: self.clock_doubt(),
             members,
         }
+    }
+
+    /// The leader, while there is contact: consensus goes on naming the last one that it heard of.
+    fn leader_in_contact(&self) -> Option<MemberId> {
+        self.leadership_now().leader.filter(|_| self.contact() == Contact::InContact)
     }
 
     /// Whether a leader that consensus names is neither heard nor answers.
@@ -334,6 +363,7 @@ impl Core {
             certificate_key_id: self.certificate_key.load().as_ref().clone(),
             checkpoints: Vec::new(),
             disk: self.syncs.health(),
+            leader: self.leader_in_contact(),
         }
     }
 

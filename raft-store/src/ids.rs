@@ -44,6 +44,11 @@ impl Revision {
         (self.0 >> INDEX_BITS) as u32
     }
 
+    /// The log index that it is the state after.
+    pub const fn index(self) -> u64 {
+        self.0 & ((1 << INDEX_BITS) - 1)
+    }
+
     /// From its number, as metadata carries it.
     pub const fn from_u64(number: u64) -> Self {
         Self(number)

@@ -73,7 +73,7 @@ pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use keys_in_use::KeysInUse;
 pub use level::{FEATURE_LEVEL_MAX, REKEY_LEVEL, UPSTREAM_LEVEL};
 pub use mem::{MemoryDisk, StateSum, SyncTimes};
-pub use membership::{MemberChange, MemberChangeError};
+pub use membership::{MemberChange, MemberChangeError, REFUSED_CHANGE_TARGET};
 pub use net::{Connection, Duplex, Incoming, PipeNetwork, Pipes, Tcp, Transport, Way};
 pub use observe::{Checkpoint, ClusterClock, DiskHealth, Mismatch, Observation, Observed};
 pub use outcome::{Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome};

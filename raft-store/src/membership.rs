@@ -11,6 +11,10 @@ use crate::core::Core;
 use crate::error::Unavailable;
 use crate::ids::MemberId;
 
+/// Where the consensus library logs, as an error, each change of the membership that it refuses: also for
+/// want of a leader, every 2 s. Whoever asked for the change is told, and says what matters.
+pub const REFUSED_CHANGE_TARGET: &str = "openraft::raft::api::management";
+
 /// A change of the membership by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberChange {

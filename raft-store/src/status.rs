@@ -91,6 +91,8 @@ pub struct MemberStatus {
     /// By how many milliseconds this member's clock is ahead of the median of a quorum's; `None`: they
     /// were never compared.
     pub clock_ahead_ms: Option<i64>,
+    /// How long ago they were compared; `None`: never.
+    pub clock_compared_ago: Option<Duration>,
     /// Why this member would not decide about time if it led, if so.
     pub clock_doubt: Option<String>,
     /// While the set of voters is being changed: those it leads to. Until that is done, what is decided

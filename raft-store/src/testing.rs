@@ -47,6 +47,7 @@ pub fn member_status(members: Vec<MemberView>) -> MemberStatus {
         last_log_index: 0,
         quorum_contact_age: None,
         clock_ahead_ms: None,
+        clock_compared_ago: None,
         clock_doubt: None,
         voters_next: None,
         mismatch: None,

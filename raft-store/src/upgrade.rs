@@ -13,6 +13,7 @@ use steeple_spiffe_core::time::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use crate::command::Command;
+use crate::contact::Contact;
 use crate::core::Core;
 use crate::error::{ProposeError, RunError, Unavailable};
 use crate::ids::MemberId;
@@ -176,14 +177,19 @@ impl Core {
     /// Raises the level as far as all members support it, here or through the leader. Returns the old
     /// and the new one.
     pub(crate) async fn raise_level(&self) -> Result<(u32, u32), RaiseError> {
+        let leadership = self.leadership_now();
+        // First of all: who lacks a quorum has not heard the others, whatever they support.
+        let Some(leader) = leadership.leader.filter(|_| self.contact() == Contact::InContact)
+        else {
+            return Err(self.no_leader().into());
+        };
         let from = self.feed.reached_now().feature_level;
         let to = decide(from, &self.level_support()).map_err(RaiseError::Refused)?;
         let deadline = Instant::now() + RAISE_TIMEOUT;
-        let leadership = self.leadership_now();
-        match leadership.leader {
-            Some(_) if leadership.is_self => self.raise_as_leader(to).await?,
-            Some(leader) => self.forwarder.raise_level(leader, to, deadline).await?,
-            None => return Err(self.no_leader().into()),
+        if leadership.is_self {
+            self.raise_as_leader(to).await?;
+        } else {
+            self.forwarder.raise_level(leader, to, deadline).await?;
         }
         let mut reached = self.feed.reached();
         let here = reached.wait_for(|reached| reached.feature_level >= to);
@@ -195,7 +201,8 @@ impl Core {
     /// On the leader: checks again, then proposes.
     pub(crate) async fn raise_as_leader(&self, to: u32) -> Result<(), RaiseError> {
         let leadership = self.leadership_now();
-        if !leadership.is_self {
+        // A leader that has lost its quorum is none, and knows nothing new of the others.
+        if !leadership.is_self || self.contact() != Contact::InContact {
             return Err(self.no_leader().into());
         }
         let level = self.feed.reached_now().feature_level;

@@ -32,7 +32,7 @@ const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterKeyError {
     /// The file cannot be read.
-    #[error("could not read cluster key file {}", path.display())]
+    #[error("could not read cluster key file {}; {}", path.display(), unread_fix(source))]
     Read {
         /// Which file.
         path: PathBuf,
@@ -77,6 +77,15 @@ pub enum ClusterKeyError {
         /// What is wrong with it.
         source: KeyError,
     },
+}
+
+/// What to do about a file that cannot be read. A new key opens nothing of a cluster that exists.
+fn unread_fix(error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::NotFound {
+        return "copy that of another member there, or make a first one with \"spire-server cluster \
+                keygen\"; if it lies elsewhere, correct cluster.key_file";
+    }
+    "make it a file that this user can read, or correct cluster.key_file"
 }
 
 /// Reads the cluster key, or makes one beside the data.
@@ -223,6 +232,22 @@ mod tests {
         assert_eq!(first.ids(), second.ids());
         let mode = fs::metadata(folder.path().join(FILE_BESIDE_DATA)).expect("file").mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_is_none_is_named_with_the_fix() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let read = |path: PathBuf| {
+            let source = KeySource::File(path);
+            load(&source, folder.path(), &SystemRandom).expect_err("no key").to_string()
+        };
+        let missing = read(folder.path().join("key"));
+        assert!(missing.contains("copy that of another member there"), "{missing}");
+        assert!(missing.contains("\"spire-server cluster keygen\""), "{missing}");
+        let file = folder.path().join("file");
+        fs::write(&file, "").expect("written");
+        let below = read(file.join("key"));
+        assert!(below.contains("make it a file that this user can read"), "{below}");
     }
 
     #[test]

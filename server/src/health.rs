@@ -121,6 +121,7 @@ impl Serving {
         }
         match self.reads.standing() {
             Standing::Strict | Standing::SendingAway { .. } | Standing::RenewOnly { .. } => None,
+            Standing::CutOff => Some("others hear a leader that this replica does not".into()),
             Standing::TooOld => Some("the last confirmed read is older than max_staleness".into()),
         }
     }

@@ -29,6 +29,7 @@ pub mod metrics;
 mod mutants;
 pub mod service;
 pub mod shutdown;
+mod snapshot_files;
 pub mod snapshots;
 pub mod status;
 pub mod upstream;

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
+use steeple_raft_store::REFUSED_CHANGE_TARGET;
 use steeple_spiffe_core::{Clock, Timestamp};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -71,21 +72,8 @@ impl Logging {
             source_location: config.source_location,
             clock,
         };
-        let own = match config.level {
-            LogLevel::Error => LevelFilter::ERROR,
-            LogLevel::Warn => LevelFilter::WARN,
-            LogLevel::Info => LevelFilter::INFO,
-            LogLevel::Debug => LevelFilter::DEBUG,
-            LogLevel::Trace => LevelFilter::TRACE,
-        };
-        // The consensus library warns at each failed heartbeat; what matters of that we say ourselves.
-        let consensus = if own == LevelFilter::TRACE { own } else { LevelFilter::ERROR };
-        let filter = Targets::new()
-            .with_default(own.min(LevelFilter::WARN))
-            .with_target(OWN_TARGETS, own)
-            .with_target(CONSENSUS_TARGETS, consensus.min(own));
         tracing_subscriber::registry()
-            .with(layer.with_filter(filter))
+            .with(layer.with_filter(filter(config.level)))
             .try_init()
             .map_err(LoggingError::Installed)?;
         Ok(Self { sink })
@@ -103,6 +91,28 @@ impl Logging {
             *sink = reopened;
         }
     }
+}
+
+/// What is logged at a configured level.
+fn filter(level: LogLevel) -> Targets {
+    let own = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // The consensus library warns at each failed heartbeat; what matters of that we say ourselves. Its
+    // errors are those of the storage, or its end.
+    let (consensus, refused) = match own == LevelFilter::TRACE {
+        true => (own, own),
+        false => (LevelFilter::ERROR, LevelFilter::OFF),
+    };
+    Targets::new()
+        .with_default(own.min(LevelFilter::WARN))
+        .with_target(OWN_TARGETS, own)
+        .with_target(CONSENSUS_TARGETS, consensus)
+        .with_target(REFUSED_CHANGE_TARGET, refused)
 }
 
 #[derive(Debug)]
@@ -295,6 +305,24 @@ mod tests {
                 ("plain".into(), Value::String("a-b.c".into())),
             ],
         }
+    }
+
+    #[test]
+    fn of_the_consensus_library_only_errors_that_nobody_else_tells_of_are_logged() {
+        let (storage, refused) = ("openraft::core::raft_core", REFUSED_CHANGE_TARGET);
+        for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug] {
+            let filter = filter(level);
+            assert!(filter.would_enable(storage, &Level::ERROR), "{level:?}");
+            assert!(filter.would_enable("openraft::storage::helper", &Level::ERROR), "{level:?}");
+            assert!(!filter.would_enable(storage, &Level::WARN), "{level:?}");
+            assert!(!filter.would_enable(refused, &Level::ERROR), "{level:?}");
+            let warns = filter.would_enable("rustls", &Level::WARN);
+            assert_eq!(warns, level != LogLevel::Error, "{level:?}");
+        }
+        let all = filter(LogLevel::Trace);
+        assert!(
+            all.would_enable(storage, &Level::DEBUG) && all.would_enable(refused, &Level::ERROR)
+        );
     }
 
     #[test]

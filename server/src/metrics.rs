@@ -13,7 +13,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::Label;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use steeple_raft_store::{MemberStatus, Role, StoreHandle};
+use steeple_raft_store::{MemberStatus, Revision, Role, StoreHandle};
 use steeple_spiffe_core::authority::AuthorityKind;
 use steeple_spiffe_core::{Clock, Timestamp, TrustDomain};
 use tokio::net::TcpListener;
@@ -34,6 +34,21 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the gauges about the cluster are set; scrapes come every 10 s or less often.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Counters of events that should not happen. They are there from the start, so that the first event is
+/// a change from zero, which alerts on an increase see.
+const RARE: [&str; 3] = [
+    "spire_server_cluster_state_hash_mismatch",
+    "spire_server_cluster_leader_stalls",
+    "spire_server_cluster_feed_resyncs",
+];
+
+/// Counts refused peers, by reason.
+const PEER_REFUSED: &str = "spire_server_cluster_peer_refused";
+
+/// The reasons, as the peer listener names them.
+const REFUSALS: [&str; 6] =
+    ["handshake", "handshake_timeout", "cluster", "epoch", "member", "impersonation"];
 
 /// Why metrics cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -114,13 +129,24 @@ impl MetricsListener {
     }
 }
 
-/// Records that this process has started.
+/// Records that this process has started, and that nothing bad has happened yet.
 pub fn note_start(trust_domain: &TrustDomain) {
     let labels = [
         Label::new("version", env!("CARGO_PKG_VERSION")),
         Label::new("trust_domain_id", trust_domain.as_str().to_owned()),
     ];
     metrics::gauge!("spire_server_started", labels.iter()).set(1.0);
+    for name in RARE {
+        metrics::counter!(name).absolute(0);
+    }
+    for reason in REFUSALS {
+        metrics::counter!(PEER_REFUSED, "reason" => reason).absolute(0);
+    }
+}
+
+/// Records whether the cluster key opens the data.
+pub fn note_sealed(is_sealed: bool) {
+    metrics::gauge!("spire_server_cluster_sealed").set(f64::from(u8::from(is_sealed)));
 }
 
 /// Keeps the gauges about the cluster current until the shutdown.
@@ -142,8 +168,17 @@ pub async fn follow(
         metrics::counter!("spire_server_cluster_elections").increment(elections);
         term = Some(status.term);
         record(&status);
+        record_lag(store.revision(), views.revision());
         record_state(&views, default_x509_svid_ttl, clock.now());
     }
+}
+
+/// How far the views, from which everything is answered, are behind what is applied. The views are asked
+/// last, so that what was applied in between does not count.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; indexes stay below 2^53")]
+fn record_lag(applied: Revision, shown: Revision) {
+    let lag = applied.index().saturating_sub(shown.index());
+    metrics::gauge!("spire_server_cluster_feed_lag").set(lag as f64);
 }
 
 /// What the replicated state says; nothing before the cluster is formed.
@@ -263,7 +298,56 @@ fn snake_case(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// What is served after something was recorded.
+    fn scrape(record: impl FnOnce()) -> String {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, record);
+        recorder.handle().render()
+    }
+
+    #[test]
+    fn what_should_not_happen_is_counted_from_zero() {
+        let trust_domain = TrustDomain::parse("example.org").unwrap();
+        let served = scrape(|| note_start(&trust_domain));
+        for name in RARE {
+            assert!(served.lines().any(|line| line == format!("{name} 0")), "{name}: {served}");
+        }
+        for reason in REFUSALS {
+            let expected = format!("{PEER_REFUSED}{{reason=\"{reason}\"}} 0");
+            assert!(served.lines().any(|line| line == expected), "{expected}: {served}");
+        }
+    }
+
+    #[test]
+    fn every_reason_to_refuse_a_peer_is_known_here() {
+        let source = include_str!("../../raft-store/src/net/refusals.rs");
+        let labels = source.lines().filter_map(|line| {
+            let (_, label) = line.trim().strip_prefix("Self::")?.split_once(" => \"")?;
+            label.strip_suffix("\",")
+        });
+        assert_eq!(labels.collect::<BTreeSet<_>>(), BTreeSet::from(REFUSALS));
+    }
+
+    #[test]
+    fn a_sealed_member_and_views_that_trail_show() {
+        let served = scrape(|| {
+            note_sealed(true);
+            record_lag(Revision::new(2, 12), Revision::new(2, 9));
+        });
+        assert!(served.contains("spire_server_cluster_sealed 1\n"), "{served}");
+        assert!(served.contains("spire_server_cluster_feed_lag 3\n"), "{served}");
+        // Before the views are filled they are at nothing, of no epoch; and they may be asked late.
+        for (shown, lag) in [(Revision::default(), 12), (Revision::new(2, 13), 0)] {
+            let served = scrape(|| record_lag(Revision::new(2, 12), shown));
+            let expected = format!("spire_server_cluster_feed_lag {lag}\n");
+            assert!(served.contains(&expected), "{served}");
+        }
+        assert!(scrape(|| note_sealed(false)).contains("spire_server_cluster_sealed 0\n"));
+    }
 
     #[test]
     fn methods_have_the_names_that_spire_dashboards_use() {

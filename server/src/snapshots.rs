@@ -1,35 +1,31 @@
 //! Snapshots by schedule: the leader saves one whenever the newest in the folder is old enough, and
 //! removes the oldest.
 //!
-//! Owns names, retention and the room that must stay free. What is in a file is
-//! `service/backup`'s. A failure is a warning in `cluster status` and is tried again.
+//! Owns when it is time, and the room that must stay free. Which files count, and which may go, is
+//! `snapshot_files`'; what is in one is `service/backup`'s. A failure is a warning in `cluster status`
+//! and is tried again.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use steeple_api::pb::cluster::v1 as rpc;
-use steeple_api::snapshot_file::SnapshotReader;
 use steeple_raft_store::StoreHandle;
 use steeple_spiffe_core::{Clock, Timestamp};
-use time::OffsetDateTime;
-use time::macros::format_description;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::gate::Reads;
 use crate::service::backup::{Said, write};
+use crate::snapshot_files::SnapshotFiles;
 
 /// How often the age of the newest file is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// How long the confirmation by a quorum is waited for; without it the file says so.
 const CONFIRM_MAX: Duration = Duration::from_secs(5);
-
-/// How files end.
-const EXTENSION: &str = ".snapshot";
 
 /// What `cluster.snapshot { }` says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,11 +59,22 @@ enum ScheduleError {
 #[derive(Clone, Debug)]
 pub struct Schedule {
     config: Arc<ScheduleConfig>,
-    cluster_name: String,
+    files: Arc<SnapshotFiles>,
     store: StoreHandle,
     reads: Reads,
     clock: Arc<dyn Clock>,
     last: Arc<Mutex<Last>>,
+}
+
+/// What is in this member's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backups {
+    /// How old the newest backup is; `None`: there is none.
+    pub age: Option<Duration>,
+    /// How often one is to be saved.
+    pub interval: Duration,
+    /// Files that do not count as backups, newest first: name and reason.
+    pub doubtful: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -77,16 +84,19 @@ struct Last {
 }
 
 impl Schedule {
-    /// A schedule that saves nothing until [`Self::lead`].
+    /// A schedule that saves nothing until [`Self::lead`]. Files that are ahead of this member's clock
+    /// by more than `skew_limit` do not count.
     pub fn new(
         config: ScheduleConfig,
         cluster_name: String,
+        skew_limit: Duration,
         store: StoreHandle,
         reads: Reads,
         clock: Arc<dyn Clock>,
     ) -> Self {
+        let files = SnapshotFiles::new(config.directory.clone(), cluster_name, skew_limit);
         let (config, last) = (Arc::new(config), Arc::default());
-        Self { config, cluster_name, store, reads, clock, last }
+        Self { config, files: Arc::new(files), store, reads, clock, last }
     }
 
     /// Saves whenever it is time; ends only by being dropped.
@@ -95,21 +105,24 @@ impl Schedule {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            let now = self.clock.now();
-            let newest = self.newest().await;
-            if newest.is_none_or(|saved_at| now.since(saved_at) >= self.config.interval) {
+            let mut age = self.look().await.age;
+            if age.is_none_or(|age| age >= self.config.interval) {
                 self.save().await;
+                age = self.look().await.age;
             }
-            if let Some(age) = self.age().await {
+            if let Some(age) = age {
                 metrics::gauge!("spire_server_cluster_snapshot_age").set(age.as_secs_f64());
             }
         }
     }
 
-    /// How old the newest snapshot in this member's folder is; `None`: there is none.
-    pub async fn age(&self) -> Option<Duration> {
-        let saved_at = self.newest().await?;
-        Some(self.clock.now().since(saved_at))
+    /// Looks into this member's folder.
+    pub async fn look(&self) -> Backups {
+        let (files, now) = (Arc::clone(&self.files), self.clock.now());
+        let looked = tokio::task::spawn_blocking(move || files.look(now)).await;
+        let found = looked.unwrap_or_default();
+        let age = found.saved_at.map(|saved_at| now.since(saved_at));
+        Backups { age, interval: self.config.interval, doubtful: found.doubtful }
     }
 
     /// Why the last attempt failed, unless it did not.
@@ -133,23 +146,13 @@ impl Schedule {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn newest(&self) -> Option<Timestamp> {
-        let (config, name) = (Arc::clone(&self.config), self.cluster_name.clone());
-        let looked = tokio::task::spawn_blocking(move || {
-            let path = files(&config.directory, &name).ok()?.pop()?;
-            let reader = SnapshotReader::open(io::BufReader::new(File::open(path).ok()?)).ok()?;
-            Some(Timestamp::from_unix_s(reader.header().saved_at))
-        });
-        looked.await.ok().flatten()
-    }
-
     async fn save(&self) {
         let confirmed = self.reads.confirm(Instant::now() + CONFIRM_MAX).await.is_ok();
         let now = self.clock.now();
         let said = Said::now(&self.store, now, confirmed);
-        let (config, name) = (Arc::clone(&self.config), self.cluster_name.clone());
+        let (config, files) = (Arc::clone(&self.config), Arc::clone(&self.files));
         let store = self.store.clone();
-        let saving = tokio::task::spawn_blocking(move || save(&config, &name, &store, said, now));
+        let saving = tokio::task::spawn_blocking(move || save(&config, &files, &store, said, now));
         match saving.await {
             Ok(Ok(path)) => {
                 tracing::info!(path = %path.display(), confirmed, "Snapshot saved");
@@ -168,7 +171,7 @@ impl Schedule {
 /// Saves one file and removes those that are too many.
 fn save(
     config: &ScheduleConfig,
-    name: &str,
+    files: &SnapshotFiles,
     store: &StoreHandle,
     said: Said,
     now: Timestamp,
@@ -182,7 +185,7 @@ fn save(
         let (directory, min_free) = (directory.clone(), config.min_free);
         return Err(ScheduleError::NoRoom { directory, free, min_free });
     }
-    let path = directory.join(file_name(name, now));
+    let path = files.path(now);
     let unfinished = path.with_extension("snapshot.tmp");
     let made = (|| {
         let options =
@@ -199,93 +202,114 @@ fn save(
         fs::remove_file(&unfinished).ok();
         return Err(error);
     }
-    let mut files = files(directory, name).map_err(disk)?;
-    let surplus = files.len().saturating_sub(config.keep);
-    for old in files.drain(..surplus) {
-        fs::remove_file(old).map_err(disk)?;
-    }
+    files.remove_surplus(config.keep, now).map_err(disk)?;
     Ok(path)
-}
-
-fn file_name(cluster: &str, now: Timestamp) -> String {
-    let form = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let time = OffsetDateTime::from_unix_timestamp(now.unix_s()).ok();
-    let time = time.and_then(|time| time.format(form).ok());
-    let time = time.unwrap_or_else(|| now.unix_s().to_string());
-    format!("{cluster}-{time}{EXTENSION}")
-}
-
-/// The files of a schedule, oldest first. Others are left alone.
-fn files(directory: &Path, cluster: &str) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for item in fs::read_dir(directory)? {
-        let path = item?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let time = name
-            .strip_prefix(cluster)
-            .and_then(|rest| rest.strip_prefix('-'))
-            .and_then(|rest| rest.strip_suffix(EXTENSION));
-        let is_time = |time: &str| {
-            time.len() == "20260102T030405Z".len()
-                && time.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'T' | b'Z'))
-        };
-        if time.is_some_and(is_time) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
 
+    use steeple_api::snapshot_file::SnapshotReader;
     use steeple_raft_store::testing::TestStore;
+    use steeple_spiffe_core::time::FixedClock;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::gate::staleness::Limits;
+    use crate::view::Views;
 
     const START: i64 = 1_767_323_045;
+    const MINUTE: Duration = Duration::from_secs(60);
+    const SKEW: Duration = Duration::from_secs(30);
+
+    fn config(directory: &Path) -> ScheduleConfig {
+        ScheduleConfig { interval: MINUTE, keep: 3, directory: directory.to_owned(), min_free: 1 }
+    }
+
+    /// Saves one as if it were `seconds` later.
+    fn save_at(
+        config: &ScheduleConfig,
+        store: &TestStore,
+        seconds: i64,
+    ) -> Result<PathBuf, ScheduleError> {
+        let files = SnapshotFiles::new(config.directory.clone(), "test".to_owned(), SKEW);
+        let now = Timestamp::from_unix_s(START + seconds);
+        save(config, &files, &store.handle, Said::now(&store.handle, now, true), now)
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let files = SnapshotFiles::new(directory.to_owned(), "test".to_owned(), SKEW);
+        let paths = files.paths().unwrap();
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        paths.iter().map(name).collect()
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn files_are_saved_until_there_are_enough_and_others_are_left_alone() {
         let store = TestStore::start().await;
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("backups");
-        let config = ScheduleConfig {
-            interval: Duration::from_secs(60),
-            keep: 3,
-            directory: directory.clone(),
-            min_free: 1,
-        };
+        let config = config(&directory);
         fs::create_dir(&directory).unwrap();
         let others = ["notes.txt", "test-by-hand.snapshot", "other-20260102T030405Z.snapshot"];
         for other in others {
             fs::write(directory.join(other), "x").unwrap();
         }
         for second in 0..5 {
-            let now = Timestamp::from_unix_s(START + second);
-            let said = Said::now(&store.handle, now, true);
-            let path = save(&config, "test", &store.handle, said, now).unwrap();
+            let path = save_at(&config, &store, second).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
             let (_, bytes) =
                 SnapshotReader::open(File::open(&path).unwrap()).unwrap().check().unwrap();
             assert!(bytes > 100);
         }
-        let names: Vec<_> = files(&directory, "test")
-            .unwrap()
-            .iter()
-            .map(|path| path.file_name().unwrap().to_string_lossy().into_owned())
-            .collect();
         let expected = ["07", "08", "09"].map(|s| format!("test-20260102T0304{s}Z.snapshot"));
-        assert_eq!(names, expected);
+        assert_eq!(names(&directory), expected);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 3 + others.len());
 
         let config = ScheduleConfig { min_free: u64::MAX, ..config };
-        let now = Timestamp::from_unix_s(START + 9);
-        let said = Said::now(&store.handle, now, true);
-        let error = save(&config, "test", &store.handle, said, now).unwrap_err();
+        let error = save_at(&config, &store, 9).unwrap_err();
         assert!(error.to_string().ends_with(&format!("min_free is {}", u64::MAX)), "{error}");
-        assert_eq!(files(&directory, "test").unwrap().len(), 3);
+        assert_eq!(names(&directory).len(), 3);
+    }
+
+    /// A clock was ahead once, and a disk has cut the newest file: neither ends the schedule.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_schedule_goes_on_beside_files_that_are_no_backups() {
+        let store = TestStore::start().await;
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(folder.path());
+        save_at(&config, &store, -120).unwrap();
+        save_at(&config, &store, 86_400).unwrap();
+        let cut = save_at(&config, &store, -10).unwrap();
+        File::options().write(true).open(&cut).unwrap().set_len(100).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(FixedClock::new(Timestamp::from_unix_s(START)));
+        let (views, task) = Views::start(store.handle.clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(task.run(shutdown.clone()));
+        let _ends = shutdown.drop_guard();
+        let limits = Limits { renew_only_delay: MINUTE, max_staleness: MINUTE };
+        let (handle, name) = (store.handle.clone(), "test".to_owned());
+        let reads = Reads::new(handle.clone(), views, Arc::clone(&clock), limits, MINUTE);
+        let schedule = Schedule::new(config, name, SKEW, handle, reads, clock);
+        assert_eq!(schedule.look().await.age, Some(MINUTE * 2));
+
+        let saved = async {
+            while schedule.to_pb().file.is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let saved = tokio::time::timeout(MINUTE, saved);
+        tokio::select! {
+            () = schedule.lead() => {}
+            saved = saved => saved.unwrap(),
+        }
+        let backups = schedule.look().await;
+        assert_eq!(backups.age, Some(Duration::ZERO));
+        let [ahead, cut]: [String; 2] = backups.doubtful.try_into().unwrap();
+        assert_eq!(ahead, "test-20260103T030405Z.snapshot is from the future");
+        assert!(cut.starts_with("test-20260102T030355Z.snapshot ends early"), "{cut}");
+        assert_eq!(names(folder.path()).len(), 4, "what does not count takes no place");
     }
 }

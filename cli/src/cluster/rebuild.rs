@@ -14,6 +14,7 @@ use super::snapshot::{checked, open, required};
 use super::table::line;
 use crate::command::{Command, Running};
 use crate::conn::{ServerSocket, write_request};
+use crate::error::Error;
 use crate::files::read_text;
 use crate::flags::FlagSet;
 use crate::io::Io;
@@ -82,7 +83,10 @@ impl Command for Restore {
             };
             let mut client = RebuildClient::new(self.socket.connect_for_long(io).await?);
             let request = tokio_stream::iter(pieces(path, options)?);
-            let reply = client.restore_snapshot(request).await?.into_inner();
+            let reply = client.restore_snapshot(request).await;
+            let reply =
+                reply.map_err(|status| unanswered(status, "the restore", "Snapshot restored"))?;
+            let reply = reply.into_inner();
             let name = "steeple.cluster.v1.RestoreSnapshotResponse";
             if !self.output.print_json(io, name, &reply)? {
                 let begun = reply.begun.unwrap_or_default();
@@ -107,7 +111,9 @@ impl Command for Recover {
         Box::pin(async move {
             let mut client = RebuildClient::new(self.socket.connect_for_long(io).await?);
             let request = write_request(RecoverRequest { confirm: self.confirm.clone() })?;
-            let reply = client.recover(request).await?.into_inner();
+            let reply = client.recover(request).await;
+            let reply = reply.map_err(|status| unanswered(status, "the recovery", "Recovered"))?;
+            let reply = reply.into_inner();
             if self.output.print_json(io, "steeple.cluster.v1.RecoverResponse", &reply)? {
                 return Ok(());
             }
@@ -134,11 +140,31 @@ impl Command for Recover {
     }
 }
 
+/// Why a call failed. What the server answered is its own to word. If it was cut off (only then the status
+/// has a source, for it was made here) the server has ended, and nobody knows whether before or after the
+/// exchange; each attempt begins an epoch of its own, so another one does no harm.
+fn unanswered(status: tonic::Status, what: &str, said: &str) -> Error {
+    if std::error::Error::source(&status).is_none() {
+        return status.into();
+    }
+    Error::Unhealthy {
+        text: format!(
+            "the server ended before it answered: {}; whether {what} took effect is not known",
+            status.message()
+        ),
+        hint: Some(format!(
+            "look at the end of the server's log: it says why, and \"{said}\" if {what} took effect; \
+             without that line start the server with -hold and run the command again, which is safe in \
+             either case"
+        )),
+    }
+}
+
 /// The options, then the file.
 fn pieces(
     path: &Path,
     options: RestoreOptions,
-) -> Result<impl Iterator<Item = RestoreSnapshotRequest> + Send + use<>, crate::error::Error> {
+) -> Result<impl Iterator<Item = RestoreSnapshotRequest> + Send + use<>, Error> {
     let mut file = open(path)?;
     let first = RestoreSnapshotRequest { options: Some(options), bytes: Vec::new() };
     let rest = std::iter::from_fn(move || {
@@ -178,4 +204,29 @@ fn print_next(begun: &NewEpoch, out: &mut (dyn Write + Send)) -> std::io::Result
          3. Agents attested after {lost_from} wait until you decide:\n     \
             spire-server cluster agents adopt, or spire-server cluster agents refuse."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_ended_is_told_from_one_that_refused() {
+        let said = Status::unknown("transport error");
+        let refused = unanswered(said, "the restore", "Snapshot restored");
+        assert_eq!(refused.chain(), "rpc error: code = Unknown desc = transport error");
+        assert_eq!((refused.code(), refused.hint()), (Some(Code::Unknown), None));
+        let gone = Status::from_error(Box::new(std::io::Error::other("connection closed")));
+        let gone = unanswered(gone, "the restore", "Snapshot restored");
+        assert_eq!(
+            gone.chain(),
+            "the server ended before it answered: connection closed; whether the restore took effect \
+             is not known"
+        );
+        let hint = gone.hint().expect("a way on");
+        assert!(hint.contains("\"Snapshot restored\" if the restore took effect"), "{hint}");
+        assert!(hint.contains("start the server with -hold and run the command again"), "{hint}");
+    }
 }

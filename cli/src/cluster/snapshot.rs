@@ -31,6 +31,7 @@ pub(crate) struct Save {
     socket: ServerSocket,
     output: OutputFlag,
     file: String,
+    force: bool,
 }
 
 /// Checks a file and prints its header.
@@ -40,7 +41,7 @@ pub(crate) struct Inspect {
     file: String,
 }
 
-/// Lists the files of a folder by their headers.
+/// Lists the files of a folder by their headers, and which of them are whole.
 #[derive(Debug, Default)]
 pub(crate) struct List {
     output: OutputFlag,
@@ -52,11 +53,13 @@ impl Command for Save {
         self.socket.declare(flags);
         self.output.declare(flags);
         flags.word("FILE", &mut self.file);
+        flags.flag("force", &mut self.force, "Replace FILE if it exists");
     }
 
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
         Box::pin(async move {
             let path = required(&self.file, "a file", "save FILE")?;
+            self.check_free(path)?;
             let mut client = ClusterClient::new(self.socket.connect(io).await?);
             let mut pieces = client.save_snapshot(SaveSnapshotRequest {}).await?.into_inner();
             let mut file = NewFile::create(path, PRIVATE)?;
@@ -69,6 +72,8 @@ impl Command for Save {
             }
             // What the server sent is checked before it replaces an older file.
             let saved = checked(path, file.reopen()?)?;
+            // A large registry takes minutes: someone may have used the name meanwhile.
+            self.check_free(path)?;
             file.finish()?;
             if !unconfirmed.is_empty() {
                 io.warn(&format!(
@@ -77,6 +82,17 @@ impl Command for Save {
             }
             print(&saved, &self.output, io)
         })
+    }
+}
+
+impl Save {
+    /// A snapshot may be the only one of its time: none is replaced unless that was asked for.
+    fn check_free(&self, path: &Path) -> Result<(), Error> {
+        if self.force || std::fs::symlink_metadata(path).is_err() {
+            return Ok(());
+        }
+        let text = format!("{} exists; give another name, or replace it with -force", self.file);
+        Err(Error::invalid(text))
     }
 }
 
@@ -103,16 +119,21 @@ impl Command for List {
     fn run<'a>(&'a self, io: &'a mut Io<'_>) -> Running<'a> {
         Box::pin(async move {
             let folder = required(&self.folder, "a folder", "list FOLDER")?;
-            let files = files_of(folder)?;
-            let broken = files.iter().filter(|file| !file.problem.is_empty()).count();
-            let message = SnapshotFiles { files };
+            let message = SnapshotFiles { files: files_of(folder)? };
             if !self.output.print_json(io, "steeple.cluster.v1.SnapshotFiles", &message)? {
                 write_table(io.stdout, &rows(&message.files))?;
             }
-            match broken {
+            let broken = message.files.iter().filter(|file| !file.problem.is_empty());
+            let broken: Vec<&str> = broken.map(|file| file.file.as_str()).collect();
+            let names = broken.join(", ");
+            match broken.len() {
                 0 => Ok(()),
-                1 => Err(Error::Batch("1 file is no whole snapshot".to_owned())),
-                count => Err(Error::Batch(format!("{count} files are no whole snapshots"))),
+                1 => Err(Error::Batch(format!(
+                    "1 file is no whole snapshot: {names}; copy it again or take another"
+                ))),
+                count => Err(Error::Batch(format!(
+                    "{count} files are no whole snapshots: {names}; copy them again or take others"
+                ))),
             }
         })
     }
@@ -197,28 +218,39 @@ fn files_of(folder: &Path) -> Result<Vec<SnapshotFile>, Error> {
 }
 
 fn rows(files: &[SnapshotFile]) -> Vec<Vec<String>> {
-    let heading = ["SAVED", "CLUSTER", "EPOCH", "INDEX", "ENTRIES", "AGENTS", "BYTES", "FILE"];
+    let heading =
+        ["SAVED", "WHOLE", "CLUSTER", "EPOCH", "INDEX", "ENTRIES", "AGENTS", "BYTES", "FILE"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for file in files {
-        let Some(header) = &file.header else {
-            let mut row = vec!["-".to_owned(); 6];
-            row.extend([file.bytes.to_string(), format!("{}: {}", file.file, file.problem)]);
-            rows.push(row);
-            continue;
-        };
-        let counts = header.counts.unwrap_or_default();
-        rows.push(vec![
-            go_time_utc(header.saved_at),
-            or_dash(&header.cluster_name),
-            header.epoch.to_string(),
-            header.index.to_string(),
-            counts.entries.to_string(),
-            counts.agents.to_string(),
-            file.bytes.to_string(),
-            file.file.clone(),
-        ]);
-    }
+    rows.extend(files.iter().map(row));
     rows
+}
+
+/// A file's row. One that is not whole says so twice: where the eye looks for the newest, and behind
+/// its name why.
+fn row(file: &SnapshotFile) -> Vec<String> {
+    let dash = || "-".to_owned();
+    // The fix, behind the semicolon, is in the error; the JSON has all of it.
+    let problem = file.problem.split(';').next().unwrap_or_default();
+    let (whole, name) = match problem {
+        "" => ("yes", file.file.clone()),
+        problem => ("NO", format!("{}: {problem}", file.file)),
+    };
+    let (saved, [cluster, epoch, index, entries, agents]) = match &file.header {
+        None => (dash(), std::array::from_fn(|_| dash())),
+        Some(header) => {
+            let counts = header.counts.unwrap_or_default();
+            let cells = [
+                or_dash(&header.cluster_name),
+                header.epoch.to_string(),
+                header.index.to_string(),
+                counts.entries.to_string(),
+                counts.agents.to_string(),
+            ];
+            (go_time_utc(header.saved_at), cells)
+        }
+    };
+    let (whole, bytes) = (whole.to_owned(), file.bytes.to_string());
+    vec![saved, whole, cluster, epoch, index, entries, agents, bytes, name]
 }
 
 fn print(file: &SnapshotFile, output: &OutputFlag, io: &mut Io<'_>) -> Result<(), Error> {

@@ -115,7 +115,8 @@ async fn an_interrupted_save_leaves_the_older_file_alone() {
     let path = fake.folder().join("s");
     std::fs::write(&path, "older").expect("a file");
     let bytes = file(&header());
-    let command = || line(&format!("spire-server cluster snapshot save {}", path.display()));
+    let save = format!("spire-server cluster snapshot save {} -force", path.display());
+    let command = || line(&save);
     fake.answer("save_snapshot", pieces(&bytes[..bytes.len() - 1], ""));
     let stderr = command().on(&fake).await.failure();
     let expected = format!(
@@ -127,6 +128,27 @@ async fn an_interrupted_save_leaves_the_older_file_alone() {
     let stderr = command().on(&fake).await.failure();
     assert!(stderr.contains("this member has no state"), "{stderr}");
     assert_eq!(std::fs::read_to_string(&path).expect("a file"), "older");
+}
+
+#[tokio::test]
+async fn save_replaces_an_older_file_only_with_force() {
+    let fake = Fake::start();
+    let path = fake.folder().join("s");
+    std::fs::write(&path, "older").expect("a file");
+    let save = format!("spire-server cluster snapshot save {}", path.display());
+    let stderr = line(&save).on(&fake).await.failure();
+    let fix = "exists; give another name, or replace it with -force";
+    assert_eq!(stderr, format!("Error: {} {fix}\n", path.display()));
+    assert!(fake.calls().is_empty(), "nothing is saved for nothing");
+    assert_eq!(std::fs::read_to_string(&path).expect("a file"), "older");
+
+    let bytes = file(&header());
+    fake.answer("save_snapshot", pieces(&bytes, ""));
+    line(&format!("{save} -force")).on(&fake).await.success();
+    assert_eq!(std::fs::read(&path).expect("the file is there"), bytes);
+    let help = line("spire-server cluster snapshot save -help").run().await;
+    let text = "  -force\n    \tReplace FILE if it exists\n";
+    assert!(help.stderr.contains(text), "{}", help.stderr);
 }
 
 #[tokio::test]
@@ -174,12 +196,36 @@ async fn list_shows_the_newest_first_and_fails_on_what_it_cannot_read() {
     let list = format!("spire-server cluster snapshot list {place}");
     line(&list).run().await.without(&place).matches("cluster-snapshot-list");
     std::fs::write(folder.path().join("x.snapshot"), "x").expect("a file");
-    let outcome = line(&list).run().await;
-    assert_eq!(
-        (outcome.code, outcome.stderr.as_str()),
-        (1, "Error: 1 file is no whole snapshot\n")
-    );
-    assert!(outcome.stdout.contains("x.snapshot: is no snapshot; give"), "{}", outcome.stdout);
+    let outcome = line(&list).run().await.without(&place);
+    let stderr =
+        "Error: 1 file is no whole snapshot: PATH/x.snapshot; copy it again or take another\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (1, stderr));
+    assert!(outcome.stdout.ends_with("PATH/x.snapshot: is no snapshot\n"), "{}", outcome.stdout);
+}
+
+#[tokio::test]
+async fn list_marks_every_file_that_is_not_whole_and_the_error_names_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().display().to_string();
+    let saved = |age| file(&SnapshotHeader { saved_at: NOW - age, ..header() });
+    let mut flipped = saved(0);
+    let at = flipped.len() - 40;
+    flipped[at] ^= 1;
+    let mut cut = saved(120);
+    cut.truncate(cut.len() - 9);
+    for (name, bytes) in
+        [("prod-a", saved(60)), ("prod-b", flipped), ("prod-c", cut), ("x", b"x".to_vec())]
+    {
+        std::fs::write(folder.path().join(format!("{name}.snapshot")), bytes).expect("a file");
+    }
+    let list = format!("spire-server cluster snapshot list {place}");
+    line(&list).run().await.without(&place).matches("cluster-snapshot-list-damaged");
+    let outcome = line(&format!("{list} -output json")).run().await;
+    assert_eq!(outcome.code, 1);
+    let value: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("JSON");
+    let problem =
+        "ends early: it was not copied or written to its end; copy it again or take another";
+    assert_eq!(value["files"][2]["problem"], problem);
 }
 
 fn begun() -> NewEpoch {
@@ -255,4 +301,24 @@ async fn unknown_agents_are_adopted_or_refused() {
         assert_eq!(call.message::<DecideAgentsRequest>().decision(), decision);
         assert!(call.metadata.contains_key("steeple-request-id"));
     }
+}
+
+#[tokio::test]
+async fn a_restore_whose_server_ends_says_so_and_how_to_go_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = folder.path().display();
+    std::fs::write(folder.path().join("s"), file(&header())).expect("a file");
+    let socket = tokio::net::UnixListener::bind(folder.path().join("sock")).expect("a new folder");
+    // Is gone as soon as it hears something, as a server that is killed.
+    let server = async move {
+        let (stream, _) = socket.accept().await.expect("a connection");
+        stream.readable().await.expect("a call");
+    };
+    let restore = "spire-server cluster snapshot restore";
+    let command = line(&format!("{restore} {place}/s -confirm prod -socketPath {place}/sock"));
+    let (outcome, ()) = tokio::join!(command.run(), server);
+    let stderr = outcome.failure();
+    assert!(stderr.starts_with("Error: the server ended before it answered: "), "{stderr}");
+    let unknown = "whether the restore took effect is not known\nHint: look at the end of";
+    assert!(stderr.contains(unknown), "{stderr}");
 }

@@ -65,7 +65,8 @@ impl Site {
         let replaced = if self.place.exists() {
             // Named first, then exchanged: whatever has this name is never removed, and from the
             // exchange on it is the old registry.
-            let aside = rocks::sibling(&self.place, &format!("replaced-{}", now.unix_s()));
+            let ending = format!("replaced-{}", now.unix_s());
+            let aside = rocks::free_sibling(&self.place, &ending).map_err(failed)?;
             fs::rename(&self.site, &aside).map_err(failed)?;
             self.site.clone_from(&aside);
             exchange(&self.site, &self.place).map_err(failed)?;

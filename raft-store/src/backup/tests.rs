@@ -319,6 +319,34 @@ async fn what_was_there_is_moved_aside_and_a_failure_leaves_it_alone() {
     open(&place).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restores_within_one_second_keep_each_registry_that_they_replace() {
+    let (_folder, place, _) = places();
+    let store = open(&place).await;
+    let mut saved = Saved::default();
+    store.handle.save_snapshot(&mut saved).unwrap();
+    store.stop().await.unwrap();
+    let target = config(place.clone());
+    let options = RestoreOptions::default();
+    let now = SystemClock.now();
+    let again = || {
+        let ask = Rebuild { now, ..ask(&target, "test") };
+        wait_free(|| {
+            let mut frames = saved.frames.iter().cloned();
+            restore(&ask, &saved.origin(), &options, &mut || Ok(frames.next()))
+        })
+    };
+    let first = format!("raft.replaced-{}", now.unix_s());
+    for (name, epoch) in [(first.clone(), 2), (format!("{first}-2"), 3), (format!("{first}-3"), 4)]
+    {
+        let made = again().unwrap();
+        assert_eq!(made.replaced, Some(place.with_file_name(name)));
+        assert_eq!(made.cluster.epoch, epoch);
+    }
+    let kept = [first.clone(), format!("{first}-2"), format!("{first}-3")];
+    assert_eq!(items(place.parent().unwrap()), [&["raft".to_owned()][..], &kept].concat());
+}
+
 /// The last store's threads let go of the folder a moment after it stopped.
 fn wait_free<T>(mut work: impl FnMut() -> Result<T, RebuildError>) -> Result<T, RebuildError> {
     for _ in 0..10_000 {

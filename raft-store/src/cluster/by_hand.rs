@@ -228,9 +228,8 @@ async fn change_members(life: &Life, change: MemberChange) -> Result<(), Status>
         return Err(Status::unavailable("another change of membership is under way"));
     }
     let mut members = measure(life, &metrics, &mut BTreeMap::new());
-    if change.takes_the_vote() {
-        look_now(life, change.member(), &mut members).await;
-    }
+    let leaving = Some(change.member()).filter(|_| change.takes_the_vote());
+    look_now(life, leaving, &mut members).await;
     let verdict = decide(change, &members).map_err(Status::failed_precondition)?;
     if verdict == Verdict::Nothing {
         return Ok(());
@@ -257,11 +256,11 @@ async fn change_members(life: &Life, change: MemberChange) -> Result<(), Status>
     Ok(())
 }
 
-/// Asks those that would stay whether they live: one that died a moment ago still counts as healthy
+/// Asks those that would vote afterwards whether they live: one that died a moment ago still counts as healthy
 /// from memory, and a joint change that needs it would block every write until it is back.
-async fn look_now(life: &Life, leaving: MemberId, members: &mut [Seen]) {
+async fn look_now(life: &Life, leaving: Option<MemberId>, members: &mut [Seen]) {
     let introduction = life.introduction(None).await;
-    let stays = |member: &Seen| member.id != leaving && member.id != life.me();
+    let stays = |member: &Seen| Some(member.id) != leaving && member.id != life.me();
     let looks = members.iter_mut().filter(|member| stays(member)).map(async |member| {
         if life.network.ping(member.id, introduction.clone()).await.is_err() {
             (member.healthy_for, member.answers) = (None, false);

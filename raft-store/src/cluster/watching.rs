@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::cluster::admission;
 use crate::cluster::life::Life;
@@ -226,6 +226,12 @@ async fn look_for_moved(life: &Life) {
     join_all(looks).await;
 }
 
+/// Whether nobody else is to be asked: it is done, or the leader has said that it must not be. Whoever
+/// does not lead says only that.
+fn is_settled(answer: &Result<(), Status>) -> bool {
+    answer.as_ref().err().is_none_or(|status| status.code() == Code::AlreadyExists)
+}
+
 /// Has this member's address committed when the configuration names another one.
 ///
 /// # Errors
@@ -241,29 +247,42 @@ pub(crate) async fn keep_address(life: Arc<Life>) -> Result<(), RunError> {
         if !moved || !life.is_formed() {
             continue;
         }
-        // A leader that knows only where this member was does not reach it, and so is not known here:
-        // then everyone is asked, and whoever leads takes it.
+        // A leader that knows only where this member was does not reach it, and so is not known here, or
+        // the one before it is: whoever is asked, who leads takes it.
+        let known = life.core.leadership_now().leader;
         let everyone = metrics.membership_config.nodes().map(|(id, _)| MemberId(*id));
-        let asked: Vec<MemberId> = match life.core.leadership_now().leader {
-            Some(leader) => vec![leader],
-            None => everyone.filter(|member| *member != life.me()).collect(),
-        };
-        let mut result = Ok(());
-        for member in asked {
-            result = if member == life.me() {
+        let others = everyone.filter(|member| *member != life.me() && Some(*member) != known);
+        let mut answer = Ok(());
+        for member in known.into_iter().chain(others) {
+            answer = if member == life.me() {
                 admission::update_address(&life, member, own.clone()).await.map(|_| ())
             } else {
                 life.network.update_address(member, own.clone()).await
             };
-            if result.is_ok() {
+            if is_settled(&answer) {
                 break;
             }
         }
-        if let Err(status) = result {
+        if let Err(status) = answer {
             if status.code() == Code::AlreadyExists {
                 return Err(RunError::RunsTwice(status.message().to_owned()));
             }
             tracing::warn!("failed to commit this member's new address: {}", status.message());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_leader_says_of_an_address_ends_the_question_and_nothing_else_does() {
+        assert!(is_settled(&Ok(())));
+        for (code, settled) in
+            [(Code::AlreadyExists, true), (Code::Aborted, false), (Code::Unavailable, false)]
+        {
+            assert_eq!(is_settled(&Err(Status::new(code, ""))), settled, "{code:?}");
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::net::dial::said;
 use crate::net::network::{PeerClient, PeerNetwork, is_transport_failure};
 use crate::net::reversion::Answer;
 use crate::net::{pb, wire};
-use crate::raft::{PeerNode, TypeConfig, Vote};
+use crate::raft::{LogId, PeerNode, TypeConfig, Vote};
 use crate::snapshot::SnapshotBody;
 
 /// An append that a follower has not answered for this long has failed: it must have come through a
@@ -147,7 +147,9 @@ impl MemberClient {
         // a peer that refuses connections would else be dialled again and again without a pause.
         let Some(first) = input.next().await else { return Ok(None) };
         let vote = first.vote;
+        let stands_still = Arc::new(AtomicBool::new(false));
         let input = futures::stream::iter([first]).chain(input);
+        let input = while_it_moves(input, stands_still.clone());
         let sent = Arc::new(AtomicU64::new(0));
         let requests = sized(input, sent.clone());
         let mut peer = self.peer(Lane::Append)?;
@@ -155,7 +157,7 @@ impl MemberClient {
         // The first append is on its way with the call.
         let limit = limit.max(APPEND_STALL);
         let replies = self.call(RPCTypes::AppendEntries, limit, call).await?;
-        Ok(Some(Replies { replies, vote, sent, received: 0, ended: false }))
+        Ok(Some(Replies { replies, vote, sent, stands_still, received: 0, ended: false }))
     }
 
     async fn next_reply(&self, mut replies: Replies) -> Option<(StreamReply, Replies)> {
@@ -164,6 +166,7 @@ impl MemberClient {
         }
         let reply = loop {
             match tokio::time::timeout(APPEND_STALL, replies.replies.message()).await {
+                Ok(Ok(None)) if replies.stands_still.load(Ordering::Acquire) => break Err(gone()),
                 Ok(Ok(None)) => return None,
                 Ok(Ok(Some(_))) if self.network.is_muted() => break Err(muted()),
                 Ok(Ok(Some(reply))) => {
@@ -197,8 +200,40 @@ struct Replies {
     vote: Vote,
     /// Requests taken from openraft, and answers given back: both only grow.
     sent: Arc<AtomicU64>,
+    /// Whether the requests were ended for saying the same again, see [`while_it_moves`].
+    stands_still: Arc<AtomicBool>,
     received: u64,
     ended: bool,
+}
+
+/// Ends a stream of appends that asks the same again: no entries, though more are committed than it
+/// stands at. Consensus has begun it anew from where it once began, which is purged by now; the log gives
+/// it nothing, and it would never go on. What is told then lets it begin from what the member has.
+fn while_it_moves<S>(
+    input: S,
+    stands_still: Arc<AtomicBool>,
+) -> impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+{
+    let mut empty_at = None;
+    input.take_while(move |request| {
+        let index = |id: &Option<LogId>| id.map(|id| id.index);
+        let (prev, commit) = (index(&request.prev_log_id), index(&request.leader_commit));
+        let now = (request.entries.is_empty() && prev < commit).then_some(prev);
+        let repeated = now.is_some() && now == empty_at;
+        empty_at = now;
+        if repeated {
+            stands_still.store(true, Ordering::Release);
+        }
+        std::future::ready(!repeated)
+    })
+}
+
+/// Why a stream that stood still was ended.
+fn gone() -> RPCError<TypeConfig> {
+    let text = "what was to be sent is purged; beginning anew from what the member has";
+    NetworkError::from_string(text).into()
 }
 
 impl RaftNetworkV2<TypeConfig> for MemberClient {
@@ -382,9 +417,7 @@ where
 }
 
 /// An append in wire form, and how far it goes if it had to be cut to the size limit.
-fn fit(
-    request: AppendEntriesRequest<TypeConfig>,
-) -> (pb::raft::v1::AppendRequest, Option<crate::raft::LogId>) {
+fn fit(request: AppendEntriesRequest<TypeConfig>) -> (pb::raft::v1::AppendRequest, Option<LogId>) {
     let mut wire = wire::append_to_pb(&request);
     let mut bytes = 0;
     let fitting = wire

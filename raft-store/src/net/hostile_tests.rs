@@ -389,3 +389,43 @@ async fn what_a_member_says_that_lacks_what_it_confirmed_is_kept_from_consensus(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_that_open_connections_and_say_nothing_keep_no_member_out() {
+    let victim = Victim::start().await;
+    let strangers = victim.network.endpoint("stranger");
+    let mut idle = Vec::new();
+    for _ in 0..600 {
+        idle.push(strangers.dial(ADDRESS).await.unwrap());
+    }
+    let member = victim.client(victim.member(MemberId(7)));
+    // Well before the first of them has used up its time.
+    let served = tokio::time::timeout(Duration::from_secs(3), member).await;
+    assert!(served.is_ok(), "a member waits behind {} strangers", idle.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_appends_that_stands_still_is_ended_with_an_error() {
+    let victim = Victim::start().await;
+    let leader = MemberId(7);
+    let network = network_of(&victim, leader);
+    let node = PeerNode { address: ADDRESS.to_owned(), ..PeerNode::default() };
+    let mut client = network.factory().new_client(victim.me.0, &node).await;
+    let vote = Vote::new_committed(1000, leader.0);
+    let log_id = LogId::new(CommittedLeaderId { term: 1000, node_id: leader.0 }, 9);
+    let empty = || AppendEntriesRequest {
+        vote,
+        prev_log_id: None,
+        leader_commit: Some(log_id),
+        entries: Vec::new(),
+    };
+    // Consensus would go on asking for ever.
+    let input = futures::stream::iter([empty(), empty()]).chain(futures::stream::pending());
+    let option = RPCOption::new(Duration::from_secs(20));
+    let mut replies = client.stream_append(input, option).await.unwrap();
+    let first = replies.next().await.unwrap();
+    assert!(matches!(first, Ok(Ok(_))), "{first:?}");
+    let error = replies.next().await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("is purged"), "{error}");
+    assert!(replies.next().await.is_none());
+}

@@ -1,8 +1,9 @@
 //! The peer listener: accepts, shakes hands, and hands verified connections to the gRPC server.
 //!
-//! Owns the limits that keep one bad peer from starving the others: a time for each handshake and a
-//! number of handshakes at once. Calls are `server`'s.
+//! Owns the limits that keep one bad peer from starving the others: a time for each handshake, a number
+//! of handshakes at once, and who goes when there are more. Calls are `server`'s.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use steeple_spiffe_core::Clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -27,9 +28,10 @@ use crate::net::transport::{Connection, Incoming};
 /// A peer on the same continent needs a tenth of a second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Handshakes at once: 23 members with four lanes each, all reconnecting, do not wait for long; an
-/// attacker's connections cost no more memory than this many.
-const HANDSHAKES_MAX: usize = 64;
+/// Handshakes at once: more than 23 members with four lanes each, all reconnecting, need; an attacker's
+/// connections cost no more memory than this many. One more pushes out the oldest: a handshake takes
+/// milliseconds, so that strangers who send nothing keep no member out.
+const HANDSHAKES_MAX: usize = 256;
 
 /// Verified connections that wait for the gRPC server to take them.
 const READY_MAX: usize = 16;
@@ -61,10 +63,9 @@ pub(crate) async fn accept(
     clock: Arc<dyn Clock>,
     ready: mpsc::Sender<io::Result<PeerStream>>,
 ) {
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let mut handshakes = JoinSet::new();
+    let mut open: VecDeque<Open> = VecDeque::new();
     loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             biased;
             accepted = incoming.next() => accepted,
@@ -79,17 +80,32 @@ pub(crate) async fn accept(
             }
             None => return,
         };
+        while handshakes.try_join_next().is_some() {}
+        open.retain(|handshake| !handshake.task.is_finished());
+        if open.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.task.abort();
+            let detail = "it was slow while many others began one";
+            refusals.note(Refusal::HandshakeTimeout, &oldest.origin, detail, clock.as_ref());
+        }
+        let origin = origin(&connection);
         let (tls, refusals, clock) = (tls.clone(), refusals.clone(), clock.clone());
         let ready = ready.clone();
-        handshakes.spawn(async move {
+        let task = handshakes.spawn(async move {
             if let Some(peer) = shake_hands(connection, &tls, &refusals, clock.as_ref()).await {
                 // A server that is gone takes no more connections: nothing to do.
                 drop(ready.send(Ok(peer)).await);
             }
-            drop(slot);
         });
-        while handshakes.try_join_next().is_some() {}
+        open.push_back(Open { task, origin });
     }
+}
+
+/// A handshake that has begun.
+struct Open {
+    task: AbortHandle,
+    origin: String,
 }
 
 /// Until how far a listener has room to queue connections for its server.

@@ -201,11 +201,22 @@ impl PeerService {
         self.fenced()?;
         let vote = wire::vote_request_from_pb(request.get_ref()).map_err(garbled)?;
         self.speaks_for_itself(member, &name, &vote.vote)?;
-        if self.is_known(member) || self.is_ahead(vote.last_log_id.as_ref()) {
-            return Ok(vote);
+        self.belongs(member, &name, vote.last_log_id.as_ref())?;
+        Ok(vote)
+    }
+
+    /// A member that our membership does not name is one only if it may know a newer membership.
+    fn belongs(
+        &self,
+        member: MemberId,
+        name: &PeerName,
+        last: Option<&LogId>,
+    ) -> Result<(), Status> {
+        if self.is_known(member) || self.is_ahead(last) {
+            return Ok(());
         }
         let detail = format!("member {member} does not belong to this cluster (any more)");
-        Err(self.refuse(Refusal::Member, &name, &detail))
+        Err(self.refuse(Refusal::Member, name, &detail))
     }
 
     fn speaks_for_itself(
@@ -373,6 +384,12 @@ impl Peer for PeerService {
         let mut chunks = request.into_inner();
         let (vote, meta, first) = receive_header(&mut chunks).await?;
         self.speaks_for_itself(member, &name, &vote)?;
+        self.fenced()?;
+        self.belongs(member, &name, meta.last_log_id.as_ref())?;
+        // Each may be as large as the registry.
+        let _installing = self.core.installing.try_acquire().map_err(|_taken| {
+            Status::resource_exhausted("another snapshot is being installed here")
+        })?;
         let snapshots = self.core.engine.snapshots.clone();
         let sink = crate::net::snapshot::blocking(move || snapshots.sink()).await?;
         let snapshot = receive_body(first, &mut chunks, sink).await?;
@@ -394,6 +411,7 @@ impl Peer for PeerService {
         let (member, name) = self.of_our_cluster(&request)?;
         let transfer = wire::transfer_from_pb(request.get_ref()).map_err(garbled)?;
         self.speaks_for_itself(member, &name, transfer.from_leader())?;
+        self.fenced()?;
         if self.core.stands_down() {
             return Err(Status::failed_precondition("this member is stopping"));
         }
@@ -406,6 +424,7 @@ impl Peer for PeerService {
         request: Request<pb::ForwardProposalRequest>,
     ) -> Result<Response<pb::ForwardProposalReply>, Status> {
         self.member(&request)?;
+        self.fenced()?;
         let envelope = request.into_inner().envelope;
         Ok(Response::new(proposals::serve_proposal(&self.core, envelope).await))
     }
@@ -415,6 +434,7 @@ impl Peer for PeerService {
         request: Request<pb::ReadIndexRequest>,
     ) -> Result<Response<pb::ReadIndexReply>, Status> {
         self.member(&request)?;
+        self.fenced()?;
         Ok(Response::new(proposals::serve_read(&self.core, ATTEMPT_TIMEOUT).await))
     }
 

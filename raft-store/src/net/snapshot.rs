@@ -29,6 +29,9 @@ const CHUNKS_AHEAD: usize = 4;
 /// Installing rewrites the whole registry: at a million entries some tens of seconds.
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// A sender that lets so much time pass between two chunks has gone.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A snapshot as openraft hands it over.
 pub(crate) type Snapshot = SnapshotOf<TypeConfig, SnapshotBody>;
 
@@ -141,7 +144,9 @@ pub(crate) async fn receive_body(
             }
             return blocking(move || sink.finish()).await;
         }
-        next = chunks.next().await.transpose()?;
+        let more = tokio::time::timeout(CHUNK_TIMEOUT, chunks.next()).await;
+        let stalled = |_elapsed| Status::deadline_exceeded("no snapshot chunk came in time");
+        next = more.map_err(stalled)?.transpose()?;
     }
     Err(Status::invalid_argument("snapshot ends early"))
 }

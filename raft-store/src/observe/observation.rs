@@ -32,6 +32,8 @@ pub struct Observation {
     pub checkpoints: Vec<Checkpoint>,
     /// How its disk does.
     pub disk: DiskHealth,
+    /// The leader that it is in contact with, itself with a quorum included.
+    pub leader: Option<MemberId>,
 }
 
 /// The disk of the log: times of syncs, and room.
@@ -93,6 +95,20 @@ impl Observations {
         self.lock().clone()
     }
 
+    /// A member that was in contact with a leader when it was last heard, at `from` or after it, and that
+    /// leader. Only members that count are looked at.
+    pub(crate) fn leader_elsewhere(
+        &self,
+        from: Duration,
+        counts: impl Fn(MemberId) -> bool,
+    ) -> Option<(MemberId, MemberId)> {
+        let heard = self.lock();
+        let mut since = heard.iter().filter(|(_, seen)| seen.heard_at >= from);
+        since.find_map(|(member, seen)| {
+            Some((*member, seen.said.leader?)).filter(|_| counts(*member))
+        })
+    }
+
     /// Notes a mismatch of state hashes, or that there is none; true if that is news.
     pub(crate) fn note_mismatch(&self, found: Option<Mismatch>) -> bool {
         let mut known = self.mismatch.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,6 +150,7 @@ pub(crate) fn to_pb(said: &Observation) -> pb::ObserveReply {
             waiting_us: us(said.disk.waiting),
             free_bytes: said.disk.free_bytes,
         }),
+        leader_id: said.leader.map_or(0, |leader| leader.0),
     }
 }
 
@@ -163,6 +180,7 @@ pub(crate) fn from_pb(reply: pb::ObserveReply) -> Observation {
             waiting: Duration::from_micros(disk.waiting_us),
             free_bytes: disk.free_bytes,
         },
+        leader: (reply.leader_id != 0).then_some(MemberId(reply.leader_id)),
     }
 }
 
@@ -192,6 +210,28 @@ mod tests {
     }
 
     #[test]
+    fn a_leader_that_others_hear_is_known_from_what_they_said_since() {
+        let seen = Observations::default();
+        let note = |member: u64, leader: Option<u64>, at: u64| {
+            let said = Observation { leader: leader.map(MemberId), ..Observation::default() };
+            let (now, at) = (Timestamp::from_unix_ms(0), Duration::from_secs(at));
+            seen.note(MemberId(member), said, now, at, Duration::ZERO);
+        };
+        let found = |from: u64, counts: &[u64]| {
+            let counts = |member: MemberId| counts.contains(&member.0);
+            let found = seen.leader_elsewhere(Duration::from_secs(from), counts);
+            found.map(|(member, leader)| (member.0, leader.0))
+        };
+        note(1, Some(9), 10);
+        note(2, None, 20);
+        note(3, Some(9), 30);
+        assert_eq!(found(10, &[1, 2, 3]), Some((1, 9)));
+        assert_eq!(found(11, &[1, 2, 3]), Some((3, 9)), "the first said so before");
+        assert_eq!(found(11, &[1, 2]), None, "the third does not answer");
+        assert_eq!(found(31, &[1, 2, 3]), None);
+    }
+
+    #[test]
     fn what_a_member_says_survives_the_wire() {
         let said = Observation {
             version: "1".to_owned(),
@@ -208,6 +248,7 @@ mod tests {
                 waiting: Duration::from_secs(10),
                 free_bytes: Some(13),
             },
+            leader: Some(MemberId(14)),
         };
         assert_eq!(from_pb(to_pb(&said)), said);
         assert_eq!(from_pb(to_pb(&Observation::default())), Observation::default());

@@ -36,7 +36,15 @@ where
     let settings = Arc::new(settings(config)?);
     Raft::new(member_id.0, settings, network, log, machine)
         .await
-        .map_err(|error| OpenError::Consensus(error.to_string()))
+        .map_err(|error| refused(config, error.to_string()))
+}
+
+/// Consensus tells in words alone that what it read of the log is damaged.
+fn refused(config: &Config, reason: String) -> OpenError {
+    if reason.contains("Corruption: ") {
+        return OpenError::Corrupt { folder: config.data_dir.clone(), reason };
+    }
+    OpenError::Consensus(reason)
 }
 
 fn settings(config: &Config) -> Result<openraft::Config, OpenError> {
@@ -69,4 +77,20 @@ fn settings(config: &Config) -> Result<openraft::Config, OpenError> {
         ..openraft::Config::default()
     };
     settings.validate().map_err(|error| OpenError::Consensus(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::config;
+
+    #[test]
+    fn a_log_that_cannot_be_read_is_told_as_damage() {
+        let config = config("folder".into());
+        let damaged = "when Read Logs: Corruption: block checksum mismatch in 000015.sst";
+        let error = refused(&config, damaged.to_owned());
+        assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+        let error = refused(&config, "something else".to_owned());
+        assert!(matches!(error, OpenError::Consensus(_)), "{error:?}");
+    }
 }

@@ -80,7 +80,7 @@ pub(crate) fn open(path: &Path) -> Result<Engine, OpenError> {
     }
     Ok(Engine {
         snapshots: Arc::new(FileSnapshots::open(path).map_err(failed)?),
-        log: Arc::new(RocksLog { database: database.clone() }),
+        log: Arc::new(RocksLog::new(database.clone())),
         tables: Arc::new(RocksTables { database }),
         local,
     })

@@ -12,6 +12,11 @@ use crate::error::OpenError;
 use crate::ids::MemberId;
 
 const MARKER: &str = "STEEPLE";
+
+/// Names that are tried for a folder that is moved aside. They differ by the second already: more than
+/// a few of one second means that something does this in a loop.
+const ASIDE_MAX: u32 = 100;
+
 const MAGIC: &str = "steeple registry";
 /// The newest format that this build reads, and the one it writes.
 const FORMAT: u32 = 1;
@@ -128,9 +133,30 @@ pub(crate) fn sibling(place: &Path, ending: &str) -> PathBuf {
     place.with_file_name(name)
 }
 
+/// As [`sibling`], under a name that nothing has: `-2`, `-3` and so on follow the ending if need be.
+pub(crate) fn free_sibling(place: &Path, ending: &str) -> io::Result<PathBuf> {
+    for number in 1..=ASIDE_MAX {
+        let path = match number {
+            1 => sibling(place, ending),
+            number => sibling(place, &format!("{ending}-{number}")),
+        };
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+    }
+    let first = sibling(place, ending);
+    Err(io::Error::other(format!(
+        "{} and {} more of that second are there; delete those that are not needed",
+        first.display(),
+        ASIDE_MAX - 1
+    )))
+}
+
 /// Moves a folder that is closed aside, and returns where it is.
 pub(crate) fn set_aside(place: &Path, ending: &str) -> io::Result<PathBuf> {
-    let aside = sibling(place, ending);
+    let aside = free_sibling(place, ending)?;
     fs::rename(place, &aside)?;
     sync_folder(place.parent().unwrap_or(Path::new(".")))?;
     Ok(aside)
@@ -139,4 +165,32 @@ pub(crate) fn set_aside(place: &Path, ending: &str) -> io::Result<PathBuf> {
 /// Makes renames in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_moved_aside_within_one_second_gets_a_name_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("raft");
+        let mut names = Vec::new();
+        for content in ["one", "two", "three"] {
+            fs::create_dir(&place).unwrap();
+            fs::write(place.join("x"), content).unwrap();
+            let aside = set_aside(&place, "left-1767323045").unwrap();
+            assert_eq!(fs::read_to_string(aside.join("x")).unwrap(), content);
+            names.push(aside.file_name().unwrap().to_string_lossy().into_owned());
+        }
+        let expected = ["raft.left-1767323045", "raft.left-1767323045-2", "raft.left-1767323045-3"];
+        assert_eq!(names, expected);
+        for number in 4..=ASIDE_MAX {
+            fs::create_dir(sibling(&place, &format!("left-1767323045-{number}"))).unwrap();
+        }
+        fs::create_dir(&place).unwrap();
+        let error = set_aside(&place, "left-1767323045").unwrap_err();
+        assert!(error.to_string().contains("and 99 more of that second are there"), "{error}");
+        assert!(place.exists(), "it is left where it is");
+    }
 }

@@ -1,6 +1,7 @@
 //! The log in RocksDB.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::{ReadOptions, WriteBatch};
 
@@ -8,10 +9,22 @@ use crate::rocks::db::{Database, to_io};
 use crate::rocks::keys;
 use crate::storage::{LogBounds, LogDisk, LogRecord, LogValue, Syncing};
 
+/// Purged entries between two removals of whole files, each of which costs a sync.
+const FILES_EVERY: u64 = 4_096;
+
 /// The log of this member.
 #[derive(Debug)]
 pub(super) struct RocksLog {
-    pub(super) database: Database,
+    database: Database,
+    /// Up to which index whole files were removed.
+    files_gone: AtomicU64,
+}
+
+impl RocksLog {
+    /// The log in a database.
+    pub(super) fn new(database: Database) -> Self {
+        Self { database, files_gone: AtomicU64::new(0) }
+    }
 }
 
 impl LogDisk for RocksLog {
@@ -74,7 +87,13 @@ impl LogDisk for RocksLog {
         batch.put_cf(meta, keys::PURGED, purged);
         batch.delete_range_cf(log, keys::log_index(0), end);
         self.database.write(batch)?;
-        // Whole files below the purged index go at once; the rest at the next compaction.
+        // Now and then whole files below the purged index go at once; the rest at the next compaction.
+        if upto < self.files_gone.load(Ordering::Relaxed).saturating_add(FILES_EVERY) {
+            return Ok(());
+        }
+        // The mark is durable before a file goes: after a power cut the log would begin behind it.
+        self.database.sync()?;
+        self.files_gone.store(upto, Ordering::Relaxed);
         self.database.db().delete_file_in_range_cf(log, keys::log_index(0), end).map_err(to_io)
     }
 

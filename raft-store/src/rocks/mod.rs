@@ -26,4 +26,4 @@ mod tables;
 mod tests;
 
 pub(crate) use db::open;
-pub(crate) use format::{lock_existing, set_aside, sibling, sync_folder};
+pub(crate) use format::{free_sibling, lock_existing, set_aside, sibling, sync_folder};

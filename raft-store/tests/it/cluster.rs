@@ -16,7 +16,7 @@ use steeple_raft_store::testing::{config, seams};
 use steeple_raft_store::{
     ClusterKeys, Config, Connection, Contact, Incoming, MemberChange, MemberChangeError, MemberId,
     MemberState, MemoryDisk, OpenError, PipeNetwork, Pipes, ProposeError, RequestId, Role,
-    RunError, Seams, Storage, Store, StoreHandle, Transport,
+    RunError, Seams, Storage, Store, StoreHandle, Transport, Way,
 };
 use steeple_spiffe_core::random::{Random, SystemRandom};
 use steeple_spiffe_core::time::{Clock, SystemClock};
@@ -754,4 +754,45 @@ async fn founders_say_their_epoch_to_everyone_who_asks() {
         // A member notes it a moment after it has formed.
         assert!(Instant::now() < deadline, "{running:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_cut_off_from_the_leader_alone_knows_that_others_hear_it() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let (led, cut) = (&cluster.members[leader], &cluster.members[(leader + 1) % 3]);
+    let between = |act: fn(&PipeNetwork, &str, &str, Way)| {
+        for (from, to) in [(&led.name, &cut.name), (&cut.name, &led.name)] {
+            act(&cluster.network, from, to, Way::There);
+            act(&cluster.network, from, to, Way::Back);
+        }
+    };
+    between(PipeNetwork::hold);
+    let text = eventually("what the third member hears", || match cut.handle.contact() {
+        Contact::Lost { elsewhere: true, text, .. } => Some(text),
+        Contact::Lost { .. } | Contact::InContact => None,
+    })
+    .await;
+    let third = &cluster.members[(leader + 2) % 3];
+    let hears = format!("member {} hears leader {}", third.id(), led.id());
+    assert!(text.contains(&hears), "{text:?} is not about {hears:?}");
+    assert_eq!(third.handle.contact(), Contact::InContact);
+    between(PipeNetwork::release);
+    eventually("contact", || (cut.handle.contact() == Contact::InContact).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_died_a_moment_ago_is_not_promoted() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let demoted = (cluster.leader().await + 1) % 3;
+    let id = cluster.members[demoted].id();
+    let operator = cluster.members[(demoted + 1) % 3].handle.clone();
+    operator.change_members(MemberChange::Demote(id)).await.unwrap();
+    cluster.voters(2).await;
+    let learner = cluster.members.remove(demoted);
+    learner.kill(&cluster.network).await;
+    // It still counts as healthy from memory.
+    let refused = operator.change_members(MemberChange::Promote(id)).await.unwrap_err();
+    assert!(refused.to_string().contains("does not answer"), "{refused}");
+    propose(&operator, "writes go on").await.unwrap();
 }

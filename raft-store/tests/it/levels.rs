@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use steeple_raft_store::testing::{TestStore, config, seams};
 use steeple_raft_store::{
-    Config, FEATURE_LEVEL_MAX, MemberState, MemoryDisk, OpenError, RaiseError, Storage, Store,
-    Tuning,
+    Config, Contact, FEATURE_LEVEL_MAX, MemberState, MemoryDisk, OpenError, RaiseError, Storage,
+    Store, StoreHandle, Tuning,
 };
 use steeple_spiffe_core::time::{Clock, SystemClock};
 
@@ -40,6 +40,10 @@ async fn level_everywhere(cluster: &Cluster, level: u32) {
     }
 }
 
+async fn in_contact(handle: &StoreHandle) {
+    eventually("contact", || (handle.contact() == Contact::InContact).then_some(())).await;
+}
+
 /// Replaces the program of a member, as a rolling upgrade does.
 async fn restart(cluster: &mut Cluster, level: u32, after: Duration) {
     let (config, disk) = cluster.members.remove(0).kill(&cluster.network).await;
@@ -71,6 +75,7 @@ async fn a_level_is_raised_by_hand_through_any_member_once_every_member_supports
                 heard.then_some(())
             });
             heard.await;
+            in_contact(&cluster.members[2].handle).await;
             let refused = cluster.members[2].handle.raise_level().await.unwrap_err();
             assert!(
                 matches!(&refused, RaiseError::Refused(text) if text.contains("supports none above")),
@@ -89,10 +94,31 @@ async fn a_level_is_raised_by_hand_through_any_member_once_every_member_supports
     assert!(status.await.raised_in.unwrap() > Duration::from_secs(23 * 3600));
     let leader = cluster.leader().await;
     let follower = &cluster.members[(leader + 1) % 3].handle;
+    in_contact(follower).await;
+    in_contact(&cluster.members[leader].handle).await;
     assert_eq!(follower.raise_level().await.unwrap(), (1, 2));
     level_everywhere(&cluster, 2).await;
     let again = follower.raise_level().await.unwrap_err().to_string();
     assert!(again.contains("the cluster is at feature level 2"), "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_a_raise_is_unavailable_whatever_was_heard_of_the_others() {
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    // One that is left alone goes on taking itself for the leader.
+    let left = cluster.members.remove(leader);
+    for member in cluster.members {
+        member.kill(&cluster.network).await;
+    }
+    let lost = || (left.handle.contact() != Contact::InContact).then_some(());
+    eventually("lost contact", lost).await;
+    match left.handle.raise_level().await {
+        Err(RaiseError::Unavailable(error)) => {
+            assert!(error.text.starts_with("no leader: "), "{}", error.text);
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

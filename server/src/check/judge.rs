@@ -16,6 +16,7 @@ use super::measure::Folder;
 use crate::authority::AuthorityPolicy;
 use crate::key_uses::{KeyFacts, KeyUse};
 use crate::keys::Tested;
+use crate::snapshots::Backups;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -38,8 +39,17 @@ const CLOCK_FAIL_MS: u64 = 10_000;
 /// What was heard longer ago says nothing about now.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// Scheduled snapshots come hourly; one that is older was missed more than once.
-const SNAPSHOT_WARN: Duration = Duration::from_secs(26 * 3600);
+/// What to do about a comparison that lacks the others' answers.
+const ASK_AGAIN: &str = "ask again when the other members answer";
+
+/// A snapshot may fail and be made up for at the next interval; within a day, if intervals are longer.
+const SNAPSHOT_MISSED_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Saving a large one, and a change of leaders, take a while.
+const SNAPSHOT_GRACE: Duration = Duration::from_secs(3600);
+
+/// Files that are named in one line; the log names all.
+const FILES_NAMED: usize = 3;
 
 const DISK_DOC: &str = "docs/runbooks/disk-full.md";
 const CLOCK_DOC: &str = "docs/runbooks/clock-wrong.md";
@@ -153,14 +163,19 @@ pub(super) fn clock(status: &MemberStatus) -> Verdict {
     if status.members.len() < 2 {
         return line("there is no other clock to compare with".to_owned());
     }
-    let Some(ahead_ms) = status.clock_ahead_ms else {
-        let text = "it was not compared with a quorum's yet";
-        return line(String::new()).warn(text, "ask again when a majority of the voters answers");
+    let again = "ask again when a majority of the voters answers";
+    let Some((ahead_ms, ago)) = status.clock_ahead_ms.zip(status.clock_compared_ago) else {
+        return line(String::new()).warn("it was not compared with a quorum's yet", again);
     };
-    let text = format!("{:+.3} s from the median of a quorum's", ahead_ms as f64 / 1000.0);
+    let mut text = format!("{:+.3} s from the median of a quorum's", ahead_ms as f64 / 1000.0);
+    let is_old = ago > FRESH;
+    if is_old {
+        text = format!("{text}, compared {} s ago and not since", ago.as_secs());
+    }
     match ahead_ms.unsigned_abs() {
         off if off > CLOCK_FAIL_MS => line(String::new()).fail(text, hint),
         off if off > CLOCK_WARN_MS => line(String::new()).warn(text, hint),
+        _ if is_old => line(String::new()).warn(text, again),
         _ => line(text),
     }
 }
@@ -175,9 +190,21 @@ pub(super) fn names(bad: &[(String, String)]) -> Verdict {
     line.fail(text, "correct cluster.peers or the name service")
 }
 
-pub(super) fn peers(status: &MemberStatus) -> Verdict {
+pub(super) fn peers(status: &MemberStatus, contact: &Contact) -> Verdict {
     let others = others(status);
-    let line = |text: String| Verdict::ok("peers", LOST_DOC, text);
+    // Without a quorum nobody can be removed.
+    let (doc, hint) = match contact {
+        Contact::InContact => (
+            LOST_DOC,
+            "start it, mend the network, or remove it with \"spire-server cluster remove\"",
+        ),
+        Contact::Lost { .. } => (
+            QUORUM_DOC,
+            "start it, or mend the network; only if most voters are lost for good: \
+             \"spire-server cluster recover\"",
+        ),
+    };
+    let line = |text: String| Verdict::ok("peers", doc, text);
     let silent = others.iter().filter(|member| member.reachable == Some(false));
     let silent: Vec<_> =
         silent.map(|member| format!("{} at {}", member.id, member.address)).collect();
@@ -188,13 +215,10 @@ pub(super) fn peers(status: &MemberStatus) -> Verdict {
             others => line(format!("all {others} other members answer")),
         };
     }
-    line(String::new()).fail(
-        format!("no answer from {}", silent.join(", ")),
-        "start it, mend the network, or remove it with \"spire-server cluster remove\"",
-    )
+    line(String::new()).fail(format!("no answer from {}", silent.join(", ")), hint)
 }
 
-pub(super) fn versions(status: &MemberStatus, levels: &LevelStatus) -> Verdict {
+pub(super) fn versions(status: &MemberStatus, levels: &LevelStatus, now: Duration) -> Verdict {
     let line = |text: String| Verdict::ok("versions", LEVEL_DOC, text);
     let found: BTreeSet<&str> =
         status.members.iter().filter_map(|member| member.version.as_deref()).collect();
@@ -205,12 +229,24 @@ pub(super) fn versions(status: &MemberStatus, levels: &LevelStatus) -> Verdict {
         return line(String::new())
             .warn(text, "finish the upgrade: start the same version everywhere");
     }
-    match levels.ready {
-        Some(ready) => line(String::new()).warn(
+    if let Some(ready) = levels.ready {
+        return line(String::new()).warn(
             format!("feature level {level}, all members ({list}) support {ready}"),
             "run \"spire-server cluster upgrade finalize\" when the old version is not needed any more",
+        );
+    }
+    match (heard(status, now).len(), others(status).len()) {
+        (heard, others) if heard == others => {
+            line(format!("feature level {level}, all members run {list}"))
+        }
+        (0, _) => line(String::new()).warn(
+            format!("feature level {level}; no other member has said lately what it runs"),
+            ASK_AGAIN,
         ),
-        None => line(format!("feature level {level}, all members run {list}")),
+        (heard, others) => {
+            let (heard, all) = (heard + 1, others + 1);
+            line(format!("feature level {level}, {heard} of {all} members run {list}"))
+        }
     }
 }
 
@@ -229,6 +265,12 @@ pub(super) fn cluster_keys(keys: &[KeyFacts]) -> Verdict {
         let hint =
             "give every member the same cluster key file and send SIGHUP to those that differ";
         return line(String::new()).warn(text, hint);
+    }
+    // This member alone, though there are others.
+    let compared = |key: &KeyFacts| key.held_by.len() + key.lacking_at.len();
+    if keys.iter().any(|key| compared(key) < 2 && key.missing_at.len() > key.lacking_at.len()) {
+        let text = format!("{text}; no other member has said lately which keys it holds");
+        return line(String::new()).warn(text, ASK_AGAIN);
     }
     line(text)
 }
@@ -272,7 +314,18 @@ pub(super) fn settings(status: &MemberStatus, now: Duration) -> Verdict {
     let differ: Vec<_> =
         differ.map(|(member, seen)| format!("{} ({})", member.id, hash(seen))).collect();
     if differ.is_empty() {
-        return line(format!("this member and {} others have {own}", heard.len()));
+        return match (heard.len(), others(status).len()) {
+            (heard, others) if heard == others => {
+                line(format!("this member and {others} others have {own}"))
+            }
+            (0, _) => line(String::new()).warn(
+                format!("this member has {own}; no other member has said lately what it has"),
+                ASK_AGAIN,
+            ),
+            (heard, others) => {
+                line(format!("this member and {heard} of {others} others have {own}"))
+            }
+        };
     }
     line(String::new()).warn(
         format!("this member has {own}, others differ: {}", differ.join(", ")),
@@ -318,10 +371,13 @@ pub(super) fn certificates(
     line(text)
 }
 
-pub(super) fn state(status: &MemberStatus) -> Verdict {
+pub(super) fn state(status: &MemberStatus, now: Duration) -> Verdict {
     let line =
         Verdict::ok("state", LOST_DOC, "members that applied the same are in the same state");
     match &status.mismatch {
+        None if heard(status, now).is_empty() && !others(status).is_empty() => {
+            line.warn("no other member has said lately in which state it is", ASK_AGAIN)
+        }
         None => line,
         Some(mismatch) => line.fail(
             mismatch.to_string(),
@@ -330,25 +386,45 @@ pub(super) fn state(status: &MemberStatus) -> Verdict {
     }
 }
 
-/// `None`: there is no schedule; `Some(None)`: there is no snapshot in this member's folder, and only
-/// the leader makes any.
-pub(super) fn snapshots(age: Option<Option<Duration>>, leads: bool) -> Verdict {
+/// `None`: there is no schedule. Only the leader makes any, in its own folder.
+pub(super) fn snapshots(backups: Option<&Backups>, leads: bool) -> Verdict {
     let line = |text: String| {
         Verdict::ok("snapshots", "docs/reference/cluster.md#11-snapshots-restore-recover", text)
     };
-    match age {
-        None => line("no schedule is configured".to_owned()),
-        Some(None) if !leads => line("none in this member's folder; the leader saves them".into()),
-        Some(Some(age)) if age <= SNAPSHOT_WARN => {
-            line(format!("the newest is {} min old", age.as_secs() / 60))
+    let Some(backups) = backups else { return line("no schedule is configured".to_owned()) };
+    let (mut text, mut hint) = match backups.age {
+        Some(age) if age <= late_after(backups.interval) => {
+            (format!("the newest is {} min old", age.as_secs() / 60), "")
         }
-        Some(Some(age)) => line(String::new()).warn(
+        Some(age) => (
             format!("the newest is {} h old", age.as_secs() / 3600),
-            "see the leader's log for what keeps the schedule",
+            "see the leader's log for what keeps the schedule; members that do not share a folder \
+             have old ones: give them one",
         ),
-        Some(None) => line(String::new())
-            .warn("there is none yet", "wait for the schedule, or save one by hand"),
+        None if leads => {
+            ("there is none yet".to_owned(), "wait for the schedule, or save one by hand")
+        }
+        None => ("none in this member's folder; the leader saves them".to_owned(), ""),
+    };
+    for doubtful in backups.doubtful.iter().take(FILES_NAMED) {
+        text = format!("{text}; {doubtful}");
     }
+    if let Some(more @ 1..) = backups.doubtful.len().checked_sub(FILES_NAMED) {
+        text = format!("{text}; {more} more do not count");
+    }
+    if hint.is_empty() && !backups.doubtful.is_empty() {
+        hint = "these files do not count as backups: copy them again or remove them; if one is from \
+                the future, set the clock right that it was saved by";
+    }
+    match hint {
+        "" => line(text),
+        hint => line(String::new()).warn(text, hint),
+    }
+}
+
+/// The age from which on the schedule does not do what it says.
+fn late_after(interval: Duration) -> Duration {
+    interval + interval.min(SNAPSHOT_MISSED_MAX) + SNAPSHOT_GRACE
 }
 
 fn others(status: &MemberStatus) -> Vec<&MemberView> {
@@ -394,7 +470,15 @@ mod tests {
     fn status(edit: impl FnOnce(&mut MemberView)) -> MemberStatus {
         let mut other = member(2);
         edit(&mut other);
-        MemberStatus { clock_ahead_ms: Some(0), ..member_status(vec![member(1), other]) }
+        of_members(vec![member(1), other])
+    }
+
+    fn of_members(members: Vec<MemberView>) -> MemberStatus {
+        MemberStatus {
+            clock_ahead_ms: Some(0),
+            clock_compared_ago: Some(Duration::ZERO),
+            ..member_status(members)
+        }
     }
 
     fn said(edit: impl FnOnce(&mut Observation)) -> MemberStatus {
@@ -449,6 +533,20 @@ mod tests {
             let status = MemberStatus { clock_ahead_ms: ahead_ms, ..status(|_| ()) };
             expect(&format!("{ahead_ms:?}"), &clock(&status), outcome);
         }
+        for (ahead_ms, ago, outcome) in [
+            (0, FRESH, Ok),
+            (0, FRESH + Duration::from_secs(38), Warn),
+            (1_001, FRESH * 2, Warn),
+            (10_001, FRESH * 2, Fail),
+        ] {
+            let (clock_ahead_ms, clock_compared_ago) = (Some(ahead_ms), Some(ago));
+            let status = MemberStatus { clock_ahead_ms, clock_compared_ago, ..status(|_| ()) };
+            let verdict = clock(&status);
+            expect(&format!("{ahead_ms} {ago:?} ago"), &verdict, outcome);
+            let says =
+                verdict.text.contains(&format!("compared {} s ago and not since", ago.as_secs()));
+            assert_eq!(says, ago > FRESH, "{verdict:?}");
+        }
         let mut alone = MemberStatus { clock_ahead_ms: None, ..status(|_| ()) };
         alone.members.truncate(1);
         expect("alone", &clock(&alone), Ok);
@@ -466,11 +564,11 @@ mod tests {
             ),
             ("other keys", said(|said| said.key_ids.clear()), [Ok, Ok, Fail, Ok]),
             ("other settings", said(|said| said.settings_hash = "bb".into()), [Ok, Ok, Ok, Warn]),
-            ("never heard", status(|other| other.observed = None), [Ok, Ok, Ok, Ok]),
+            ("never heard", status(|other| other.observed = None), [Ok, Warn, Warn, Warn]),
         ];
         for (case, status, [reach, version, keys, same]) in table {
-            expect(case, &peers(&status), reach);
-            expect(case, &versions(&status, &levels(None)), version);
+            expect(case, &peers(&status, &Contact::InContact), reach);
+            expect(case, &versions(&status, &levels(None), NOW), version);
             let uses = key_uses::keys(&status, &cluster("k1", &[]), &in_use("k1", &["k1"]), NOW);
             expect(case, &cluster_keys(&uses), keys);
             expect(case, &settings(&status, NOW), same);
@@ -485,9 +583,60 @@ mod tests {
         let text = of(&more, "k1", &["k2"]).text;
         assert!(text.contains("k2 nothing depends on it: its line may be dropped"), "{text}");
         expect("the key that seals is missing here", &of(&more, "k2", &["k1"]), Fail);
-        expect("level", &versions(&status(|_| ()), &levels(Some(2))), Warn);
-        let late = said(|said| said.settings_hash = "bb".into());
-        expect("long ago", &settings(&late, NOW + FRESH * 2), Ok);
+        expect("level", &versions(&status(|_| ()), &levels(Some(2)), NOW), Warn);
+    }
+
+    #[test]
+    fn what_could_not_be_compared_lately_is_not_called_ok() {
+        let comparisons = |status: &MemberStatus, now| {
+            let keys = key_uses::keys(status, &cluster("k1", &[]), &in_use("k1", &["k1"]), now);
+            let keys = cluster_keys(&keys);
+            [versions(status, &levels(None), now), keys, settings(status, now), state(status, now)]
+        };
+        let late = NOW + FRESH + Duration::from_secs(1);
+        // What this member says of itself is always new.
+        let heard_at = |id: u64, at: Duration| {
+            let mut member = member(id);
+            member.observed.as_mut().unwrap().heard_at = at;
+            member
+        };
+        let all = of_members(vec![heard_at(1, late), heard_at(2, NOW), heard_at(3, NOW)]);
+        let one = of_members(vec![heard_at(1, late), heard_at(2, late), heard_at(3, NOW)]);
+        let alone = of_members(vec![heard_at(1, late)]);
+        for (case, status, now, outcome) in [
+            ("all were heard", &all, NOW + FRESH, Ok),
+            ("nobody was", &all, late, Warn),
+            ("one was", &one, late, Ok),
+            ("there are no others", &alone, late, Ok),
+        ] {
+            for verdict in comparisons(status, now) {
+                expect(case, &verdict, outcome);
+            }
+        }
+        let [versions, keys, settings, state] = comparisons(&all, late);
+        for verdict in [&versions, &keys, &settings, &state] {
+            assert!(verdict.text.contains("no other member has said lately"), "{verdict:?}");
+        }
+        let [versions, _, settings, _] = comparisons(&one, late);
+        assert_eq!(versions.text, "feature level 1, 2 of 3 members run 1");
+        assert_eq!(settings.text, "this member and 1 of 2 others have aa");
+    }
+
+    #[test]
+    fn without_a_quorum_nobody_is_told_to_remove_a_member() {
+        let silent = status(|other| other.reachable = Some(false));
+        let text = "no leader: 1 of 2 voters reachable".to_owned();
+        let lost = Contact::Lost { since: NOW, elsewhere: false, text };
+        for (contact, hint, doc) in [
+            (&Contact::InContact, "cluster remove", LOST_DOC),
+            (&lost, "cluster recover", QUORUM_DOC),
+        ] {
+            let verdict = peers(&silent, contact);
+            expect("silent", &verdict, Fail);
+            assert!(verdict.hint.contains(hint), "{verdict:?}");
+            assert_eq!(verdict.doc, doc);
+        }
+        assert!(!peers(&silent, &lost).hint.contains("remove"));
     }
 
     #[test]
@@ -528,18 +677,10 @@ mod tests {
         expect("none", &authorities(&[]), Fail);
         expect("good", &authorities(&[tested(None)]), Ok);
         expect("bad", &authorities(&[tested(None), tested(Some("no"))]), Fail);
-        for (age, leads, outcome) in [
-            (None, true, Ok),
-            (Some(None), true, Warn),
-            (Some(None), false, Ok),
-            (Some(Some(SNAPSHOT_WARN)), true, Ok),
-            (Some(Some(SNAPSHOT_WARN * 2)), false, Warn),
-        ] {
-            expect("snapshot", &snapshots(age, leads), outcome);
-        }
         expect("names", &names(&[]), Ok);
         expect("names", &names(&[("a:1".to_owned(), "no such host".to_owned())]), Fail);
-        let lost = Contact::Lost { since: NOW, text: "no leader".to_owned() };
+        let text = "no leader".to_owned();
+        let lost = Contact::Lost { since: NOW, elsewhere: false, text };
         let text = || "why".to_owned();
         for (state, contact, outcome, doc) in [
             (MemberState::Member, &Contact::InContact, Ok, QUORUM_DOC),
@@ -551,6 +692,56 @@ mod tests {
             expect("quorum", &verdict, outcome);
             assert_eq!(verdict.doc, doc, "{state:?}");
         }
+    }
+
+    #[test]
+    fn snapshots_are_judged_by_the_interval_that_was_configured() {
+        let hours = |count: u64| Duration::from_secs(count * 3600);
+        let minute = Duration::from_secs(60);
+        for (interval, late_after) in [
+            (minute, hours(1) + minute * 2),
+            (hours(1), hours(3)),
+            (hours(24), hours(49)),
+            (hours(24 * 7), hours(24 * 8 + 1)),
+        ] {
+            for (age, leads, outcome) in [
+                (Some(Duration::ZERO), true, Ok),
+                (Some(late_after), true, Ok),
+                (Some(late_after + minute), true, Warn),
+                (Some(late_after + minute), false, Warn),
+                (None, true, Warn),
+                (None, false, Ok),
+            ] {
+                let backups = Backups { age, interval, doubtful: Vec::new() };
+                let case = format!("{interval:?} {age:?}");
+                expect(&case, &snapshots(Some(&backups), leads), outcome);
+            }
+        }
+        expect("no schedule", &snapshots(None, true), Ok);
+    }
+
+    #[test]
+    fn snapshot_files_that_do_not_count_are_named() {
+        let (age, interval) = (Some(Duration::from_secs(120)), Duration::from_secs(3600));
+        let doubtful =
+            |count: u8| -> Vec<String> { (0..count).map(|n| format!("f{n} ends early")).collect() };
+        for (count, expected) in [
+            (1, "the newest is 2 min old; f0 ends early"),
+            (3, "the newest is 2 min old; f0 ends early; f1 ends early; f2 ends early"),
+            (
+                5,
+                "the newest is 2 min old; f0 ends early; f1 ends early; f2 ends early; 2 more do not \
+                 count",
+            ),
+        ] {
+            let backups = Backups { age, interval, doubtful: doubtful(count) };
+            let verdict = snapshots(Some(&backups), true);
+            expect("doubtful", &verdict, Warn);
+            assert_eq!(verdict.text, expected);
+        }
+        let backups = Backups { age: None, interval, doubtful: doubtful(1) };
+        let verdict = snapshots(Some(&backups), false);
+        expect("doubtful on a follower", &verdict, Warn);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! `cluster check`: is this member, and what it can see of its cluster, in good order?
 //!
 //! Measures (`measure`), then judges (`judge`, pure): a verdict a line, with what to do about it and
-//! where to read more. Asks no other member: what those said of themselves is at most seconds old.
+//! where to read more. Asks no other member: they say how they stand every 2 s, and what is older than
+//! 10 s is compared with nothing.
 
 mod judge;
 mod measure;
@@ -73,6 +74,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     let store = &context.gate.store;
     let now = context.gate.clock.boot_time();
     let status = store.status();
+    let contact = store.contact();
     let views = context.views();
     let addresses = status.members.iter().map(|member| member.address.clone());
     let addresses = addresses.chain(parts.peers.iter().cloned()).collect();
@@ -81,8 +83,8 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         measure::sync(parts.data_dir.clone()),
         measure::names(addresses),
     );
-    let snapshot_age = match &context.schedule {
-        Some(schedule) => Some(schedule.age().await),
+    let backups = match &context.schedule {
+        Some(schedule) => Some(schedule.look().await),
         None => None,
     };
     let leads = status.leader == Some(status.member_id);
@@ -100,7 +102,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     vec![
         judge::data_folder(&folder),
         judge::disk_sync(&disk, log),
-        judge::quorum(&status.state, &store.contact()),
+        judge::quorum(&status.state, &contact),
         judge::epochs(
             views.cluster().map_or(0, |cluster| cluster.epoch),
             store.newer_epoch(),
@@ -109,8 +111,8 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         ),
         judge::clock(&status),
         judge::names(&names),
-        judge::peers(&status),
-        judge::versions(&status, &store.level_status()),
+        judge::peers(&status, &contact),
+        judge::versions(&status, &store.level_status(), now),
         judge::cluster_keys(&uses),
         judge::authorities(&tested),
         judge::settings(&status, now),
@@ -119,7 +121,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
             views.shortest_x509_svid_ttl(context.minter.policy.default_x509_svid_ttl),
             context.gate.clock.now(),
         ),
-        judge::state(&status),
-        judge::snapshots(snapshot_age, leads),
+        judge::state(&status, now),
+        judge::snapshots(backups.as_ref(), leads),
     ]
 }

@@ -112,7 +112,7 @@ impl Reads {
         match self.standing() {
             Standing::Strict => Ok(None),
             Standing::RenewOnly { age } => Ok(Some(age)),
-            Standing::SendingAway { .. } | Standing::TooOld => {
+            Standing::SendingAway { .. } | Standing::CutOff | Standing::TooOld => {
                 Err(self.unavailable(self.contact_text()))
             }
         }
@@ -121,11 +121,12 @@ impl Reads {
     /// What the replica may serve to agents now.
     pub fn standing(&self) -> Standing {
         let now = self.clock.boot_time();
-        let lost_for = match self.store.contact() {
-            Contact::InContact => None,
-            Contact::Lost { since, .. } => Some(now.saturating_sub(since)),
+        let (lost_for, leader_elsewhere) = match self.store.contact() {
+            Contact::InContact => (None, false),
+            Contact::Lost { since, elsewhere, .. } => (Some(now.saturating_sub(since)), elsewhere),
         };
-        staleness::stand(Observation { lost_for, confirmed_age: self.confirmed_age() }, self.limits)
+        let confirmed_age = self.confirmed_age();
+        staleness::stand(Observation { lost_for, leader_elsewhere, confirmed_age }, self.limits)
     }
 
     /// Time since the start of the last confirmed read; `None` = none since this process started.
@@ -231,8 +232,9 @@ mod tests {
         assert_eq!(reads.confirmed_age(), None, "never confirmed");
         reads.confirm(Instant::now() + minutes(1)).await.unwrap();
         let cut_off = || {
-            let confirmed_age = reads.confirmed_age();
-            staleness::stand(Observation { lost_for: Some(minutes(2)), confirmed_age }, limits)
+            let (lost_for, confirmed_age) = (Some(minutes(2)), reads.confirmed_age());
+            let observed = Observation { lost_for, leader_elsewhere: false, confirmed_age };
+            staleness::stand(observed, limits)
         };
         assert_eq!(cut_off(), Standing::RenewOnly { age: Duration::ZERO });
         // The machine sleeps: no instant of the runtime passes, its boot-time clock goes on.

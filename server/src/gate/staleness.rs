@@ -29,6 +29,8 @@ pub struct Observation {
     /// For how long there has been no contact with the leader (on the leader: with a quorum);
     /// `None` = in contact.
     pub lost_for: Option<Duration>,
+    /// Whether a member that answers is in contact with a leader.
+    pub leader_elsewhere: bool,
     /// Time since the *start* of the last successful read barrier; `None` = none since this process
     /// started.
     pub confirmed_age: Option<Duration>,
@@ -49,6 +51,9 @@ pub enum Standing {
         /// How old that read is.
         age: Duration,
     },
+    /// Bundles only: the cluster goes on without this replica. It may have decided anything since, and
+    /// agents are better served by whoever is in contact.
+    CutOff,
     /// Bundles only: the last confirmed read is too old, or there was none.
     TooOld,
 }
@@ -64,6 +69,9 @@ pub fn stand(observed: Observation, limits: Limits) -> Standing {
     let starts_after = LEADER_CHANGE_MAX + limits.renew_only_delay;
     if lost_for < starts_after {
         return Standing::SendingAway { for_another: starts_after - lost_for };
+    }
+    if observed.leader_elsewhere {
+        return Standing::CutOff;
     }
     Standing::RenewOnly { age }
 }
@@ -99,15 +107,23 @@ mod tests {
             (Some(s(31)), None, Standing::TooOld),
         ];
         for (lost_for, confirmed_age, expected) in table {
-            let observed = Observation { lost_for, confirmed_age };
+            let observed = Observation { lost_for, leader_elsewhere: false, confirmed_age };
             assert_eq!(stand(observed, limits), expected, "{observed:?}");
+            // Where others have a leader, nothing is renewed from what may be out of date.
+            let elsewhere = stand(Observation { leader_elsewhere: true, ..observed }, limits);
+            let renews = matches!(expected, Standing::RenewOnly { .. });
+            assert_eq!(elsewhere, if renews { Standing::CutOff } else { expected }, "{observed:?}");
         }
     }
 
     #[test]
     fn zero_staleness_never_serves_without_contact() {
         let limits = Limits { renew_only_delay: s(0), max_staleness: s(0) };
-        let observed = Observation { lost_for: Some(s(60)), confirmed_age: Some(s(0)) };
+        let observed = Observation {
+            lost_for: Some(s(60)),
+            leader_elsewhere: false,
+            confirmed_age: Some(s(0)),
+        };
         assert_eq!(stand(observed, limits), Standing::TooOld);
     }
 }

@@ -244,7 +244,7 @@ impl ClusterService {
         let reachable = voters.iter().filter(|member| member.reachable == Some(true)).count();
         let (in_contact, lost_for_s, text) = match self.context.gate.store.contact() {
             Contact::InContact => (true, 0.0, String::new()),
-            Contact::Lost { since, text } => {
+            Contact::Lost { since, text, .. } => {
                 let lost_for = self.context.gate.clock.boot_time().saturating_sub(since);
                 (false, lost_for.as_secs_f64(), text)
             }
@@ -269,11 +269,8 @@ impl ClusterService {
         };
         match &status.state {
             MemberState::Forming { text } => {
-                warn(
-                    "forming",
-                    text.clone(),
-                    "start the missing founders, or correct cluster.peers",
-                );
+                let fix = "start the missing founders, or correct cluster.peers";
+                warn("forming", text.clone(), fix);
             }
             MemberState::Joining { text } => warn(
                 "joining",
@@ -292,11 +289,7 @@ impl ClusterService {
         }
         for member in status.members.iter().filter(|member| member.reachable == Some(false)) {
             let text = format!("member {} at {} does not answer", member.id, member.address);
-            warn(
-                "member_unreachable",
-                text,
-                "start it, or remove it with \"spire-server cluster remove\"",
-            );
+            warn("member_unreachable", text, unreachable_fix(quorum.in_contact));
         }
         if let Some(next) = &status.voters_next {
             let ids = next.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -323,14 +316,33 @@ impl ClusterService {
             let fix = "check the cluster key and this machine's clock";
             warn("cannot_sign", reason.to_string(), fix);
         }
-        if self.context.gate.reads.standing() == Standing::TooOld {
-            let fix = "bring back contact with the cluster";
-            warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
+        match self.context.gate.reads.standing() {
+            Standing::TooOld => {
+                let fix = "bring back contact with the cluster";
+                warn("stale", "agents are refused: no recent read is confirmed".into(), fix);
+            }
+            Standing::CutOff => {
+                let text = "agents are refused: others hear a leader that this member does not";
+                warn("cut_off", text.into(), "mend the link between this member and the leader");
+            }
+            Standing::Strict | Standing::SendingAway { .. } | Standing::RenewOnly { .. } => {}
         }
         warnings.extend(observed::warnings(status, self.context.gate.clock.boot_time()));
         warnings.extend(rekey::warnings(&self.context, status));
         warnings.extend(backup::warnings(&self.context));
         warnings
+    }
+}
+
+/// What to do about a member that does not answer. Without a quorum nobody can be removed; to recover is
+/// for a quorum that is gone, not for one that only this member does not hear.
+fn unreachable_fix(in_contact: bool) -> &'static str {
+    match in_contact {
+        true => "start it, or remove it with \"spire-server cluster remove\"",
+        false => {
+            "start it, or mend the network; only if most voters are lost for good: \
+             \"spire-server cluster recover\" (docs/runbooks/lost-quorum.md)"
+        }
     }
 }
 
@@ -459,6 +471,13 @@ mod tests {
                 .map(|(id, reach)| (format!("server-{id}.peers"), i32::from(reach)));
             assert_eq!(seen, expected, "leader {leader:?}");
         }
+    }
+
+    #[test]
+    fn without_a_quorum_nobody_is_told_to_remove_a_member() {
+        assert!(unreachable_fix(true).contains("spire-server cluster remove"));
+        let fix = unreachable_fix(false);
+        assert!(fix.contains("docs/runbooks/lost-quorum.md") && !fix.contains("remove"), "{fix}");
     }
 
     #[test]

@@ -116,11 +116,13 @@ impl Start {
         match Store::open(store_config, parts::seams(&self.world)).await {
             Ok(store) => {
                 let handle = store.handle();
+                metrics::note_sealed(false);
                 self.serve(store, keys, health, socket)?;
                 Ok(Some(handle))
             }
             Err(OpenError::WrongClusterKey { key_id }) => {
-                let text = format!("Sealed: cluster key does not open {key_id}");
+                let text = sealed(&key_id);
+                metrics::note_sealed(true);
                 tracing::error!("{text}");
                 let health_state = Health::Sealed { text: text.clone() };
                 self.serve_closed(&text, health_state, health, socket);
@@ -268,7 +270,8 @@ impl Start {
         let (store, reads) = (store.clone(), reads.clone());
         let clock = Arc::clone(&self.world.clock);
         let config = cluster.snapshot.clone()?;
-        Some(Schedule::new(config, cluster.name.clone(), store, reads, clock))
+        let skew_limit = self.config.server.authority.skew_limit();
+        Some(Schedule::new(config, cluster.name.clone(), skew_limit, store, reads, clock))
     }
 
     fn duties(&self, context: &Context, keys: &Arc<ClusterKeys>) -> Duties {
@@ -398,16 +401,21 @@ impl Start {
     }
 }
 
+/// What a sealed member says in its log, to probes and to every call. It reads its key only as it starts.
+fn sealed(key_id: &str) -> String {
+    format!(
+        "Sealed: cluster key does not open {key_id}; put the line of key {key_id} back into the cluster \
+         key file and restart this member (docs/runbooks/lost-cluster-key.md)"
+    )
+}
+
 /// Makes the data folder if it is missing and finds out now whether it can be written.
 fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(DATA_FOLDER_MODE).create(folder).with_context(
-        || {
-            format!(
-                "could not create data_dir {}; make its parent writable or change data_dir",
-                folder.display()
-            )
-        },
-    )?;
+    let made = fs::DirBuilder::new().recursive(true).mode(DATA_FOLDER_MODE).create(folder);
+    made.map_err(|error| {
+        let text = not_made(folder, &error);
+        anyhow::Error::from(error).context(text)
+    })?;
     let probe = folder.join(".write-check");
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).with_context(|| {
         format!(
@@ -415,6 +423,17 @@ fn prepare_data_folder(folder: &Path) -> anyhow::Result<()> {
             folder.display()
         )
     })
+}
+
+/// Why there is no data folder, with the fix.
+fn not_made(folder: &Path, error: &std::io::Error) -> String {
+    use std::io::ErrorKind::{AlreadyExists, NotADirectory};
+
+    let fix = match matches!(error.kind(), AlreadyExists | NotADirectory) {
+        true => "move away the file that is in its place, or change data_dir",
+        false => "make its parent writable or change data_dir",
+    };
+    format!("could not create data_dir {}; {fix}", folder.display())
 }
 
 /// Whether the disk had no room. RocksDB says so in words alone.
@@ -469,5 +488,32 @@ fn hint(error: &OpenError) -> &'static str {
         OpenError::NoDiskStorage | OpenError::Io { .. } | OpenError::Consensus(_) => {
             "could not open the registry"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_where_the_data_folder_should_be_is_to_be_moved_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data");
+        fs::write(&file, "a file").unwrap();
+        for path in [file.clone(), file.join("below")] {
+            let error = prepare_data_folder(&path).unwrap_err().to_string();
+            assert!(error.contains("move away the file that is in its place"), "{error}");
+            assert!(!error.contains("writable"), "{error}");
+        }
+        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        assert!(not_made(&file, &denied).contains("make its parent writable"));
+    }
+
+    #[test]
+    fn a_sealed_member_says_which_line_its_key_file_lacks() {
+        let text = sealed("0011223344556677");
+        assert!(text.starts_with("Sealed: cluster key does not open 0011223344556677; "), "{text}");
+        assert!(text.contains("put the line of key 0011223344556677 back"), "{text}");
+        assert!(text.contains("restart"), "{text}");
     }
 }

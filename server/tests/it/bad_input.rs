@@ -64,6 +64,7 @@ fn validate_reads_the_file_of_the_cluster_key() {
     let said = stderr(&missing);
     let want = "Validation errors:\n\tcluster.key_file:\n\t\tcould not read cluster key file ";
     assert!(said.contains(want), "{said}");
+    assert!(said.contains("cluster keygen\""), "{said}");
 
     let write = |text: &[u8]| {
         fs::write(&key, text).expect("written");
@@ -108,6 +109,7 @@ fn what_stands_in_the_way_of_a_start_is_named_with_the_fix() {
     fs::write(place.folder.path().join("data"), "a file").expect("written");
     let said = place.fail();
     assert!(said.contains("could not create data_dir"), "{said}");
+    assert!(said.contains("move away the file that is in its place"), "{said}");
 
     let place = Place::new();
     fs::create_dir_all(place.data("")).expect("made");
@@ -118,5 +120,5 @@ fn what_stands_in_the_way_of_a_start_is_named_with_the_fix() {
     )
     .expect("closed");
     let said = place.fail();
-    assert!(said.contains("cluster key: line 1 is not 32 bytes in base64"), "{said}");
+    assert!(said.contains("cluster key: line 1 is not 32 bytes in base64; copy"), "{said}");
 }

@@ -52,9 +52,12 @@ fn a_member_with_another_cluster_key_seals_itself() {
     let server = place.start();
     let body = place.wait_for("/ready", 500);
     assert!(body.contains("Sealed: cluster key does not open "), "{body}");
+    assert!(body.contains("back into the cluster key file and restart this member"), "{body}");
     place.wait_for("/live", 200);
     let shown = run(&["entry", "show", "-socketPath", &place.socket()]);
-    assert!(stderr(&shown).contains("Sealed: cluster key does not open "), "{shown:?}");
+    let said = stderr(&shown);
+    assert!(said.contains("Sealed: cluster key does not open "), "{said}");
+    assert!(said.contains("docs/runbooks/lost-cluster-key.md"), "{said}");
     assert!(std::net::TcpStream::connect(("127.0.0.1", place.api_port)).is_err());
     assert_eq!(server.stop(), Some(0), "a sealed member stops as any other");
 }
