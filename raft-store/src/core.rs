@@ -25,7 +25,7 @@ use crate::feed::Feed;
 use crate::fence::Fence;
 use crate::forward::Forwarder;
 use crate::ids::{ClusterId, MemberId};
-use crate::limits::PROPOSALS_IN_FLIGHT_MAX;
+use crate::limits::{INSTALLS_MAX, PROPOSALS_IN_FLIGHT_MAX};
 use crate::local::Identity;
 use crate::membership::Requested;
 use crate::observe::{
@@ -36,6 +36,7 @@ use crate::questions::Answers;
 use crate::raft::{Metrics, Raft};
 use crate::status::{ForeignPeer, Leadership, MemberState, MemberStatus, MemberView, Role};
 use crate::storage::Engine;
+use crate::succession::HandOvers;
 
 /// How old what a member says of its leader may be: two of its answers fit into that.
 const HEARSAY_MAX: Duration = Duration::from_secs(5);
@@ -73,14 +74,15 @@ pub(crate) struct Core {
     /// Operators' changes of the membership go to the member's own task.
     pub(crate) changes: mpsc::Sender<Requested>,
     pub(crate) in_flight: Semaphore,
-    /// Snapshots that leaders may send here at a time: the second is for the next leader, while the
-    /// connection of the one before has not ended yet.
+    /// Snapshots that are on their way here.
     pub(crate) installing: Semaphore,
     /// The server's, for the other members.
     pub(crate) answers: OnceLock<Weak<dyn Answers>>,
     pub(crate) barrier: Barrier,
     /// Tripped when this member must not take part any more.
     pub(crate) fence: Arc<Fence>,
+    /// Hand-overs of leadership, here or heard of, and the elections that were none.
+    pub(crate) hand_overs: HandOvers,
     /// An epoch of this cluster that is newer than this member's, once one was met; zero before.
     newer_epoch: AtomicU32,
     /// Set while another cluster is met that has this one's id and epoch.
@@ -123,10 +125,11 @@ impl Core {
             formed: watch::channel(formed).0,
             changes: parts.changes,
             in_flight: Semaphore::new(PROPOSALS_IN_FLIGHT_MAX),
-            installing: Semaphore::new(2),
+            installing: Semaphore::new(INSTALLS_MAX),
             answers: OnceLock::new(),
             barrier: Barrier::default(),
             fence: parts.fence,
+            hand_overs: HandOvers::default(),
             newer_epoch: AtomicU32::new(0),
             twin_epoch: AtomicBool::new(false),
             foreign_peers: ArcSwap::default(),
@@ -335,7 +338,7 @@ impl Core {
     }
 
     /// The leader, while there is contact: consensus goes on naming the last one that it heard of.
-    fn leader_in_contact(&self) -> Option<MemberId> {
+    pub(crate) fn leader_in_contact(&self) -> Option<MemberId> {
         self.leadership_now().leader.filter(|_| self.contact() == Contact::InContact)
     }
 

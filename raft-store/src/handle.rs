@@ -130,7 +130,8 @@ impl StoreHandle {
         self.core.ask(Asked::Change(change)).await
     }
 
-    /// As [`Self::transfer_leadership`], asked for by an operator of any member.
+    /// As [`Self::transfer_leadership`], asked for by an operator of any member. Refused if
+    /// leadership would come back at once, for the clock of the member that is to lead.
     ///
     /// # Errors
     ///
@@ -148,6 +149,12 @@ impl StoreHandle {
         };
         tokio::time::timeout(HEARD_WITHIN, heard).await.ok();
         Ok(took)
+    }
+
+    /// How many terms this member saw begin since its start, but for those after a hand-over: more
+    /// than a few in minutes mean that leaders do not last.
+    pub fn elections(&self) -> u64 {
+        self.core.hand_overs.elections()
     }
 
     /// Stands in no election from now on and takes over from no leader: the process is about to end.

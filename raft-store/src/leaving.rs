@@ -12,6 +12,7 @@ use steeple_spiffe_core::Timestamp;
 use tokio::time::{sleep, timeout};
 
 use crate::core::Core;
+use crate::error::RunError;
 use crate::local::LocalRecords;
 use crate::membership::{Asked, MemberChange};
 use crate::offload::offload;
@@ -27,7 +28,11 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(4);
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Takes this member out of its cluster. False if it stays a member: the reason is logged.
-pub(crate) async fn leave(core: &Arc<Core>) -> bool {
+///
+/// # Errors
+///
+/// [`RunError::Removed`], if it has left and the next start would not know.
+pub(crate) async fn leave(core: &Arc<Core>) -> Result<bool, RunError> {
     let voters = core.metrics().membership_config.voter_ids().collect::<Vec<_>>();
     let mut refused = "it is the last voter".to_owned();
     if voters != [core.member_id.0] {
@@ -39,8 +44,8 @@ pub(crate) async fn leave(core: &Arc<Core>) -> bool {
             }
         };
         if timeout(LEAVE_TIMEOUT, until_removed).await.is_ok() {
-            record(core).await;
-            return true;
+            record(core).await?;
+            return Ok(true);
         }
     }
     tracing::warn!(
@@ -48,18 +53,23 @@ pub(crate) async fn leave(core: &Arc<Core>) -> bool {
         "Stays a member: {refused}; take it out with \"spire-server cluster remove -id {}\"",
         core.member_id
     );
-    false
+    Ok(false)
 }
 
-async fn record(core: &Arc<Core>) {
+async fn record(core: &Arc<Core>) -> Result<(), RunError> {
     tracing::info!(member_id = %core.member_id, "Left the cluster");
     let (local, now) = (core.engine.local.clone(), core.clock.now());
-    match offload(move || local.put(RECORD, now.unix_s().to_string().as_bytes())).await {
-        Ok(Ok(())) => {}
-        // The next start learns it from the others, and ends.
-        Ok(Err(error)) => tracing::warn!(%error, "failed to record that this member has left"),
-        Err(error) => tracing::warn!(%error, "failed to record that this member has left"),
-    }
+    let put = offload(move || local.put(RECORD, now.unix_s().to_string().as_bytes())).await;
+    put.map_err(io::Error::other).flatten().map_err(|error| {
+        // The next start would take itself for a member until another one says that it is none, and
+        // would end each time: what to do is the same as after a removal by others.
+        tracing::error!(
+            "Left the cluster, but failed to record that: {error}; move DATA_DIR/raft away before \
+             the next start"
+        );
+        let cluster = core.cluster_id().unwrap_or_default();
+        RunError::Removed { member: core.member_id, cluster }
+    })
 }
 
 /// When this member left its cluster, if it did.

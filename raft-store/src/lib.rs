@@ -56,6 +56,7 @@ mod seams;
 mod snapshot;
 mod storage;
 mod store;
+mod succession;
 pub mod testing;
 mod upgrade;
 

@@ -34,6 +34,10 @@ pub const AUTHORITIES_MAX: usize = 32;
 /// Proposals in flight per member: above, waiting only makes every caller time out.
 pub(crate) const PROPOSALS_IN_FLIGHT_MAX: usize = 4096;
 
+/// Snapshots that leaders may send to a member at a time: the second is for the next leader, while the
+/// connection of the one before has not ended yet.
+pub(crate) const INSTALLS_MAX: usize = 2;
+
 /// How long outcomes of requests are remembered. Callers retry for seconds; agents and operators for
 /// minutes at most.
 pub(crate) const OUTCOMES_KEPT_FOR: Duration = Duration::from_secs(15 * 60);

@@ -4,7 +4,7 @@
 //! log. *Indeterminate*: an answer was lost; the same request id may be sent again, and is, until the
 //! caller's deadline.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -25,10 +25,11 @@ use crate::forward::ForwardError;
 use crate::ids::{MemberId, RequestId, Revision};
 use crate::limits::{ATTEMPT_TIMEOUT, COMMAND_BYTES_MAX};
 use crate::mutants::{self, Mutant};
-use crate::observe::stamp;
+use crate::observe::{deviations, stamp, would_make_way};
 use crate::outcome::Applied;
 use crate::pb;
 use crate::raft::{CommittedLeaderId, EnvelopeBytes, TypeConfig};
+use crate::succession::{check_lasts, successor};
 use crate::upgrade::too_new;
 
 /// Between two attempts: short against an election, long against a busy loop.
@@ -118,7 +119,7 @@ impl Core {
         let _permit = self.in_flight.try_acquire().or(Err(ProposeError::Overloaded))?;
 
         let may_retry_lost = request != RequestId::default();
-        let mut lost: Option<String> = None;
+        let (mut lost, mut refused): (Option<String>, Option<String>) = (None, None);
         loop {
             match self.attempt(&envelope, may_forward, deadline).await {
                 Ok(applied) => return self.await_local(applied, deadline).await,
@@ -135,7 +136,8 @@ impl Core {
                         envelope.request_id = fresh.0.to_vec();
                     }
                 }
-                Err(ForwardError::NotSent(_) | ForwardError::NotLeader { .. }) => {}
+                Err(ForwardError::NotSent(text)) => refused = Some(text),
+                Err(ForwardError::NotLeader { .. }) => refused = None,
             }
             if Instant::now() + PAUSE >= deadline {
                 return Err(match (lost, self.contact()) {
@@ -143,11 +145,18 @@ impl Core {
                         ProposeError::Indeterminate { text: format!("{lost}; {text}") }
                     }
                     (Some(text), Contact::InContact) => ProposeError::Indeterminate { text },
-                    (None, _) => ProposeError::Unavailable(self.no_leader()),
+                    (None, _) => ProposeError::Unavailable(self.not_taken(refused.as_deref())),
                 });
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Why a command is in no log when its attempts have run out; `refused`: what the last one met.
+    fn not_taken(&self, refused: Option<&str>) -> Unavailable {
+        let Some(leader) = self.leader_in_contact() else { return self.no_leader() };
+        let retry_after = self.config.election_timeout_max();
+        Unavailable { text: not_taken_by(leader, refused), retry_after }
     }
 
     /// Refuses what not every member may be able to apply yet.
@@ -326,6 +335,29 @@ impl Core {
         }
     }
 
+    /// The voters that would give leadership up at once if they led, and by how many milliseconds
+    /// their clocks are ahead.
+    fn who_would_make_way(&self) -> BTreeMap<MemberId, i64> {
+        let voters = self.metrics().membership_config.voter_ids().map(MemberId).collect();
+        let heard = self.observations.all();
+        would_make_way(&deviations(self.member_id, self.clock.as_ref(), &voters, &heard))
+    }
+
+    /// Refuses a hand-over by hand after which leadership would come back at once. Who has to go
+    /// hands over all the same.
+    pub(crate) fn check_hand_over(&self, to: Option<MemberId>) -> Result<(), String> {
+        let metrics = self.metrics();
+        let voters = metrics.membership_config.voter_ids();
+        let others = voters.filter(|id| *id != self.member_id.0 && self.reaches(*id));
+        let wanted: Vec<MemberId> = match to {
+            // That it leads already is said by whoever hands over.
+            Some(to) if to == self.member_id => Vec::new(),
+            Some(to) => vec![to],
+            None => others.map(MemberId).collect(),
+        };
+        check_lasts(&wanted, &self.who_would_make_way())
+    }
+
     /// See [`StoreHandle::transfer_leadership`](crate::StoreHandle::transfer_leadership).
     pub(crate) async fn transfer_leadership(
         &self,
@@ -365,11 +397,12 @@ impl Core {
             .iter()
             .copied()
             .filter(|id| *id != self.member_id.0 && to.is_none_or(|to| to.0 == *id));
-        let best = candidates.filter(|id| self.reaches(*id)).max_by_key(|id| matched(*id));
-        let Some(best) = best else {
+        let candidates = candidates.filter(|id| self.reaches(*id));
+        let Some(best) = successor(candidates, matched, &self.who_would_make_way()) else {
             return Err(refuse("no other voter is reachable to take over".to_owned()));
         };
         let started = Instant::now();
+        self.hand_overs.note(metrics.current_term);
         let trigger = self.raft.trigger().transfer_leader(best).await;
         trigger.map_err(|error| refuse(error.to_string()))?;
         match timeout_at(started + TRANSFER_TIMEOUT, self.taken_over_by(best)).await {
@@ -413,6 +446,12 @@ fn seal(command: &Command, request: RequestId, said: Option<&[u8]>) -> pb::store
     }
 }
 
+/// What to say of a leader that this member is in contact with and that took no command of it.
+fn not_taken_by(leader: MemberId, refused: Option<&str>) -> String {
+    let why = refused.map(|text| format!(" ({text})")).unwrap_or_default();
+    format!("member {leader} leads, but took no command from this one in time{why}; try again")
+}
+
 /// What an error of consensus says about the entry.
 fn classify(error: &ClientWriteError<TypeConfig>) -> ForwardError {
     match error {
@@ -425,6 +464,23 @@ fn classify(error: &ClientWriteError<TypeConfig>) -> ForwardError {
         // Only changes of membership end so.
         ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_) => {
             ForwardError::NotSent(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_took_no_command_is_named_with_what_it_said() {
+        let leads = "member 0000000000000007 leads, but took no command from this one in time";
+        let text = "too many proposals in flight on the leader";
+        for (refused, expected) in [
+            (None, format!("{leads}; try again")),
+            (Some(text), format!("{leads} ({text}); try again")),
+        ] {
+            assert_eq!(not_taken_by(MemberId(7), refused), expected);
         }
     }
 }

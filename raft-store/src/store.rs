@@ -156,10 +156,7 @@ impl Store {
             },
             () = shutdown.cancelled() => {
                 core.stand_down();
-                if !core.config.leave_on_terminate || !leaving::leave(&core).await {
-                    hand_over(&core).await;
-                }
-                Ok(())
+                go(&core).await
             }
         };
         stop.cancel();
@@ -212,6 +209,14 @@ async fn fenced(core: &Arc<Core>, reason: String) -> RunError {
         Err(error) => tracing::warn!(%error, "failed to record the fence"),
     }
     RunError::Fenced { reason }
+}
+
+/// Leaves the cluster, if this member is to leave it as it stops; else hands over.
+async fn go(core: &Arc<Core>) -> Result<(), RunError> {
+    if !core.config.leave_on_terminate || !leaving::leave(core).await? {
+        hand_over(core).await;
+    }
+    Ok(())
 }
 
 /// Gives leadership to another voter, if this member leads and there is one.

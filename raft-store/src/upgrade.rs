@@ -177,16 +177,12 @@ impl Core {
     /// Raises the level as far as all members support it, here or through the leader. Returns the old
     /// and the new one.
     pub(crate) async fn raise_level(&self) -> Result<(u32, u32), RaiseError> {
-        let leadership = self.leadership_now();
         // First of all: who lacks a quorum has not heard the others, whatever they support.
-        let Some(leader) = leadership.leader.filter(|_| self.contact() == Contact::InContact)
-        else {
-            return Err(self.no_leader().into());
-        };
+        let Some(leader) = self.leader_in_contact() else { return Err(self.no_leader().into()) };
         let from = self.feed.reached_now().feature_level;
         let to = decide(from, &self.level_support()).map_err(RaiseError::Refused)?;
         let deadline = Instant::now() + RAISE_TIMEOUT;
-        if leadership.is_self {
+        if leader == self.member_id {
             self.raise_as_leader(to).await?;
         } else {
             self.forwarder.raise_level(leader, to, deadline).await?;

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::Issuer;
+use crate::authority::{IssueError, Issuer};
 use crate::config::HealthConfig;
 use crate::gate::Reads;
 use crate::gate::staleness::Standing;
@@ -100,8 +100,9 @@ impl Serving {
         if self.stop.is_cancelled() {
             return Some("stopping".into());
         }
-        match self.store.status().state {
-            MemberState::Forming { text } => return Some(text),
+        let status = self.store.status();
+        match &status.state {
+            MemberState::Forming { text } => return Some(text.clone()),
             MemberState::Joining { text } if text.is_empty() => {
                 return Some("waiting to join a cluster".into());
             }
@@ -110,20 +111,11 @@ impl Serving {
             }
             MemberState::Member => {}
         }
-        if self.reads.confirmed_age().is_none() {
-            return Some("no read has been confirmed since the start".into());
-        }
-        if !self.open.load(Ordering::Relaxed) {
-            return Some("the API port is not open yet".into());
-        }
-        if let Some(reason) = self.issuer.not_ready_reason() {
-            return Some(reason.to_string());
-        }
-        match self.reads.standing() {
-            Standing::Strict | Standing::SendingAway { .. } | Standing::RenewOnly { .. } => None,
-            Standing::CutOff => Some("others hear a leader that this replica does not".into()),
-            Standing::TooOld => Some("the last confirmed read is older than max_staleness".into()),
-        }
+        let unsigned = self.issuer.not_ready_reason();
+        let unsigned = unsigned.map(|reason| unsigned_text(&reason, &status));
+        let confirmed = self.reads.confirmed_age().is_some();
+        let open = self.open.load(Ordering::Relaxed);
+        reason(self.reads.standing(), confirmed, open, unsigned)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "offsets beyond 2^53 ms are as wrong as any")]
@@ -148,6 +140,45 @@ impl Serving {
             | Value::Array(_) => serde_json::Map::new(),
         }
     }
+}
+
+/// Why a member of a cluster is not ready; `unsigned` is why it signs nothing. A replica that is
+/// cut off says so first: it explains the rest.
+fn reason(
+    standing: Standing,
+    confirmed: bool,
+    open: bool,
+    unsigned: Option<String>,
+) -> Option<String> {
+    let refused = match standing {
+        Standing::Strict | Standing::SendingAway { .. } | Standing::RenewOnly { .. } => None,
+        Standing::CutOff => return Some("others hear a leader that this replica does not".into()),
+        Standing::TooOld => Some("the last confirmed read is older than max_staleness".to_owned()),
+    };
+    if !confirmed {
+        return Some("no read has been confirmed since the start".into());
+    }
+    match (open, unsigned) {
+        (true, None) => refused,
+        (true, Some(unsigned)) => Some(unsigned),
+        (false, None) => Some("the API port is not open yet".into()),
+        (false, Some(unsigned)) => Some(format!("the API port is not open yet: {unsigned}")),
+    }
+}
+
+/// Why nothing is signed here, with the fix where a cluster key is missing.
+fn unsigned_text(reason: &IssueError, status: &MemberStatus) -> String {
+    let IssueError::Sealed { kek_id } = reason else { return reason.to_string() };
+    let own = status.members.iter().find(|view| view.id == status.member_id);
+    let own = own.and_then(|view| view.observed.as_ref());
+    // A key that is held and opens nothing is another matter.
+    if own.is_some_and(|seen| seen.said.key_ids.contains(kek_id)) {
+        return reason.to_string();
+    }
+    format!(
+        "this member lacks cluster key {kek_id}, which seals what it would sign with; put the line \
+         of that key into its cluster key file, then send it SIGHUP or restart it"
+    )
 }
 
 /// A member without a leader that it hears plays no part; neither does a leader without a quorum.
@@ -235,8 +266,8 @@ fn answer(health: &Health, path: &str, ready_path: &str, live_path: &str) -> Res
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::MemberId;
-    use steeple_raft_store::testing::member_status;
+    use steeple_raft_store::testing::{member_status, voter};
+    use steeple_raft_store::{MemberId, MemberView, Observation, Observed};
 
     use super::*;
 
@@ -253,6 +284,55 @@ mod tests {
         assert_eq!(reason, Some("Sealed: cluster key does not open k1"));
         let server = body.pointer("/server/get_bundle_err").and_then(Value::as_str);
         assert_eq!(server, reason, "where SPIRE says it");
+    }
+
+    #[test]
+    fn a_replica_that_is_cut_off_says_so_whatever_else_it_lacks() {
+        let cut_off = "others hear a leader that this replica does not";
+        let (never, old) = ("no read has been confirmed", "is older than max_staleness");
+        let away = Standing::SendingAway { for_another: Duration::from_secs(30) };
+        let signs = |reason: Option<&str>| reason.map(str::to_owned);
+        let table = [
+            (Standing::Strict, true, true, None, None),
+            (away, true, true, None, None),
+            (Standing::CutOff, true, true, None, Some(cut_off)),
+            (Standing::CutOff, false, false, Some("why"), Some(cut_off)),
+            (Standing::TooOld, true, true, None, Some(old)),
+            (Standing::TooOld, false, true, None, Some(never)),
+            (Standing::Strict, true, false, None, Some("the API port is not open yet")),
+            (Standing::Strict, true, false, Some("why"), Some("API port is not open yet: why")),
+            (Standing::Strict, true, true, Some("why"), Some("why")),
+        ];
+        for (standing, confirmed, open, unsigned, expected) in table {
+            let found = reason(standing, confirmed, open, signs(unsigned));
+            assert_eq!(found.is_some(), expected.is_some(), "{standing:?}: {found:?}");
+            let found = found.unwrap_or_default();
+            assert!(found.contains(expected.unwrap_or_default()), "{standing:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_member_without_the_key_that_seals_says_which_line_its_key_file_lacks() {
+        let holds = |keys: &[&str]| {
+            let key_ids = keys.iter().map(|key| (*key).to_owned()).collect();
+            let said = Observation { key_ids, ..Observation::default() };
+            let observed = Some(Observed { said, ..Observed::default() });
+            let other = Observation { key_ids: vec!["k2".to_owned()], ..Observation::default() };
+            let other = Some(Observed { said: other, ..Observed::default() });
+            member_status(vec![
+                MemberView { observed, ..voter(1) },
+                MemberView { observed: other, ..voter(2) },
+            ])
+        };
+        let sealed = IssueError::Sealed { kek_id: "k2".to_owned() };
+        let text = unsigned_text(&sealed, &holds(&["k1"]));
+        assert!(text.starts_with("this member lacks cluster key k2, which seals"), "{text}");
+        assert!(text.contains("put the line of that key into its cluster key file"), "{text}");
+        assert!(text.contains("SIGHUP"), "{text}");
+        let text = unsigned_text(&sealed, &holds(&["k1", "k2"]));
+        assert_eq!(text, "sealed: cluster key does not open k2", "it is there");
+        let ended = IssueError::Expired { kind: "JWT" };
+        assert_eq!(unsigned_text(&ended, &holds(&[])), "active JWT authority has expired");
     }
 
     #[test]

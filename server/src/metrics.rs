@@ -159,14 +159,11 @@ pub async fn follow(
 ) {
     let started = Instant::now();
     let mut tick = tokio::time::interval(GAUGES_INTERVAL);
-    let mut term = None;
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let uptime_ms = started.elapsed().as_secs_f64() * 1000.0;
         metrics::gauge!("spire_server_uptime_in_ms").set(uptime_ms);
         let status = store.status();
-        let elections = term.map_or(0, |term| status.term.saturating_sub(term));
-        metrics::counter!("spire_server_cluster_elections").increment(elections);
-        term = Some(status.term);
+        metrics::counter!("spire_server_cluster_elections").absolute(store.elections());
         record(&status);
         record_lag(store.revision(), views.revision());
         record_state(&views, default_x509_svid_ttl, clock.now());

@@ -242,7 +242,9 @@ impl From<ProposeError> for Failure {
             ProposeError::Indeterminate { .. } => {
                 Self::unavailable(error.to_string(), RETRY_INDETERMINATE)
             }
-            ProposeError::TooLarge { .. } => Self::invalid(error.to_string()),
+            ProposeError::TooLarge { .. } => Self::invalid(format!(
+                "{error}: give it fewer or shorter values, such as selectors, names or certificates"
+            )),
             ProposeError::Overloaded => Self::new(Code::ResourceExhausted, error.to_string()),
             // Only duties are bound to a leader; a service that sees this may try again at once.
             ProposeError::NotLeader => Self::unavailable(error.to_string(), Duration::ZERO),
@@ -409,6 +411,8 @@ mod tests {
     fn proposals_that_this_member_refuses_are_the_callers_to_change_or_to_slow_down() {
         let too_large: Failure = ProposeError::TooLarge { bytes: 9, max: 8 }.into();
         assert_eq!(too_large.code(), Code::InvalidArgument);
+        let text = "command of 9 bytes is larger than 8: give it fewer or shorter values";
+        assert!(too_large.message().starts_with(text), "{too_large:?}");
         let overloaded: Failure = ProposeError::Overloaded.into();
         assert_eq!(overloaded.code(), Code::ResourceExhausted);
     }

@@ -112,6 +112,8 @@ fn nextest() -> Result<()> {
     ]);
     command.args(["--test-threads", &test_threads().to_string()]);
     command.env("STEEPLE_BIN", crate::build::binaries()).env("STEEPLE_SKIPS", tally::skips_file());
+    // Where a panic came from is enough: a stack in each error that it prints hides what it says.
+    command.env("RUST_LIB_BACKTRACE", "0");
     command.stderr(Stdio::piped());
     let output = tee_stderr(&mut command)?;
     tally::add(

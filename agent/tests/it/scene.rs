@@ -139,13 +139,17 @@ impl Drop for Agent<'_> {
         let _ended_already = self.child.kill();
         let _status = self.child.wait();
         if std::thread::panicking() {
-            let log = self.scene.log();
-            let _unread = std::io::Write::write_all(&mut std::io::stderr(), log.as_bytes());
+            self.tell_log("the log");
         }
     }
 }
 
 impl Agent<'_> {
+    fn tell_log(&self, why: &str) {
+        let text = format!("{why}:\n{}\n", self.scene.log());
+        let _unread = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+
     pub(crate) async fn wait_until_serving(&self) {
         eventually("the agent serves", || self.scene.log().contains("Starting agent APIs")).await;
     }
@@ -172,7 +176,11 @@ impl Agent<'_> {
 
     pub(crate) async fn stop(mut self) -> ExitStatus {
         self.signal(nix::sys::signal::Signal::SIGTERM);
-        self.exit().await
+        let status = self.exit().await;
+        if !status.success() {
+            self.tell_log(&status.to_string());
+        }
+        status
     }
 
     pub(crate) async fn channel(&self) -> Channel {

@@ -125,12 +125,17 @@ fn print_plan(response: &RekeyResponse, out: &mut (dyn Write + Send)) -> Result<
 }
 
 fn print_begun(response: &RekeyResponse, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-    match response.moved {
-        true => {
+    match (response.moved, response.done) {
+        (true, _) => {
             let from = or_dash(&response.from);
             writeln!(out, "Cluster key moved from {from} to {}.", response.to)?;
         }
-        false => writeln!(out, "Cluster key {} seals already.", response.to)?,
+        (false, false) => writeln!(out, "Cluster key {} seals already.", response.to)?,
+        (false, true) => writeln!(
+            out,
+            "Nothing to do: cluster key {} seals already, and nothing is sealed under another.",
+            response.to
+        )?,
     }
     Ok(())
 }

@@ -87,7 +87,17 @@ impl Command for Save {
 
 impl Save {
     /// A snapshot may be the only one of its time: none is replaced unless that was asked for.
+    /// No file takes the place of a folder.
     fn check_free(&self, path: &Path) -> Result<(), Error> {
+        if path.is_dir() {
+            let inside = path.join("NAME.snapshot");
+            let text = format!(
+                "{} is a folder; name a file in it, for instance {}",
+                self.file,
+                inside.display()
+            );
+            return Err(Error::invalid(text));
+        }
         if self.force || std::fs::symlink_metadata(path).is_err() {
             return Ok(());
         }

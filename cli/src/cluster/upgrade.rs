@@ -73,6 +73,14 @@ fn next(response: &UpgradeStatusResponse) -> String {
     format!("{level}, supported by all members: run \"cluster upgrade finalize\"{by_itself}")
 }
 
+/// What is said where no member supports a higher level.
+fn at_newest(level: u32) -> String {
+    format!(
+        "Nothing to do: the cluster is at feature level {level}, the newest that its members \
+         support. For a newer one start a newer version on every member first."
+    )
+}
+
 impl Command for UpgradeFinalize {
     fn declare<'a>(&'a mut self, flags: &mut FlagSet<'a>) {
         self.socket.declare(flags);
@@ -87,7 +95,10 @@ impl Command for UpgradeFinalize {
             let name = "steeple.cluster.v1.FinalizeUpgradeResponse";
             if !self.output.print_json(io, name, &response)? {
                 let (from, to) = (response.from, response.to);
-                writeln!(io.stdout, "Feature level raised from {from} to {to}.")?;
+                match from == to {
+                    true => writeln!(io.stdout, "{}", at_newest(to))?,
+                    false => writeln!(io.stdout, "Feature level raised from {from} to {to}.")?,
+                }
             }
             Ok(())
         })

@@ -131,6 +131,21 @@ async fn an_interrupted_save_leaves_the_older_file_alone() {
 }
 
 #[tokio::test]
+async fn save_onto_a_folder_asks_for_a_file_in_it() {
+    let fake = Fake::start();
+    let folder = fake.folder().join("backups");
+    std::fs::create_dir(&folder).expect("a folder");
+    let shown = folder.display();
+    for force in ["", " -force"] {
+        let save = format!("spire-server cluster snapshot save {shown}{force}");
+        let stderr = line(&save).on(&fake).await.failure();
+        let fix = format!("is a folder; name a file in it, for instance {shown}/NAME.snapshot");
+        assert_eq!(stderr, format!("Error: {shown} {fix}\n"), "{force}");
+    }
+    assert!(fake.calls().is_empty(), "nothing is saved for nothing");
+}
+
+#[tokio::test]
 async fn save_replaces_an_older_file_only_with_force() {
     let fake = Fake::start();
     let path = fake.folder().join("s");

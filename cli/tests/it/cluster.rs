@@ -311,6 +311,11 @@ async fn an_upgrade_is_shown_and_finalized() {
     let command = line("spire-server cluster upgrade finalize");
     assert_eq!(command.on(&fake).await.success(), "Feature level raised from 1 to 2.\n");
     assert!(fake.only_call().metadata.contains_key("steeple-request-id"));
+    fake.answer("finalize_upgrade", FinalizeUpgradeResponse { from: 2, to: 2 });
+    let again = line("spire-server cluster upgrade finalize").on(&fake).await.success();
+    let nothing =
+        "Nothing to do: the cluster is at feature level 2, the newest that its members support.";
+    assert!(again.starts_with(nothing), "{again}");
     fake.refuse("finalize_upgrade", Status::failed_precondition("member a supports none above it"));
     let refused = line("spire-server cluster upgrade finalize").on(&fake).await.failure();
     assert!(refused.contains("FailedPrecondition desc = member a supports none"), "{refused}");
@@ -364,6 +369,15 @@ async fn rekey_waits_until_nothing_depends_on_the_old_key() {
     command.on(&fake).await.matches("cluster-rekey-plan");
     fake.answer("rekey", done());
     line("spire-server cluster rekey -output json").on(&fake).await.matches("cluster-rekey-json");
+
+    fake.answer("rekey", done());
+    let again = line(&format!("spire-server cluster rekey -to {new}")).on(&fake).await.success();
+    let nothing = format!("Nothing to do: cluster key {new} seals already, and nothing is sealed");
+    assert!(again.starts_with(&nothing), "{again}");
+    assert!(
+        again.contains(&format!("Nothing depends on {old} any more: drop its line")),
+        "{again}"
+    );
 
     let text = "not every member is known to hold cluster key k: missing at 00000000000000a2 (a:1)";
     fake.refuse("rekey", Status::failed_precondition(text));

@@ -202,29 +202,32 @@ async fn check_place(
     address: &str,
 ) -> Result<(), Status> {
     let membership = metrics.membership_config.membership();
-    if membership.learner_ids().count() >= LEARNERS_MAX {
+    let learners: BTreeSet<u64> = membership.learner_ids().collect();
+    let holders = membership.nodes().filter(|(_, node)| node.address == address).map(|(id, _)| *id);
+    // A voter, and a learner that was there after it, if the folder was lost more than once.
+    let (gone, voters): (BTreeSet<u64>, BTreeSet<u64>) =
+        holders.partition(|id| learners.contains(id));
+    if learners.len() - gone.len() >= LEARNERS_MAX {
         return Err(Status::resource_exhausted(format!("{LEARNERS_MAX} learners are the most")));
     }
     meet(life, caller, address).await?;
-    let holder = membership.nodes().find(|(_, node)| node.address == address);
-    let Some((holder, _)) = holder else { return Ok(()) };
-    let holder = MemberId(*holder);
-    let silent_for = life.silent_for(holder);
     let free_after = life.core.config.tuning.seat_free_after;
-    if membership.learner_ids().any(|id| id == holder.0) {
-        // It is gone: its address is another's now.
-        let gone = BTreeSet::from([holder.0]);
-        return change(life, ChangeMembers::RemoveNodes(gone), false).await;
+    for holder in voters.into_iter().map(MemberId) {
+        let silent_for = life.silent_for(holder);
+        if silent_for < free_after {
+            return Err(Status::failed_precondition(format!(
+                "{address} is the address of member {holder}, which was heard of {} s ago; its seat is \
+                 free after {} s",
+                silent_for.as_secs(),
+                free_after.as_secs(),
+            )));
+        }
     }
-    if silent_for < free_after {
-        return Err(Status::failed_precondition(format!(
-            "{address} is the address of member {holder}, which was heard of {} s ago; its seat is \
-             free after {} s",
-            silent_for.as_secs(),
-            free_after.as_secs(),
-        )));
+    if gone.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    // Their address is another's now.
+    change(life, ChangeMembers::RemoveNodes(gone), false).await
 }
 
 /// Makes sure that a member is where it says, seen from here.

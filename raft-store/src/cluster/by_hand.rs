@@ -83,7 +83,7 @@ fn decide(change: MemberChange, members: &[Seen]) -> Result<Verdict, String> {
                 return Ok(Verdict::Nothing);
             }
             voters.remove(&id);
-            check_last(&voters)?;
+            check_last(&voters, members)?;
             check_majority(&voters, members)?;
             Ok(Verdict::Voters { voters, forget: false })
         }
@@ -92,7 +92,7 @@ fn decide(change: MemberChange, members: &[Seen]) -> Result<Verdict, String> {
                 return Ok(Verdict::Forget);
             }
             voters.remove(&id);
-            check_last(&voters)?;
+            check_last(&voters, members)?;
             if force {
                 check_alive(&voters, members)?;
             } else {
@@ -104,14 +104,23 @@ fn decide(change: MemberChange, members: &[Seen]) -> Result<Verdict, String> {
     }
 }
 
-/// Someone must stay.
-fn check_last(staying: &BTreeSet<MemberId>) -> Result<(), String> {
-    if staying.is_empty() {
-        return Err("the last voter cannot go: the cluster would be gone; to end it, stop the \
-                    member and delete its data folder"
-            .to_owned());
+/// Someone must stay. A learner may take the seat first: then nothing is lost.
+fn check_last(staying: &BTreeSet<MemberId>, members: &[Seen]) -> Result<(), String> {
+    if !staying.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let learners = members.iter().filter(|member| !member.voter);
+    // One that would be promoted before one that would not.
+    match learners.max_by_key(|learner| learner.healthy_for.is_some()) {
+        Some(learner) => Err(format!(
+            "the last voter cannot go: the cluster would be gone; promote a learner first, for \
+             instance with \"spire-server cluster promote -id {}\"",
+            learner.id
+        )),
+        None => Err("the last voter cannot go: the cluster would be gone; to end it, stop the \
+                     member and delete its data folder"
+            .to_owned()),
+    }
 }
 
 /// Who stays must be able to go on.
@@ -212,6 +221,7 @@ async fn carry_out(life: &Life, asked: Asked) -> Result<(), Status> {
     match asked {
         Asked::Change(change) => change_members(life, change).await,
         Asked::HandOver(to) => {
+            life.core.check_hand_over(to).map_err(Status::failed_precondition)?;
             let took = life.core.transfer_leadership(to).await;
             let took = took.map_err(|error| Status::failed_precondition(error.text))?;
             tracing::info!(took_ms = took.as_millis(), "Leadership handed over by hand");
@@ -256,8 +266,8 @@ async fn change_members(life: &Life, change: MemberChange) -> Result<(), Status>
     Ok(())
 }
 
-/// Asks those that would vote afterwards whether they live: one that died a moment ago still counts as healthy
-/// from memory, and a joint change that needs it would block every write until it is back.
+/// Asks those that would vote afterwards whether they live: one that died a moment ago still counts as
+/// healthy from memory, and a joint change that needs it would block every write until it is back.
 async fn look_now(life: &Life, leaving: Option<MemberId>, members: &mut [Seen]) {
     let introduction = life.introduction(None).await;
     let stays = |member: &Seen| Some(member.id) != leaving && member.id != life.me();
@@ -453,6 +463,31 @@ mod tests {
                 vec![seen(1, true, true), seen(2, true, false), dead(3)],
                 voters(&[1, 2], true),
             ),
+        ];
+        for (name, change, members, expected) in cases {
+            assert_eq!(decide(change, &members), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_last_voter_goes_once_a_learner_votes_and_one_that_could_is_named() {
+        let refused = |learner: u64| {
+            Err(format!(
+                "the last voter cannot go: the cluster would be gone; promote a learner first, for \
+                 instance with \"spire-server cluster promote -id {}\"",
+                MemberId(learner)
+            ))
+        };
+        let (demote, id) = (MemberChange::Demote(MemberId(1)), MemberId(1));
+        let force = MemberChange::Remove { member: id, force: true };
+        let (last, healthy, silent) =
+            (seen(1, true, true), seen(2, false, true), seen(3, false, false));
+        let cases: Vec<Case> = vec![
+            ("one learner", demote, vec![last.clone(), healthy.clone()], refused(2)),
+            ("by force", force, vec![last.clone(), healthy.clone()], refused(2)),
+            ("two", demote, vec![last.clone(), healthy, silent.clone()], refused(2)),
+            ("a silent one", demote, vec![last.clone(), silent], refused(3)),
+            ("it votes", demote, vec![last, seen(2, true, true)], voters(&[2], false)),
         ];
         for (name, change, members, expected) in cases {
             assert_eq!(decide(change, &members), expected, "{name}");

@@ -91,10 +91,11 @@ impl Seen {
         self.leadership = now;
     }
 
-    /// Warns when leaders do not last, with what was measured here.
+    /// Warns when leaders do not last, with what was measured here. A hand-over is no sign of
+    /// that.
     fn elections(&mut self, life: &Life, term: u64) {
         let known = std::mem::replace(&mut self.term, term);
-        if term == known || known == 0 {
+        if term == known || known == 0 || life.core.hand_overs.count(known, term) == 0 {
             return;
         }
         let now = life.core.clock.boot_time();

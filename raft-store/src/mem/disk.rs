@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -62,7 +63,10 @@ impl MemoryDisk {
             log: Arc::new(log),
             tables: Arc::default(),
             snapshots: Arc::new(MemorySnapshots { current: Mutex::new(kept) }),
-            local: Arc::new(MemoryLocal { records: Mutex::new(lock(&self.local.records).clone()) }),
+            local: Arc::new(MemoryLocal {
+                records: Mutex::new(lock(&self.local.records).clone()),
+                is_full: AtomicBool::default(),
+            }),
         })
     }
 
@@ -79,6 +83,11 @@ impl MemoryDisk {
             *last ^= 1;
         }
         self.tables.commit(WriteSet::from([((table, key.to_vec()), Some(value))]))
+    }
+
+    /// From now on no record of the member's own is written: what a full disk does.
+    pub fn refuse_records(&self) {
+        self.local.is_full.store(true, Ordering::Relaxed);
     }
 
     /// How many writes a crash now could lose.
@@ -329,6 +338,7 @@ impl Snapshots for MemorySnapshots {
 #[derive(Debug, Default)]
 struct MemoryLocal {
     records: Mutex<BTreeMap<String, Vec<u8>>>,
+    is_full: AtomicBool,
 }
 
 impl LocalDisk for MemoryLocal {
@@ -337,6 +347,9 @@ impl LocalDisk for MemoryLocal {
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         lock(&self.records).insert(name.to_owned(), bytes.to_vec());
         Ok(())
     }

@@ -239,6 +239,8 @@ impl PeerService {
         name: &PeerName,
         request: pb::AppendRequest,
     ) -> Result<AppendEntriesRequest<TypeConfig>, Status> {
+        // Consensus may have stopped by now, and would log each.
+        self.fenced()?;
         let confirmed = request.confirmed;
         let append = wire::append_from_pb(request).map_err(garbled)?;
         self.speaks_for_itself(member, name, &append.vote)?;
@@ -411,6 +413,8 @@ impl Peer for PeerService {
         let (member, name) = self.of_our_cluster(&request)?;
         let transfer = wire::transfer_from_pb(request.get_ref()).map_err(garbled)?;
         self.speaks_for_itself(member, &name, transfer.from_leader())?;
+        // All voters are told, whoever is to take over.
+        self.core.hand_overs.note(transfer.from_leader().leader_id.term);
         self.fenced()?;
         if self.core.stands_down() {
             return Err(Status::failed_precondition("this member is stopping"));

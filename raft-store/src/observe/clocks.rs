@@ -122,6 +122,12 @@ pub(crate) fn better_leader(
     is_far(own).then_some(*best.0)
 }
 
+/// Who would give leadership up at once if it led, and by how many milliseconds its clock is ahead.
+pub(crate) fn would_make_way(deviations: &BTreeMap<MemberId, i64>) -> BTreeMap<MemberId, i64> {
+    let all = deviations.iter().map(|(member, ahead_ms)| (*member, *ahead_ms));
+    all.filter(|(member, _)| better_leader(*member, deviations).is_some()).collect()
+}
+
 /// Why a leader may not decide about time, if so.
 pub(crate) fn doubt(
     voters: usize,
@@ -158,15 +164,20 @@ fn too_far(ahead_ms: i64) -> bool {
     Duration::from_millis(ahead_ms.unsigned_abs()) > LEADER_OFFSET_MAX
 }
 
-/// `this member's clock is 12.3 s ahead of the median of a quorum's`.
+/// `12.3 s ahead of the median of a quorum's`.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a text; offsets beyond 2^53 ms are as wrong as any"
 )]
-pub(crate) fn offset_text(ahead_ms: i64) -> String {
+pub(crate) fn offset(ahead_ms: i64) -> String {
     let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
     let seconds = ahead_ms.unsigned_abs() as f64 / 1000.0;
-    format!("this member's clock is {seconds:.1} s {way} the median of a quorum's")
+    format!("{seconds:.1} s {way} the median of a quorum's")
+}
+
+/// `this member's clock is 12.3 s ahead of the median of a quorum's`.
+pub(crate) fn offset_text(ahead_ms: i64) -> String {
+    format!("this member's clock is {}", offset(ahead_ms))
 }
 
 #[cfg(test)]
@@ -283,6 +294,21 @@ mod tests {
         for (case, clocks, expected) in table {
             let clocks = clocks.iter().map(|(id, ahead)| (MemberId(*id), ms(*ahead))).collect();
             assert_eq!(better_leader(MemberId(1), &clocks), expected.map(MemberId), "{case}");
+        }
+    }
+
+    #[test]
+    fn who_is_too_far_would_make_way_if_someone_is_not() {
+        let table: [(&str, Clocks<'_>, &[u64]); 4] = [
+            ("not compared", &[], &[]),
+            ("all are right", &[(1, 0.0), (2, 10.0), (3, -10.0)], &[]),
+            ("two are not", &[(1, 0.0), (2, 30.0), (3, -10.1)], &[2, 3]),
+            ("nobody is right", &[(1, -15.0), (2, 15.0)], &[]),
+        ];
+        for (case, clocks, expected) in table {
+            let clocks = clocks.iter().map(|(id, ahead)| (MemberId(*id), ms(*ahead))).collect();
+            let found: Vec<u64> = would_make_way(&clocks).into_keys().map(|id| id.0).collect();
+            assert_eq!(found, expected, "{case}");
         }
     }
 

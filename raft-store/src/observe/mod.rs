@@ -12,7 +12,9 @@ mod stall;
 mod syncs;
 
 pub use clocks::ClusterClock;
-pub(crate) use clocks::{better_leader, deviations, doubt, offset_text, stamp};
+pub(crate) use clocks::{
+    better_leader, deviations, doubt, offset, offset_text, stamp, would_make_way,
+};
 pub use hashes::{Checkpoint, Mismatch};
 pub(crate) use hashes::{Kept, compare};
 pub use observation::{DiskHealth, Observation, Observed};

@@ -34,7 +34,7 @@ impl Folder {
     /// Makes the folder if it is missing or empty, checks its marker, and locks it.
     pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { folder: path.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        make(path)?;
         let marker = path.join(MARKER);
         if !marker.exists() {
             let mut items = fs::read_dir(path).map_err(failed)?;
@@ -53,6 +53,36 @@ impl Folder {
     /// Completes the marker: from now on the database must exist.
     pub(super) fn claim(&self, member: MemberId) -> io::Result<()> {
         write_marker(&self.path, Some(member))
+    }
+}
+
+/// Makes the folder if it is missing.
+fn make(path: &Path) -> Result<(), OpenError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| match in_its_place(path) {
+        Some(reason) => OpenError::Foreign { folder: path.to_owned(), reason },
+        None => OpenError::Io { folder: path.to_owned(), source },
+    })
+}
+
+/// What is where a folder should be, with the fix, if that is something else.
+fn in_its_place(path: &Path) -> Option<String> {
+    let found = fs::symlink_metadata(path).ok()?;
+    if found.is_dir() {
+        return None;
+    }
+    if !found.is_symlink() {
+        return Some("it is no folder but a file, which is to be moved away".to_owned());
+    }
+    let target = fs::read_link(path).ok()?;
+    let target = target.display();
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => None,
+        Ok(_) => Some(format!("it is a symbolic link to the file {target}: remove the link")),
+        Err(_) => Some(format!(
+            "it is a symbolic link to {target}, where nothing is: make that folder or remove the \
+             link"
+        )),
     }
 }
 
@@ -170,6 +200,38 @@ pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_folder_is_told_with_its_path_and_the_fix() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("file"), "x").unwrap();
+        fs::create_dir(at("there")).unwrap();
+        for (name, target) in [("dangling", "gone"), ("astray", "file"), ("link", "there")] {
+            std::os::unix::fs::symlink(at(target), at(name)).unwrap();
+        }
+        let (gone, file) = (at("gone"), at("file"));
+        let (gone, file) = (gone.display(), file.display());
+        for (name, reason) in [
+            ("file", "it is no folder but a file, which is to be moved away".to_owned()),
+            (
+                "dangling",
+                format!(
+                    "it is a symbolic link to {gone}, where nothing is: make that folder or \
+                     remove the link"
+                ),
+            ),
+            ("astray", format!("it is a symbolic link to the file {file}: remove the link")),
+        ] {
+            let said = Folder::open(&at(name)).unwrap_err().to_string();
+            let expected = format!(
+                "folder {} is not a registry: {reason}; choose an empty folder",
+                at(name).display()
+            );
+            assert_eq!(said, expected);
+        }
+        assert!(Folder::open(&at("link")).is_ok(), "a link to a folder is one");
+    }
 
     #[test]
     fn what_is_moved_aside_within_one_second_gets_a_name_of_its_own() {

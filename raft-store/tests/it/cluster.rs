@@ -691,6 +691,32 @@ async fn an_operator_may_hand_leadership_over_through_any_member() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_leaves_and_cannot_keep_that_ends_with_what_to_do() {
+    let network = PipeNetwork::default();
+    let mut members = Vec::new();
+    for number in 1..=3 {
+        let config = Config { leave_on_terminate: true, ..member_config(number, &[1, 2, 3]) };
+        members.push(Member::start(&network, config, MemoryDisk::new()).await);
+    }
+    let mut cluster = Cluster { network, members };
+    for member in &cluster.members {
+        formed(&member.handle).await;
+        eventually("the end of forming", || {
+            (member.handle.status().state == MemberState::Member).then_some(())
+        })
+        .await;
+    }
+    let leader = cluster.leader().await;
+    let leaving = cluster.members.remove((leader + 1) % 3);
+    leaving.disk.refuse_records();
+    leaving.shutdown.cancel();
+    let ended = timeout(SOON, leaving.task).await.unwrap().unwrap();
+    let Err(error @ RunError::Removed { .. }) = ended else { panic!("{ended:?}") };
+    assert!(error.to_string().contains("move DATA_DIR/raft away"), "{error}");
+    cluster.voters(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_taken_port_ends_the_store_with_the_fix() {
     let network = PipeNetwork::default();
     let first = Member::start(&network, member_config(1, &[1]), MemoryDisk::new()).await;

@@ -20,6 +20,7 @@ mod levels;
 mod observing;
 mod proposing;
 mod reads;
+mod replacing;
 mod restarting;
 mod stalling;
 mod streaming;

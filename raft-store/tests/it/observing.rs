@@ -73,6 +73,40 @@ async fn every_member_hears_how_every_other_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hand_overs_are_no_elections_and_a_lost_leader_is_one() {
+    const HAND_OVERS: u64 = 6;
+    let mut cluster = Cluster::form(&[1, 2, 3]).await;
+    let elections = |cluster: &Cluster| -> Vec<u64> {
+        cluster.members.iter().map(|member| member.handle.elections()).collect()
+    };
+    let mut leader = cluster.leader().await;
+    let before = elections(&cluster);
+    for _ in 0..HAND_OVERS {
+        leader = (leader + 1) % 3;
+        let next = &cluster.members[leader];
+        next.handle.hand_over(Some(next.id())).await.unwrap();
+        eventually("the next leader", || next.handle.leadership().borrow().is_self.then_some(()))
+            .await;
+    }
+    // It looks 20 times a second.
+    let looked = SystemClock.boot_time() + Duration::from_millis(500);
+    eventually("a look", || (SystemClock.boot_time() > looked).then_some(())).await;
+    for (now, then) in elections(&cluster).iter().zip(before) {
+        // A busy machine may lose a leader meanwhile.
+        assert!(now - then < HAND_OVERS / 2, "{now} after {then}");
+    }
+
+    let leader = cluster.leader().await;
+    let lost = cluster.members.remove(leader);
+    let before = elections(&cluster);
+    lost.kill(&cluster.network).await;
+    eventually("an election", || {
+        elections(&cluster).iter().zip(&before).all(|(now, then)| now > then).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_heard_of_a_member_that_is_gone_stays_and_grows_old() {
     let mut cluster = Cluster::form(&[1, 2, 3]).await;
     let gone = cluster.members.remove(2);

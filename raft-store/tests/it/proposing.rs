@@ -8,6 +8,7 @@ use steeple_raft_store::{
 use steeple_spiffe_core::SpiffeId;
 use tokio::time::Instant;
 
+use crate::cluster::{Cluster, eventually};
 use crate::commands::{create, entry};
 
 fn soon() -> Instant {
@@ -113,4 +114,23 @@ async fn a_single_voter_hands_leadership_to_no_one() {
     let store = TestStore::start().await;
     let refused = store.handle.transfer_leadership(None).await.unwrap_err();
     assert!(refused.text.contains("no other voter"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_out_of_attempts_in_contact_with_a_leader_names_it() {
+    let cluster = Cluster::form(&[1, 2, 3]).await;
+    let leader = cluster.leader().await;
+    let follower = &cluster.members[(leader + 1) % 3].handle;
+    eventually("contact", || follower.status().leader).await;
+    // A duty: no other member takes it.
+    let prune = Command::PruneExpired(steeple_raft_store::command::PruneExpired {
+        agents_expired_for_s: None,
+        include_non_reattestable: false,
+        limit: 10,
+    });
+    let deadline = Instant::now() + std::time::Duration::from_millis(200);
+    let proposed = follower.propose(prune, RequestId([7; 16]), deadline).await;
+    let Err(ProposeError::Unavailable(error)) = proposed else { panic!("{proposed:?}") };
+    let said = " leads, but took no command from this one in time; try again";
+    assert!(error.text.ends_with(said), "{error}");
 }

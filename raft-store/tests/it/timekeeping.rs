@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_raft_store::command::{Command, PruneExpired};
-use steeple_raft_store::{MemberId, ProposeError, RequestId};
+use steeple_raft_store::{MemberChangeError, MemberId, ProposeError, RequestId};
 use steeple_spiffe_core::random::{Random, SystemRandom};
 use steeple_spiffe_core::time::{Clock, SystemClock};
 use tokio::time::Instant;
@@ -87,6 +87,39 @@ async fn a_leader_with_a_wrong_clock_decides_nothing_about_time_and_makes_way() 
             Ok(()) => break,
             other => assert_eq!(other, Err(ProposeError::NotLeader)),
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_not_handed_by_hand_to_a_member_whose_clock_is_wrong() {
+    let cluster = one_ahead().await;
+    let (right, wrong) = (&cluster.members[..2], &cluster.members[2]);
+    for member in right {
+        eventually("all clocks", || {
+            let members = member.handle.status().members;
+            members.iter().all(|view| view.observed.is_some()).then_some(())
+        })
+        .await;
+    }
+    // The first one may be the one that is wrong, until it has compared.
+    let leader = eventually("a leader that is right", || {
+        right.iter().find(|member| member.handle.leadership().borrow().is_self)
+    })
+    .await;
+    let refused = leader.handle.hand_over(Some(wrong.id())).await.unwrap_err();
+    assert!(matches!(refused, MemberChangeError::Refused(_)), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.starts_with(&format!("the clock of member {} is ", wrong.id())), "{text}");
+    assert!(text.ends_with("set it right first"), "{text}");
+
+    // Chosen freely, it is the other one that is right, there and back.
+    for _ in 0..2 {
+        wrong.handle.hand_over(None).await.unwrap();
+        eventually("a leader that is right", || {
+            right.iter().any(|member| member.handle.leadership().borrow().is_self).then_some(())
+        })
+        .await;
+        assert!(!wrong.handle.leadership().borrow().is_self);
     }
 }
 

@@ -119,7 +119,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         judge::certificates(
             &journal,
             views.shortest_x509_svid_ttl(context.minter.policy.default_x509_svid_ttl),
-            context.gate.clock.now(),
+            context.common_time(),
         ),
         judge::state(&status, now),
         judge::snapshots(backups.as_ref(), leads),

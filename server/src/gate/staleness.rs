@@ -1,8 +1,9 @@
 //! What a replica may serve to agents when it cannot confirm reads with the cluster. Pure.
 //!
-//! Owns the decision and its order: strict service, a pause in which agents are sent elsewhere,
-//! renew-only service from the last confirmed state, nothing. What each state means per method is in
-//! `docs/reference/cluster.md` 4; who looks and waits is [`super::reads`].
+//! Owns the decision and its order: strict service, nothing where others go on, a pause in which
+//! agents are sent elsewhere, renew-only service from the last confirmed state, nothing. What each
+//! state means per method is in `docs/reference/cluster.md` 4; who looks and waits is
+//! [`super::reads`].
 
 use std::time::Duration;
 
@@ -64,14 +65,15 @@ pub fn stand(observed: Observation, limits: Limits) -> Standing {
     if lost_for < LEADER_CHANGE_MAX {
         return Standing::Strict;
     }
+    // Before all that time decides: the others do not wait for this replica.
+    if observed.leader_elsewhere {
+        return Standing::CutOff;
+    }
     let fresh_enough = observed.confirmed_age.filter(|age| *age < limits.max_staleness);
     let Some(age) = fresh_enough else { return Standing::TooOld };
     let starts_after = LEADER_CHANGE_MAX + limits.renew_only_delay;
     if lost_for < starts_after {
         return Standing::SendingAway { for_another: starts_after - lost_for };
-    }
-    if observed.leader_elsewhere {
-        return Standing::CutOff;
     }
     Standing::RenewOnly { age }
 }
@@ -109,10 +111,10 @@ mod tests {
         for (lost_for, confirmed_age, expected) in table {
             let observed = Observation { lost_for, leader_elsewhere: false, confirmed_age };
             assert_eq!(stand(observed, limits), expected, "{observed:?}");
-            // Where others have a leader, nothing is renewed from what may be out of date.
+            // Where others have a leader, it is said so from the loss on, whatever time has passed.
             let elsewhere = stand(Observation { leader_elsewhere: true, ..observed }, limits);
-            let renews = matches!(expected, Standing::RenewOnly { .. });
-            assert_eq!(elsewhere, if renews { Standing::CutOff } else { expected }, "{observed:?}");
+            let strict = expected == Standing::Strict;
+            assert_eq!(elsewhere, if strict { expected } else { Standing::CutOff }, "{observed:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! gets an answer in its place. What an item is and how its fate is told is the service's.
 
 use steeple_raft_store::limits::COMMAND_BYTES_MAX;
-use steeple_raft_store::{Command, Outcome, Rejection};
+use steeple_raft_store::{Command, Outcome, ProposeError, Rejection};
 
 use super::context::Context;
 use crate::gate::Call;
@@ -41,12 +41,12 @@ impl<T, I: From<Failure> + Clone> Batch<T, I> {
     }
 
     /// Proposes what waits, command by command, and settles it by `outcomes`, which is given the
-    /// number of items of a command. When a later command fails after an earlier one was applied, the
-    /// failure is put on the items it concerns.
+    /// number of items of a command. A command that is refused for what is in it fails its own
+    /// items alone; so does any other that fails after an earlier one was applied.
     ///
     /// # Errors
     ///
-    /// No decision is known about the first command.
+    /// The store cannot be asked, or no decision is known, and none was applied before.
     pub(super) async fn run(
         &mut self,
         context: &Context,
@@ -62,8 +62,7 @@ impl<T, I: From<Failure> + Clone> Batch<T, I> {
                     any_applied = true;
                     outcomes(applied.outcome, numbers.len())
                 }
-                Err(error) if any_applied => vec![Failure::from(error).into(); numbers.len()],
-                Err(error) => return Err(error.into()),
+                Err(error) => vec![on_items(error, any_applied)?.into(); numbers.len()],
             };
             for (number, item) in numbers.into_iter().zip(settled) {
                 self.settle(number, item);
@@ -100,9 +99,38 @@ impl<T, I: From<Failure> + Clone> Batch<T, I> {
     }
 }
 
+/// What the items of a failed command are told; an error fails the request whole. Whoever sends an
+/// item that no command can hold is told so of that item: the others are fit.
+fn on_items(error: ProposeError, any_applied: bool) -> Result<Failure, Failure> {
+    let is_the_items_own = matches!(error, ProposeError::TooLarge { .. });
+    let failure = Failure::from(error);
+    if is_the_items_own || any_applied { Ok(failure) } else { Err(failure) }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use steeple_raft_store::Unavailable;
+
     use super::*;
+
+    #[test]
+    fn an_item_that_is_too_large_fails_alone_wherever_it_stands() {
+        let too_large = || ProposeError::TooLarge { bytes: 9, max: 8 };
+        let lost = || ProposeError::Indeterminate { text: "reply lost".to_owned() };
+        let no_leader = || {
+            let (text, retry_after) = ("no leader".to_owned(), Duration::ZERO);
+            ProposeError::Unavailable(Unavailable { text, retry_after })
+        };
+        let told = on_items(too_large(), false).expect("the item's own");
+        assert!(told.message().contains("larger than 8: give it fewer or shorter"), "{told:?}");
+        assert_eq!(on_items(too_large(), true), Ok(told));
+        for error in [no_leader(), lost(), ProposeError::Overloaded, ProposeError::NotLeader] {
+            assert!(on_items(error.clone(), false).is_err(), "{error}: nothing was decided");
+            assert!(on_items(error.clone(), true).is_ok(), "{error}: others were decided");
+        }
+    }
 
     #[test]
     fn a_large_batch_is_split_so_that_each_command_fits() {

@@ -166,8 +166,9 @@ impl rpc::cluster_server::Cluster for ClusterService {
         &self,
         _request: Request<rpc::FinalizeUpgradeRequest>,
     ) -> Result<Response<rpc::FinalizeUpgradeResponse>, Status> {
-        let raised = self.context.gate.store.raise_level().await;
-        let (from, to) = raised.map_err(upgrading::not_raised)?;
+        let store = &self.context.gate.store;
+        let raised = store.raise_level().await;
+        let (from, to) = upgrading::raised(raised, || store.level_status())?;
         Ok(Response::new(rpc::FinalizeUpgradeResponse { from, to }))
     }
 
@@ -298,19 +299,9 @@ impl ClusterService {
                        answer: start them";
             warn("voters_change", text, fix);
         }
-        let more = status.members.iter().any(|member| member.role == Role::Learner);
-        let promote = "let a third member vote: \"spire-server cluster promote -id ID\"";
-        match quorum.voters {
-            1 if more => {
-                let text = "one of several members votes: without it the others do nothing";
-                warn("one_voter", text.into(), promote);
-            }
-            2 => {
-                let add = "add a third member: with two the loss of either stops writes";
-                let fix = if more { promote } else { add };
-                warn("two_voters", "the cluster has two voters".into(), fix);
-            }
-            _ => {}
+        let learners = status.members.iter().filter(|member| member.role == Role::Learner);
+        if let Some(FewVoters { code, text, fix }) = few_voters(quorum.voters, learners.count()) {
+            warn(code, text.into(), fix);
         }
         if let Some(reason) = self.context.issuer.not_ready_reason() {
             let fix = "check the cluster key and this machine's clock";
@@ -332,6 +323,38 @@ impl ClusterService {
         warnings.extend(backup::warnings(&self.context));
         warnings
     }
+}
+
+/// What is said of a cluster with one voter among several members, or with two.
+#[derive(Debug)]
+struct FewVoters {
+    code: &'static str,
+    text: &'static str,
+    fix: &'static str,
+}
+
+/// Whether too few vote, and how three come to: `learners` are there already.
+fn few_voters(voters: u32, learners: usize) -> Option<FewVoters> {
+    let (one, two) = ("one_voter", "two_voters");
+    let others_wait = "one of several members votes: without it the others do nothing";
+    let even = "the cluster has two voters";
+    let (code, text, fix) = match (voters, learners) {
+        (1, 1) => (
+            one,
+            others_wait,
+            "add a third member, then all three vote by themselves; with two voters the loss of \
+             either would stop writes",
+        ),
+        (1, 2..) => (
+            one,
+            others_wait,
+            "let two of the others vote: \"spire-server cluster promote -id ID\" for each",
+        ),
+        (2, 0) => (two, even, "add a third member: with two the loss of either stops writes"),
+        (2, _) => (two, even, "let a third member vote: \"spire-server cluster promote -id ID\""),
+        (_, _) => return None,
+    };
+    Some(FewVoters { code, text, fix })
 }
 
 /// What to do about a member that does not answer. Without a quorum nobody can be removed; to recover is
@@ -478,6 +501,35 @@ mod tests {
         assert!(unreachable_fix(true).contains("spire-server cluster remove"));
         let fix = unreachable_fix(false);
         assert!(fix.contains("docs/runbooks/lost-quorum.md") && !fix.contains("remove"), "{fix}");
+    }
+
+    #[test]
+    fn the_way_to_three_voters_begins_with_the_members_that_are_there() {
+        let table = [
+            (0, 0, None),
+            (1, 0, None),
+            (1, 1, Some(("one_voter", "add a third member, then all three vote"))),
+            (
+                1,
+                2,
+                Some(("one_voter", "let two of the others vote: \"spire-server cluster promote")),
+            ),
+            (1, 4, Some(("one_voter", "let two of the others vote"))),
+            (2, 0, Some(("two_voters", "add a third member"))),
+            (2, 1, Some(("two_voters", "let a third member vote: \"spire-server cluster promote"))),
+            (3, 2, None),
+        ];
+        for (voters, learners, expected) in table {
+            let found = few_voters(voters, learners);
+            let case = format!("{voters} and {learners}: {found:?}");
+            assert_eq!(
+                found.as_ref().map(|one| one.code),
+                expected.map(|(code, _)| code),
+                "{case}"
+            );
+            let fix = expected.map_or("", |(_, fix)| fix);
+            assert!(found.is_none_or(|one| one.fix.starts_with(fix)), "{case}");
+        }
     }
 
     #[test]

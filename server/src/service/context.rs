@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use steeple_raft_store::{Applied, Command, ProposeError, Revision};
-use steeple_spiffe_core::TrustDomain;
+use steeple_spiffe_core::{Timestamp, TrustDomain};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,12 @@ impl Context {
         &self.gate.trust_domain
     }
 
+    /// The time by the members' clocks: what is told of authorities is not to hang on this one's.
+    pub fn common_time(&self) -> Timestamp {
+        let clock = self.gate.clock.as_ref();
+        by_the_median(clock.now(), self.gate.store.cluster_clock().ahead_ms(clock))
+    }
+
     /// Confirms a read for a call: afterwards the views hold everything acknowledged before it.
     ///
     /// # Errors
@@ -100,6 +106,12 @@ impl Context {
         let id = call.request_id(0, self.gate.random.as_ref());
         measured(call, self.gate.store.propose_said(command, id, said, call.deadline())).await
     }
+}
+
+/// The time of a clock that is so far ahead of the median of a quorum's; `None`: they were never
+/// compared.
+pub(super) fn by_the_median(now: Timestamp, ahead_ms: Option<i64>) -> Timestamp {
+    Timestamp::from_unix_ms(now.unix_ms().saturating_sub(ahead_ms.unwrap_or(0)))
 }
 
 async fn measured(

@@ -51,13 +51,58 @@ pub(super) fn warnings(status: &MemberStatus, now: Duration) -> Vec<rpc::Warning
     let Some(own) = this.and_then(|view| view.observed.as_ref()) else { return warnings };
     let fresh = |observed: &&Observed| now.saturating_sub(observed.heard_at) <= FRESH;
     let others = status.members.iter().filter(|view| view.id != status.member_id);
-    let heard = others.filter_map(|view| Some((view, view.observed.as_ref().filter(fresh)?)));
+    let heard: Vec<(&MemberView, &Observed)> =
+        others.filter_map(|view| Some((view, view.observed.as_ref().filter(fresh)?))).collect();
     warnings.extend(disk_room(status.member_id, own));
+    let own_ahead_ms = own_clock_off(status, &heard);
+    warnings.extend(own_ahead_ms.and_then(own_clock));
     for (view, observed) in heard {
         warnings.extend(disk_room(view.id, observed));
+        warnings.extend(clock(view.id, observed.clock_offset_ms, own_ahead_ms));
         warnings.extend(differences(view, observed, own));
     }
     warnings
+}
+
+/// By how many milliseconds this member's own clock is ahead of the median, if it is off and
+/// another member is with the median: of two that differ neither is in the right.
+fn own_clock_off(status: &MemberStatus, heard: &[(&MemberView, &Observed)]) -> Option<i64> {
+    let is_fresh = status.clock_compared_ago.is_some_and(|ago| ago <= FRESH);
+    let ahead_ms = status.clock_ahead_ms.filter(|ahead_ms| is_fresh && is_off(*ahead_ms))?;
+    let mut offsets = heard.iter().map(|(_, observed)| observed.clock_offset_ms);
+    let agrees = offsets.any(|offset_ms| !is_off(offset_ms.saturating_add(ahead_ms)));
+    agrees.then_some(ahead_ms)
+}
+
+fn own_clock(ahead_ms: i64) -> Option<rpc::Warning> {
+    let text = clock_text(ahead_ms)?;
+    Some(rpc::Warning {
+        code: "clock_offset".into(),
+        message: format!("this member's own clock is {text} the median of the members' clocks"),
+        fix: "set the clock of this machine right: let it follow the time source of the others \
+              (NTP, chrony); \"timedatectl\" shows it"
+            .into(),
+    })
+}
+
+/// Another member's clock, by this member's; by the median where it is this member's that is off.
+fn clock(id: MemberId, offset_ms: i64, own_ahead_ms: Option<i64>) -> Option<rpc::Warning> {
+    let text = clock_text(offset_ms.saturating_add(own_ahead_ms.unwrap_or(0)))?;
+    let (than, fix) = match own_ahead_ms {
+        None => (
+            "this member's",
+            "let both machines follow the same time source (NTP, chrony); \"timedatectl\" shows it",
+        ),
+        Some(_) => (
+            "the median of the members' clocks",
+            "let that machine follow the same time source (NTP, chrony); \"timedatectl\" shows it",
+        ),
+    };
+    Some(rpc::Warning {
+        code: "clock_offset".into(),
+        message: format!("the clock of member {id} is {text} {than}"),
+        fix: fix.into(),
+    })
 }
 
 /// A member whose disk fills up ends; the others go on without it.
@@ -93,13 +138,6 @@ fn differences(view: &MemberView, observed: &Observed, own: &Observed) -> Vec<rp
         warnings.push(rpc::Warning { code: code.into(), message, fix: fix.into() });
     };
     let id = view.id;
-    if let Some(text) = clock_text(observed.clock_offset_ms) {
-        warn(
-            "clock_offset",
-            format!("the clock of member {id} is {text} this member's"),
-            "let both machines follow the same time source (NTP, chrony); \"timedatectl\" shows it",
-        );
-    }
     let (theirs, ours) = (&observed.said.settings_hash, &own.said.settings_hash);
     if !theirs.is_empty() && !ours.is_empty() && theirs != ours {
         warn(
@@ -127,11 +165,15 @@ fn differences(view: &MemberView, observed: &Observed, own: &Observed) -> Vec<rp
 
 /// `12.3 s ahead of`, if that is worth a word.
 fn clock_text(offset_ms: i64) -> Option<String> {
-    if offset_ms.unsigned_abs() <= CLOCK_OFFSET_WARN_MS {
+    if !is_off(offset_ms) {
         return None;
     }
     let way = if offset_ms > 0 { "ahead of" } else { "behind" };
     Some(format!("{:.1} s {way}", seconds(offset_ms).abs()))
+}
+
+fn is_off(offset_ms: i64) -> bool {
+    offset_ms.unsigned_abs() > CLOCK_OFFSET_WARN_MS
 }
 
 #[cfg(test)]
@@ -205,5 +247,38 @@ mod tests {
         assert_eq!(codes(MemberStatus { leader: None, ..doubtful }), ["state_hash"]);
         let found = warnings(&status(Some(observed(-12_345, "aa", &["k1", "k2"]))), NOW);
         assert!(found[0].message.contains("is 12.3 s behind this member's"), "{found:?}");
+    }
+
+    #[test]
+    fn a_member_whose_own_clock_is_off_does_not_blame_the_others() {
+        let (two, three) = ("member 0000000000000002 is", "member 0000000000000003 is");
+        let own = "this member's own clock is 12.0 s ahead of the median";
+        /// How far this member is ahead of the median, when that was found, the others' distances
+        /// from this member, and who is named.
+        type Case<'a> = (&'a str, i64, u64, [i64; 2], &'a [&'a str]);
+        let table: [Case<'_>; 6] = [
+            ("this one is off", 12_000, 0, [-12_000, -11_500], &[own]),
+            ("and another", 12_000, 0, [-12_000, -20_000], &[own, three]),
+            ("another alone", 0, 0, [-12_000, 300], &[two]),
+            ("by a little", 1_000, 0, [-1_000, -700], &[]),
+            ("nobody is with the median", 6_000, 0, [-12_000, -12_000], &[two, three]),
+            ("not compared lately", 12_000, 11, [-12_000, -12_000], &[two, three]),
+        ];
+        for (case, ahead_ms, ago, offsets, expected) in table {
+            let [second, third] = offsets.map(|offset_ms| Some(observed(offset_ms, "aa", &["k1"])));
+            let members =
+                vec![view(1, Some(observed(0, "aa", &["k1"]))), view(2, second), view(3, third)];
+            let status = MemberStatus {
+                clock_ahead_ms: Some(ahead_ms),
+                clock_compared_ago: Some(Duration::from_secs(ago)),
+                ..member_status(members)
+            };
+            let found = warnings(&status, NOW);
+            assert_eq!(found.len(), expected.len(), "{case}: {found:?}");
+            for (warning, part) in found.iter().zip(expected) {
+                assert_eq!(warning.code, "clock_offset", "{case}");
+                assert!(warning.message.contains(*part), "{case}: {warning:?}");
+            }
+        }
     }
 }

@@ -67,7 +67,9 @@ pub(super) async fn rekey(
     let keys = facts(context, &status);
     let from = keys.iter().find(|key| key.use_ == KeyUse::Seals).map(|key| key.id.clone());
     let from = from.unwrap_or_default();
-    let to = choose(&keys, &request.to).map_err(Failure::failed_precondition)?;
+    let cluster = context.views().cluster();
+    let moved_before = cluster.is_some_and(|cluster| !cluster.left_key_ids.is_empty());
+    let to = choose(&keys, &request.to, moved_before).map_err(Failure::failed_precondition)?;
     let moved = to != from;
     if moved {
         check_level(context)?;
@@ -104,8 +106,8 @@ fn check_level(context: &Context) -> Result<(), Failure> {
     )))
 }
 
-/// Which key is meant.
-fn choose(keys: &[KeyFacts], asked: &str) -> Result<String, String> {
+/// Which key is meant. `moved_before`: another key sealed once.
+fn choose(keys: &[KeyFacts], asked: &str, moved_before: bool) -> Result<String, String> {
     let of_use = |wanted: KeyUse| keys.iter().filter(move |key| key.use_ == wanted);
     let list =
         |keys: &[&KeyFacts]| keys.iter().map(|key| key.id.as_str()).collect::<Vec<_>>().join(", ");
@@ -124,15 +126,33 @@ fn choose(keys: &[KeyFacts], asked: &str) -> Result<String, String> {
     let new: Vec<&KeyFacts> = of_use(KeyUse::New).collect();
     match new.as_slice() {
         [one] => Ok(one.id.clone()),
-        [] => Err(format!(
-            "no member holds a new cluster key beside {}: make one with \"spire-server cluster keygen\", \
-             add its line to the key file of every member and send them SIGHUP",
-            seals.map_or("none", |key| key.id.as_str())
-        )),
+        [] => {
+            let unused: Vec<&KeyFacts> = of_use(KeyUse::Unused).collect();
+            let seals = seals.map_or("none", |key| key.id.as_str());
+            Err(nothing_new(seals, &list(&unused), moved_before))
+        }
         several => {
             Err(format!("there are several new cluster keys: name one with -to: {}", list(several)))
         }
     }
+}
+
+/// What is said where there is no key to move to: after a move that it has finished.
+fn nothing_new(seals: &str, unused: &str, moved_before: bool) -> String {
+    let text = format!("no member holds a new cluster key beside {seals}");
+    let make = "make one with \"spire-server cluster keygen\", add its line to the key file of \
+                every member and send them SIGHUP";
+    if !moved_before {
+        return format!("{text}: {make}");
+    }
+    let but = match unused {
+        "" => String::new(),
+        unused => format!(" but to drop the line of {unused} from every key file"),
+    };
+    format!(
+        "the move to cluster key {seals} has finished, nothing is left to do{but}; {text}: to \
+         begin another move, {make}"
+    )
 }
 
 /// Whether every member has said, lately, that it holds the key.
@@ -177,7 +197,7 @@ mod tests {
 
     #[test]
     fn without_a_name_the_one_new_key_is_meant_and_never_one_that_was_left() {
-        let one = |keys: &[KeyFacts]| choose(keys, "");
+        let one = |keys: &[KeyFacts]| choose(keys, "", false);
         let both: &[&str] = &["new", "old"];
         assert_eq!(
             one(&found(&[(1, &["old", "new"])], "old", &[], &["old"])).as_deref(),
@@ -185,20 +205,38 @@ mod tests {
         );
         // Begun: it goes on.
         assert_eq!(one(&found(&[(1, both)], "new", &["old"], &["old"])).as_deref(), Ok("new"));
-        // Done, and the old line still there: back is not forward.
-        let text = one(&found(&[(1, both)], "new", &["old"], &["new"])).unwrap_err();
+        // There never was another.
+        let text = one(&found(&[(1, &["old"])], "old", &[], &["old"])).unwrap_err();
         assert!(
-            text.starts_with("no member holds a new cluster key beside new: make one"),
+            text.starts_with("no member holds a new cluster key beside old: make one"),
             "{text}"
         );
         let text = one(&found(&[(1, &["old", "a", "b"])], "old", &[], &["old"])).unwrap_err();
         assert_eq!(text, "there are several new cluster keys: name one with -to: a, b");
         assert_eq!(
-            choose(&found(&[(1, both)], "new", &["old"], &["new"]), "old").as_deref(),
+            choose(&found(&[(1, both)], "new", &["old"], &["new"]), "old", true).as_deref(),
             Ok("old")
         );
-        let text = choose(&found(&[(1, both)], "new", &[], &["new"]), "x").unwrap_err();
+        let text = choose(&found(&[(1, both)], "new", &[], &["new"]), "x", false).unwrap_err();
         assert_eq!(text, "no member holds a cluster key x; members hold new, old");
+    }
+
+    #[test]
+    fn asked_again_after_a_move_it_has_finished_and_says_how_to_begin_another() {
+        let again = |keys: &[KeyFacts]| choose(keys, "", true).unwrap_err();
+        let make = "no member holds a new cluster key beside new: to begin another move, make one \
+                    with \"spire-server cluster keygen\"";
+        // The old line is still there: back is not forward.
+        let text = again(&found(&[(1, &["new", "old"])], "new", &["old"], &["new"]));
+        let done = "the move to cluster key new has finished, nothing is left to do but to drop \
+                    the line of old from every key file; ";
+        assert!(text.starts_with(&format!("{done}{make}")), "{text}");
+        let text = again(&found(&[(1, &["new"])], "new", &["old"], &["new"]));
+        let done = "the move to cluster key new has finished, nothing is left to do; ";
+        assert!(text.starts_with(&format!("{done}{make}")), "{text}");
+        // A key that was added since is to be moved to.
+        let added = found(&[(1, &["new", "newer"])], "new", &["old"], &["new"]);
+        assert_eq!(choose(&added, "", true).as_deref(), Ok("newer"));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::Rot
 /// Hand-overs that are due and wait for someone. Members are asked only if there is one.
 pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
     let journal = context.views().journal();
-    let now = context.gate.clock.now().max(context.views().cluster_time());
+    let now = context.common_time().max(context.views().cluster_time());
     let mut warnings = Vec::new();
     for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
         let Some(active) = Slots::of(&journal, kind).current else { continue };
@@ -144,6 +144,7 @@ mod tests {
     use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 
     use super::*;
+    use crate::service::context::by_the_median;
 
     #[test]
     fn an_authority_without_a_follower_is_warned_of_before_it_ends() {
@@ -164,5 +165,9 @@ mod tests {
         assert_eq!(told(110), None, "it is handed over now, known or not");
         assert!(told(111).unwrap().contains("JWT authority a ends in 9 min, and none"));
         assert!(told(120).unwrap().contains("has ended"));
+        // A clock that is known to be an hour ahead ends nothing.
+        let right = by_the_median(minutes(150), Some(60 * 60 * 1000));
+        assert_eq!(ends(&active, times, right).map(|warning| warning.message), None);
+        assert_eq!(by_the_median(minutes(150), None), minutes(150), "never compared");
     }
 }

@@ -21,14 +21,20 @@ pub trait UpstreamAuthority: fmt::Debug + Send + Sync {
     /// Has a CA certificate signed for a request in DER. The lifetime is a wish.
     async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError>;
 
-    /// Publishes a JWT key above, and tells all that are published there. `None`: it publishes none.
+    /// Publishes a JWT key above, and tells all that are published there. `None`: it publishes none, as
+    /// most.
     async fn publish_jwt_key(
         &self,
-        key: &JwtAuthority,
-    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError>;
+        _key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
+        Ok(None)
+    }
 
-    /// What is published above now. `None`: it says so with a certificate alone.
-    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError>;
+    /// What is published above now; asked every few seconds on the leader. `None`, as with most: it says
+    /// so with a certificate alone (as in SPIRE: else a revoked root would be back at once).
+    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
+        Ok(None)
+    }
 }
 
 /// What an upstream authority publishes.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
+use steeple_spiffe_core::bundle::{Bundle, X509Authority};
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::{LocalSigner, SignError, Signer};
 use steeple_spiffe_core::svid::x509::{
@@ -17,7 +17,7 @@ use steeple_spiffe_core::svid::x509::{
 };
 use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem};
 
-use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+use super::authority::{MintedCa, UpstreamAuthority, UpstreamError};
 use super::files::{certificates, read};
 use crate::authority::{BACKDATE, check_chain, random_serial};
 
@@ -128,18 +128,6 @@ impl UpstreamAuthority for Disk {
         // Files and perhaps an RSA key: not on the threads that serve connections.
         let minted = tokio::task::spawn_blocking(move || inner.mint(&csr, preferred_ttl)).await;
         Ok(minted.map_err(|_cancelled| DiskError::ShuttingDown)??)
-    }
-
-    async fn publish_jwt_key(
-        &self,
-        _key: &JwtAuthority,
-    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
-        Ok(None)
-    }
-
-    async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
-        // As in SPIRE: roots come with a certificate, else a revoked one would be back at once.
-        Ok(None)
     }
 }
 

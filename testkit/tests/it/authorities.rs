@@ -16,6 +16,15 @@ fn ask(cluster: &Cluster, member: usize, kind: &str, words: &[&str]) -> Value {
     cluster.member(member).unwrap().cli_json(&args).unwrap()
 }
 
+/// Activates a prepared authority, when all members answer that they know it: one that was started a
+/// moment ago may not be asked in time.
+async fn activate(cluster: &Cluster, member: usize, kind: &str, id: &str) {
+    let activated = wait_for("the activation", SOON, async || {
+        cluster.member(member)?.cli_json(&["localauthority", kind, "activate", "-authorityID", id])
+    });
+    activated.await.unwrap();
+}
+
 /// The id of the authority in a place.
 fn id_of(cluster: &Cluster, member: usize, kind: &str, place: &str) -> String {
     let shown = ask(cluster, member, kind, &["show"]);
@@ -86,7 +95,7 @@ const JWT: Words = Words {
 
 /// The whole life of an authority, each step through another member, with every step that is out of
 /// turn refused on the way.
-fn replace_compromised(cluster: &Cluster, kind: &str, words: &Words) {
+async fn replace_compromised(cluster: &Cluster, kind: &str, words: &Words) {
     let first = id_of(cluster, 0, kind, "active");
     let (sequence, before) = bundle(cluster, kind);
     assert_eq!(before.len(), 1, "{before:?}");
@@ -112,7 +121,7 @@ fn replace_compromised(cluster: &Cluster, kind: &str, words: &Words) {
     is_refused(cluster, 1, kind, "taint", &second, prepared);
     is_refused(cluster, 2, kind, "revoke", &second, words.revoke_prepared);
 
-    ask(cluster, 1, kind, &["activate", "-authorityID", &second]);
+    activate(cluster, 1, kind, &second).await;
     assert_eq!(id_of(cluster, 2, kind, "active"), second);
     assert_eq!(id_of(cluster, 0, kind, "old"), first);
     is_refused(
@@ -159,8 +168,8 @@ async fn an_authority_goes_from_prepared_to_revoked_through_any_member() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster =
         Cluster::start(&folder.path().join("cluster"), &ClusterSpec::default()).await.unwrap();
-    replace_compromised(&cluster, "jwt", &JWT);
-    replace_compromised(&cluster, "x509", &X509);
+    replace_compromised(&cluster, "jwt", &JWT).await;
+    replace_compromised(&cluster, "x509", &X509).await;
 
     // It is all in the log: another leader, and a member that was away, know the same.
     let leader = cluster.leader(SOON).await.unwrap();
@@ -171,7 +180,7 @@ async fn an_authority_goes_from_prepared_to_revoked_through_any_member() {
     let third = third["prepared_authority"]["authority_id"].as_str().unwrap().to_owned();
     cluster.start_member(leader).unwrap();
     cluster.wait_ready(SOON).await.unwrap();
-    ask(&cluster, leader, "x509", &["activate", "-authorityID", &third]);
+    activate(&cluster, leader, "x509", &third).await;
     assert_eq!(bundle(&cluster, "x509").0, before.0.0 + 1);
     let oldest = before.1;
     let unknown = "InvalidArgument desc = unexpected authority ID";

@@ -132,6 +132,45 @@ pub(crate) fn published(cluster: &Cluster, folder: &Path) -> Vec<Vec<u8>> {
     seen.swap_remove(0)
 }
 
+/// All of three members sign with one authority below the intermediate, and publish the root alone: that
+/// authority.
+pub(crate) fn signs_below(
+    cluster: &Cluster,
+    intermediate: &[u8],
+    root: &[u8],
+    folder: &Path,
+) -> Vec<u8> {
+    let mut signers = Vec::new();
+    for member in 0..3 {
+        let chain = mint(cluster, member, folder).unwrap();
+        assert_eq!(chain.len(), 3, "leaf, our authority, the intermediate");
+        assert_eq!(chain[2], intermediate);
+        leads_to(&chain, root, folder);
+        signers.push(chain[1].clone());
+    }
+    assert!(signers.windows(2).all(|two| two[0] == two[1]), "one authority for all members");
+    assert_eq!(published(cluster, folder), [root]);
+    signers.swap_remove(0)
+}
+
+/// Waits until a member signs with another authority than this one, below the same root.
+pub(crate) async fn signs_anew(
+    cluster: &Cluster,
+    member: usize,
+    signer: &[u8],
+    root: &[u8],
+    folder: &Path,
+) {
+    let rotated = wait_for("another authority", SOON, async || {
+        let chain = mint(cluster, member, folder)?;
+        anyhow::ensure!(chain[1] != signer, "it is still the first");
+        leads_to(&chain, root, folder);
+        Ok(())
+    });
+    rotated.await.unwrap();
+    assert_eq!(published(cluster, folder), [root]);
+}
+
 fn show(cluster: &Cluster, member: usize) -> serde_json::Value {
     cluster.member(member).unwrap().cli_json(&["localauthority", "x509", "show"]).unwrap()
 }
@@ -149,16 +188,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
         ..ClusterSpec::default()
     };
     let mut cluster = Cluster::start(&place.join("cluster"), &spec).await.unwrap();
-    let mut signers = Vec::new();
-    for member in 0..3 {
-        let chain = mint(&cluster, member, place).unwrap();
-        assert_eq!(chain.len(), 3, "leaf, our authority, the intermediate");
-        assert_eq!(chain[2], intermediate.certificate);
-        leads_to(&chain, &first.certificate, place);
-        signers.push(chain[1].clone());
-    }
-    assert!(signers.windows(2).all(|two| two[0] == two[1]), "one authority for all members");
-    assert_eq!(published(&cluster, place), std::slice::from_ref(&first.certificate));
+    let signer = signs_below(&cluster, &intermediate.certificate, &first.certificate, place);
     let facts = certificate_facts(&intermediate.certificate).unwrap();
     let key_id: String = facts.subject_key_id.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(show(&cluster, 0)["active"]["upstream_authority_subject_key_id"], key_id.as_str());
@@ -167,14 +197,7 @@ async fn svids_lead_to_the_upstream_root_through_kills_and_rotations_and_the_roo
     let leader = cluster.leader(SOON).await.unwrap();
     cluster.kill_member(leader).unwrap();
     let other = (leader + 1) % 3;
-    let rotated = wait_for("another authority", SOON, async || {
-        let chain = mint(&cluster, other, place)?;
-        anyhow::ensure!(!signers.contains(&chain[1]), "it is still the first");
-        leads_to(&chain, &first.certificate, place);
-        Ok(())
-    });
-    rotated.await.unwrap();
-    assert_eq!(published(&cluster, place), std::slice::from_ref(&first.certificate));
+    signs_anew(&cluster, other, &signer, &first.certificate, place).await;
     cluster.start_member(leader).unwrap();
     cluster.wait_ready(SOON).await.unwrap();
 

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use steeple_spiffe_core::Clock;
-use steeple_spiffe_core::bundle::JwtAuthority;
 use steeple_spiffe_core::tls::TlsError;
 use tokio::sync::Mutex;
 
@@ -168,16 +167,8 @@ impl UpstreamAuthority for Vault {
         Ok(self.sign(csr, preferred_ttl).await?)
     }
 
-    async fn publish_jwt_key(
-        &self,
-        _key: &JwtAuthority,
-    ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
-        Ok(None)
-    }
-
     async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
         self.look_after().await?;
-        // As with `disk`: roots come with a certificate, else a revoked one would be back at once.
         Ok(None)
     }
 }
