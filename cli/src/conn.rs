@@ -17,9 +17,9 @@ use crate::flags::FlagSet;
 use crate::io::Io;
 
 /// The longest a call to the server may take. SPIRE's tool waits for ever; the server itself gives
-/// up on a write after 5 s and on a lost quorum at once, so this only ends a call to a server that
-/// has stopped answering.
-const SERVER_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// up on a write after 5 s, on a lost quorum at once and on an upstream authority after 110 s, so this
+/// only ends a call to a server that has stopped answering.
+const SERVER_CALL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The largest reply taken. gRPC's own default of 4 MiB is too small for a batch of thousands of
 /// entries with long selectors.

@@ -11,6 +11,7 @@ pub mod capture;
 pub mod client;
 pub mod cluster;
 pub mod issuing;
+pub mod kubernetes;
 pub mod leaks;
 pub mod load;
 pub mod machines;
@@ -20,5 +21,6 @@ pub mod skip;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, ClusterSpec};
+pub use kubernetes::Kubernetes;
 pub use machines::Machines;
 pub use process::Process;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{AttestorConfig, KeySource, LogFormat, LogLevel, UpstreamConfig};
 use crate::snapshots::ScheduleConfig;
-use crate::upstream::{Credential, VaultAuth};
+use crate::upstream::{CertManagerSettings, Credential, VaultAuth};
 
 /// A file with more lines in its sections.
 fn file(server: &str, plugins: &str, rest: &str) -> String {
@@ -212,12 +212,51 @@ fn vault_is_read_key_by_key_with_spires_defaults() {
 }
 
 #[test]
+fn cert_manager_is_read_key_by_key_with_spires_defaults() {
+    let read = |keys: &str| {
+        let plugin = format!("UpstreamAuthority \"cert-manager\" {{ plugin_data {{\n{keys}\n}} }}");
+        let config = good(&file("", &plugin, ""));
+        let Some(UpstreamConfig::CertManager(settings)) = config.plugins.upstream else {
+            panic!("no cert-manager: {:?}", config.plugins)
+        };
+        settings
+    };
+    let expected = CertManagerSettings {
+        namespace: "spire".to_owned(),
+        issuer_name: "root".to_owned(),
+        issuer_kind: "Issuer".to_owned(),
+        issuer_group: "cert-manager.io".to_owned(),
+        kube_config_file: None,
+    };
+    assert_eq!(read("namespace = \"spire\"\nissuer_name = \"root\""), expected);
+    // An empty text is none, as in SPIRE.
+    let empty = "namespace = \"spire\"\nissuer_name = \"root\"\nissuer_kind = \"\"\n\
+                 issuer_group = \"\"\nkube_config_file = \"\"";
+    assert_eq!(read(empty), expected);
+    let whole = read(
+        "namespace = \"n-1\"\nissuer_name = \"i\"\nissuer_kind = \"ClusterIssuer\"\n\
+         issuer_group = \"awspca.cert-manager.io\"\nkube_config_file = \"/k\"",
+    );
+    let expected = CertManagerSettings {
+        namespace: "n-1".to_owned(),
+        issuer_name: "i".to_owned(),
+        issuer_kind: "ClusterIssuer".to_owned(),
+        issuer_group: "awspca.cert-manager.io".to_owned(),
+        kube_config_file: Some("/k".into()),
+    };
+    assert_eq!(whole, expected);
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "one table of what is wrong")]
 fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
     let server = |line: &str| file(line, "", "");
     let plugin = |line: &str| file("", line, "");
     let vault = |keys: &str| {
         plugin(&format!("UpstreamAuthority \"vault\" {{ plugin_data {{\n{keys}\n}} }}"))
+    };
+    let cert_manager = |keys: &str| {
+        plugin(&format!("UpstreamAuthority \"cert-manager\" {{ plugin_data {{\n{keys}\n}} }}"))
     };
     let cluster = |line: &str| file("", "", &format!("cluster {{\n{line}\n}}"));
     let table = [
@@ -280,7 +319,10 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
             ),
             "'cert_file_path' and 'key_file_path' must be set",
         ),
-        (plugin("UpstreamAuthority \"gcp_cas\" {}"), "which has disk, spire and vault"),
+        (
+            plugin("UpstreamAuthority \"gcp_cas\" {}"),
+            "which has disk, spire, vault and cert-manager",
+        ),
         (plugin("UpstreamAuthority \"vault\" {}"), "add token_auth, cert_auth, approle_auth or"),
         (
             vault("token_auth { token = \"t\" }\ncert_auth {}"),
@@ -290,6 +332,16 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
         (vault("k8s_auth { k8s_auth_role_name = \"r\" }"), "token_path is required"),
         (vault("token_auth {}\npki_mount_point = \"a b\""), "\"a b\" is no mount point"),
         (vault("token_auth {}\npki_mount_point = \"/\""), "\"\" is no mount point"),
+        (cert_manager("issuer_name = \"i\""), "configuration has empty namespace property"),
+        (cert_manager("namespace = \"n\""), "configuration has empty issuer_name property"),
+        (
+            cert_manager("namespace = \"n\"\nissuer_name = [\"i\"]"),
+            "UpstreamAuthority.cert-manager.plugin_data",
+        ),
+        (
+            cert_manager("namespace = \"../n\"\nissuer_name = \"i\""),
+            "\"../n\" is no namespace; write its name in small letters, digits and dashes",
+        ),
         (plugin("UpstreamAuthority \"spire\" {}"), "server_address is required"),
         (
             plugin(

@@ -5,6 +5,8 @@
 //! what is unknown is an error with its place, what is known and unused is a notice. Opens no file
 //! but the configuration itself.
 
+#[cfg(feature = "kubernetes")]
+mod cert_manager;
 mod cluster;
 mod error;
 mod flags;

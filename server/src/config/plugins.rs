@@ -10,11 +10,15 @@ use std::path::PathBuf;
 use steeple_hcl1::Pos;
 use steeple_hcl1::decode::Block;
 
+#[cfg(feature = "kubernetes")]
+use super::cert_manager;
 use super::error::ConfigError;
 use super::load::Notice;
 use super::section::Section;
 use super::vault;
 use crate::attest::X509PopSettings;
+#[cfg(feature = "kubernetes")]
+use crate::upstream::CertManagerSettings;
 use crate::upstream::{DiskSettings, SpireSettings, VaultSettings};
 
 /// What `plugins { }` says.
@@ -37,6 +41,9 @@ pub enum UpstreamConfig {
     Spire(SpireSettings),
     /// `UpstreamAuthority "vault"`.
     Vault(Box<VaultSettings>),
+    /// `UpstreamAuthority "cert-manager"`.
+    #[cfg(feature = "kubernetes")]
+    CertManager(CertManagerSettings),
 }
 
 impl UpstreamConfig {
@@ -46,6 +53,8 @@ impl UpstreamConfig {
             Self::Disk(_) => "disk",
             Self::Spire(_) => "spire",
             Self::Vault(_) => "vault",
+            #[cfg(feature = "kubernetes")]
+            Self::CertManager(_) => "cert-manager",
         }
     }
 }
@@ -81,8 +90,7 @@ const MISSING_ATTESTORS: &[&str] = &[
     "sshpop",
     "tpm_devid",
 ];
-const MISSING_UPSTREAM_AUTHORITIES: &[&str] =
-    &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas"];
+const MISSING_UPSTREAM_AUTHORITIES: &[&str] = &["aws_pca", "awssecret", "ejbca", "gcp_cas"];
 const CLOUD_KEY_MANAGERS: &[&str] = &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"];
 
 /// One declared plugin.
@@ -294,8 +302,17 @@ fn upstream_authority(
             let settings = vault::read(&data, |text| plugin.refuse(text), notices)?;
             Ok(UpstreamConfig::Vault(Box::new(settings)))
         }
+        #[cfg(feature = "kubernetes")]
+        "cert-manager" => {
+            let settings = cert_manager::read(&data, |text| plugin.refuse(text))?;
+            Ok(UpstreamConfig::CertManager(settings))
+        }
+        #[cfg(not(feature = "kubernetes"))]
+        "cert-manager" => Err(plugin.refuse(
+            "this build has no Kubernetes: build spire-server with the feature \"kubernetes\"",
+        )),
         name if MISSING_UPSTREAM_AUTHORITIES.contains(&name) => Err(plugin.refuse(
-            "not supported by this version, which has disk, spire and vault; drop the block to let the cluster be its own root",
+            "not supported by this version, which has disk, spire, vault and cert-manager; drop the block to let the cluster be its own root",
         )),
         _ => Err(plugin.no_such()),
     }

@@ -8,15 +8,25 @@ use std::time::Duration;
 
 use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
 
+#[cfg(feature = "kubernetes")]
+use super::cert_manager::CertManagerError;
 use super::disk::DiskError;
 use super::spire::SpireError;
 use super::vault::VaultError;
+
+/// How long one certificate may take, unless the authority says otherwise.
+pub(super) const MINT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Someone who signs CA certificates for this cluster.
 #[tonic::async_trait]
 pub trait UpstreamAuthority: fmt::Debug + Send + Sync {
     /// Its name in the configuration: `disk`.
     fn name(&self) -> &'static str;
+
+    /// How long one certificate may take at most.
+    fn mint_timeout(&self) -> Duration {
+        MINT_TIMEOUT
+    }
 
     /// Has a CA certificate signed for a request in DER. The lifetime is a wish.
     async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError>;
@@ -67,6 +77,10 @@ pub enum UpstreamError {
     /// Vault cannot be reached, or refuses.
     #[error(transparent)]
     Vault(#[from] VaultError),
+    /// Kubernetes cannot be reached, or cert-manager does not sign.
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    CertManager(#[from] CertManagerError),
     /// It did not answer in time.
     #[error("upstream authority did not answer within {0:?}")]
     Timeout(Duration),

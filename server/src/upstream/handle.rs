@@ -11,9 +11,6 @@ use tokio::time::Instant;
 
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
 
-/// How long one certificate may take.
-const MINT_TIMEOUT: Duration = Duration::from_secs(30);
-
 /// How long the publication of a key, or a look at what is published, may take (SPIRE: 5 s).
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -63,8 +60,9 @@ impl Upstream {
 
     /// Has a CA certificate signed.
     pub async fn mint(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, UpstreamError> {
-        let minted = tokio::time::timeout(MINT_TIMEOUT, self.authority.mint(csr, ttl)).await;
-        minted.unwrap_or(Err(UpstreamError::Timeout(MINT_TIMEOUT)))
+        let limit = self.authority.mint_timeout();
+        let minted = tokio::time::timeout(limit, self.authority.mint(csr, ttl)).await;
+        minted.unwrap_or(Err(UpstreamError::Timeout(limit)))
     }
 
     /// Publishes a JWT key above. `None`: that is not to be had.
@@ -100,6 +98,7 @@ impl Upstream {
 
 #[cfg(test)]
 mod tests {
+    use super::super::authority::MINT_TIMEOUT;
     use super::*;
 
     /// Never answers.

@@ -1,10 +1,12 @@
 //! Upstream authorities: someone above the cluster who signs its X.509 authorities.
 //!
-//! Owns the seam (`authority`), its implementations (`disk`, `spire`, `vault`), and the patience with one that does not
-//! answer (`handle`). What is made of a signed certificate, and when one is asked for, is the business
+//! Owns the seam (`authority`), its implementations (`disk`, `spire`, `vault`, `cert_manager`), and the
+//! patience with one that does not answer (`handle`). What is made of a signed certificate, and when one is asked for, is the business
 //! of `crate::authority`: nothing here touches the registry.
 
 mod authority;
+#[cfg(feature = "kubernetes")]
+mod cert_manager;
 mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -14,6 +16,8 @@ mod spire;
 mod vault;
 
 pub use authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+#[cfg(feature = "kubernetes")]
+pub use cert_manager::{CertManager, CertManagerError, CertManagerSettings};
 pub use disk::{Disk, DiskError, DiskSettings};
 pub use handle::Upstream;
 pub use spire::{Spire, SpireError, SpireSettings};

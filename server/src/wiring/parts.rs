@@ -22,6 +22,8 @@ use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
     LocalAuthorityService, SvidService, TrustDomainService,
 };
+#[cfg(feature = "kubernetes")]
+use crate::upstream::{CertManager, CertManagerError};
 use crate::upstream::{
     Disk, DiskError, Spire, Upstream, UpstreamAuthority, Vault, VaultError, VaultSettings,
 };
@@ -45,6 +47,9 @@ enum PluginConfigError {
     Disk(#[from] DiskError),
     #[error(transparent)]
     Vault(#[from] VaultError),
+    #[cfg(feature = "kubernetes")]
+    #[error(transparent)]
+    CertManager(#[from] CertManagerError),
 }
 
 impl PluginError {
@@ -124,6 +129,13 @@ pub(super) fn upstream(config: &Config, world: &World) -> Result<Option<Upstream
             let clock = Arc::clone(&world.clock);
             let vault = Vault::configure(VaultSettings::clone(settings), &environment, clock);
             Arc::new(vault.map_err(|error| refused(configured, error))?)
+        }
+        #[cfg(feature = "kubernetes")]
+        UpstreamConfig::CertManager(settings) => {
+            let trust_domain = config.server.trust_domain.clone();
+            let clock = Arc::clone(&world.clock);
+            let configured_one = CertManager::configure(settings.clone(), trust_domain, clock);
+            Arc::new(configured_one.map_err(|error| refused(configured, error))?)
         }
     };
     Ok(Some(Upstream::new(authority)))

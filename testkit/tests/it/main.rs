@@ -12,6 +12,7 @@ mod backup;
 mod bad_calls;
 mod bad_start;
 mod bundles;
+mod cert_manager;
 mod crashes;
 mod growing;
 mod membership;
