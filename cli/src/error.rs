@@ -142,6 +142,12 @@ impl From<tonic::Status> for RpcError {
         if status.message() == "Timeout expired" {
             return Self::deadline();
         }
+        // The server ended before it answered, and did not say so itself; scripts try again what is
+        // unavailable.
+        if status.code() == Code::Unknown && std::error::Error::source(&status).is_some() {
+            let message = "error reading from server: EOF".to_owned();
+            return Self { code: Code::Unavailable, message };
+        }
         Self { code: status.code(), message: status.message().to_owned() }
     }
 }
@@ -248,6 +254,16 @@ mod tests {
             error.during("could not look").chain(),
             "could not look: rpc error: code = NotFound desc = entry not found"
         );
+    }
+
+    #[test]
+    fn a_server_that_ends_before_it_answers_reads_as_grpc_go_prints_it() {
+        let gone = std::io::Error::other("connection closed");
+        let error = Error::from(tonic::Status::from_error(Box::new(gone)));
+        let expected = "rpc error: code = Unavailable desc = error reading from server: EOF";
+        assert_eq!(error.chain(), expected);
+        let error = Error::from(tonic::Status::unknown("something else"));
+        assert_eq!(error.chain(), "rpc error: code = Unknown desc = something else");
     }
 
     #[test]

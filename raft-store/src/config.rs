@@ -81,6 +81,11 @@ impl Default for Tuning {
 }
 
 impl Config {
+    /// Whether a member without a folder begins a cluster by itself: it knows of nobody to ask.
+    pub(crate) fn founds_alone(&self) -> bool {
+        self.peers.iter().all(|peer| *peer == self.advertise)
+    }
+
     /// The shortest election timeout: three heartbeats.
     pub fn election_timeout_min(&self) -> Duration {
         self.heartbeat_interval * 3

@@ -69,7 +69,8 @@ async fn follow(
         let found = read(engine.tables.as_ref())?;
         let (needed, is_known) = (found.needed(), found.current.is_some());
         // By them a start finds out that it was given another key.
-        engine.local.note_key_checks(checks, |id| !is_known || needed.contains(id))?;
+        let is_needed = |id: &str| !is_known || needed.contains(id);
+        engine.local.note_key_checks(checks, found.current.as_deref(), is_needed)?;
         Ok::<_, TableError>(found)
     });
     let found = read.await.map_err(|error| TableError::Io(std::io::Error::other(error)))??;

@@ -34,19 +34,21 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 /// [`RunError::Removed`], if it has left and the next start would not know.
 pub(crate) async fn leave(core: &Arc<Core>) -> Result<bool, RunError> {
     let voters = core.metrics().membership_config.voter_ids().collect::<Vec<_>>();
-    let mut refused = "it is the last voter".to_owned();
-    if voters != [core.member_id.0] {
-        let until_removed = async {
-            let asked = MemberChange::Remove { member: core.member_id, force: false };
-            while let Err(error) = core.ask(Asked::Change(asked)).await {
-                refused = error.to_string();
-                sleep(ASK_EVERY).await;
-            }
-        };
-        if timeout(LEAVE_TIMEOUT, until_removed).await.is_ok() {
-            record(core).await?;
-            return Ok(true);
+    if let Some(reason) = stays(voters == [core.member_id.0], core.config.founds_alone()) {
+        tracing::warn!(member_id = %core.member_id, "Stays a member: {reason}");
+        return Ok(false);
+    }
+    let mut refused = String::new();
+    let until_removed = async {
+        let asked = MemberChange::Remove { member: core.member_id, force: false };
+        while let Err(error) = core.ask(Asked::Change(asked)).await {
+            refused = error.to_string();
+            sleep(ASK_EVERY).await;
         }
+    };
+    if timeout(LEAVE_TIMEOUT, until_removed).await.is_ok() {
+        record(core).await?;
+        return Ok(true);
     }
     tracing::warn!(
         member_id = %core.member_id,
@@ -54,6 +56,18 @@ pub(crate) async fn leave(core: &Arc<Core>) -> Result<bool, RunError> {
         core.member_id
     );
     Ok(false)
+}
+
+/// Why a member does not leave, whatever the others would say.
+fn stays(is_last_voter: bool, founds_alone: bool) -> Option<&'static str> {
+    if is_last_voter {
+        return Some("it is the last voter");
+    }
+    // That would be a second authority for the trust domain, at an address that agents may know.
+    founds_alone.then_some(
+        "cluster.peers names no other member, so that it would begin a cluster of its own at its next \
+         start instead of joining this one; name the others there, or drop leave_on_terminate",
+    )
 }
 
 async fn record(core: &Arc<Core>) -> Result<(), RunError> {
@@ -78,4 +92,23 @@ pub(crate) fn left(local: &LocalRecords) -> io::Result<Option<Timestamp>> {
     let text = String::from_utf8_lossy(&bytes);
     let unix_s = text.parse().map_err(io::Error::other)?;
     Ok(Some(Timestamp::from_unix_s(unix_s)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_would_begin_another_cluster_stays_and_so_does_the_last_voter() {
+        for (is_last, alone, expected) in [
+            (true, true, Some("it is the last voter")),
+            (true, false, Some("it is the last voter")),
+            (false, true, Some("cluster.peers names no other member")),
+            (false, false, None),
+        ] {
+            let found = stays(is_last, alone);
+            assert_eq!(found.is_some(), expected.is_some(), "{found:?}");
+            assert!(found.unwrap_or_default().starts_with(expected.unwrap_or_default()));
+        }
+    }
 }

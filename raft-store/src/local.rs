@@ -47,7 +47,8 @@ pub(crate) struct Identity {
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) cluster_name: String,
     pub(crate) trust_domain: String,
-    /// Key id and check value of every cluster key that is held, or is needed and was held once.
+    /// Key id and check value of every cluster key that is held, or is needed and was held once. The
+    /// first is named where none of them is held: the one that seals, once it is known.
     pub(crate) key_checks: Vec<(String, Vec<u8>)>,
 }
 
@@ -129,19 +130,23 @@ impl LocalRecords {
     }
 
     /// Notes which cluster keys are held; durable on return. Those that are not are forgotten unless
-    /// `keep` says otherwise: the folder must still open with a key that it needs, though that was
-    /// missing for a while.
+    /// they are needed: the folder must still open with a key that it needs, though that was missing for
+    /// a while. The one that seals comes first, those that may be dropped come last: a start with none of
+    /// them names the first.
     pub(crate) fn note_key_checks(
         &self,
         held: Vec<(String, Vec<u8>)>,
-        keep: impl Fn(&str) -> bool,
+        current: Option<&str>,
+        is_needed: impl Fn(&str) -> bool,
     ) -> Result<(), TableError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut identity = self.identity()?;
         let mut checks = held;
-        let kept = identity.key_checks.iter().filter(|(id, _)| keep(id));
+        let kept = identity.key_checks.iter().filter(|(id, _)| is_needed(id));
         let kept: Vec<_> = kept.filter(|check| !checks.contains(check)).cloned().collect();
         checks.extend(kept);
+        // Stable: the others stay in their order.
+        checks.sort_by_key(|(id, _)| (current != Some(id.as_str()), !is_needed(id)));
         if identity.key_checks == checks {
             return Ok(());
         }
@@ -162,5 +167,46 @@ impl LocalRecords {
     /// Removes a record of formation's; durable on return.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         self.disk.remove(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mem::MemoryDisk;
+
+    #[test]
+    fn the_key_that_seals_is_noted_first_and_one_that_is_neither_held_nor_needed_is_forgotten() {
+        let local = MemoryDisk::new().engine().local;
+        let checks = |ids: &[&str]| -> Vec<(String, Vec<u8>)> {
+            ids.iter().map(|id| ((*id).to_owned(), id.as_bytes().to_vec())).collect()
+        };
+        let identity = Identity {
+            member_id: MemberId(1),
+            cluster_id: None,
+            cluster_name: "prod".to_owned(),
+            trust_domain: "example.org".to_owned(),
+            key_checks: checks(&["left"]),
+        };
+        local.found(&identity).unwrap();
+        type Case<'a> = (&'a [&'a str], Option<&'a str>, &'a [&'a str], &'a [&'a str]);
+        // What is held, in the order of the lines, what seals, what is needed; then what is noted.
+        let table: [Case<'_>; 6] = [
+            (&["left", "seals"], Some("seals"), &["seals"], &["seals", "left"]),
+            // The file was put back: what is needed stays.
+            (&["left"], Some("seals"), &["seals"], &["seals", "left"]),
+            (&["left", "seals"], Some("seals"), &["seals"], &["seals", "left"]),
+            // The key moves.
+            (&["left", "seals", "new"], Some("new"), &["seals", "new"], &["new", "seals", "left"]),
+            (&["seals", "new"], Some("new"), &["new"], &["new", "seals"]),
+            (&["new"], Some("new"), &["new"], &["new"]),
+        ];
+        for (held, current, needed, expected) in table {
+            local.note_key_checks(checks(held), current, |id| needed.contains(&id)).unwrap();
+            assert_eq!(local.identity().unwrap().key_checks, checks(expected), "{held:?}");
+        }
+        // Before anything is known nothing is forgotten, and the order stays.
+        local.note_key_checks(checks(&["b", "a"]), None, |_| true).unwrap();
+        assert_eq!(local.identity().unwrap().key_checks, checks(&["b", "a", "new"]));
     }
 }

@@ -279,6 +279,9 @@ fn begun(made: &Rebuilt) -> rpc::NewEpoch {
             .replaced
             .as_ref()
             .map_or_else(String::new, |path| path.display().to_string()),
+        replaced_cluster_id: made
+            .replaced_cluster
+            .map_or_else(String::new, |cluster| cluster.to_string()),
     }
 }
 

@@ -26,6 +26,31 @@ pub enum KeyUse {
     Unused,
 }
 
+/// Why a key on its way out waits for a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// Its peer certificate is of that key.
+    Presents,
+    /// It has said nothing lately: its peer certificate is not known.
+    Silent,
+    /// It does not hold the key that seals.
+    LacksKey,
+}
+
+/// A member that a key on its way out waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which member.
+    pub member: MemberId,
+    /// Where it said it can be reached.
+    pub address: String,
+    /// Why it is waited for.
+    pub reason: WaitReason,
+}
+
+/// What each member said lately; `None`: nothing.
+type Said<'a> = BTreeMap<MemberId, Option<&'a Observed>>;
+
 /// A cluster key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyFacts {
@@ -43,6 +68,8 @@ pub struct KeyFacts {
     pub authorities: usize,
     /// The members whose peer certificates are of it.
     pub presented_by: Vec<MemberId>,
+    /// The members that it waits for while it is on its way out; empty for every other key.
+    pub waits_for: Vec<Waiting>,
 }
 
 /// All keys that a member holds or something depends on: the one that seals first, then by id. `now` is
@@ -58,14 +85,13 @@ pub fn keys(
     let ids: BTreeSet<String> = held.chain(in_use.needed()).collect();
     let current = in_use.current.as_deref();
     let mut keys: Vec<KeyFacts> =
-        ids.into_iter().map(|id| facts(id, &said, cluster, in_use)).collect();
+        ids.into_iter().map(|id| facts(id, &said, status, cluster, in_use)).collect();
     // Stable: the others stay in their order.
     keys.sort_by_key(|key| Some(key.id.as_str()) != current);
     keys
 }
 
-/// What each member said lately; `None`: nothing.
-fn heard(status: &MemberStatus, now: Duration) -> BTreeMap<MemberId, Option<&Observed>> {
+fn heard(status: &MemberStatus, now: Duration) -> Said<'_> {
     let each = status.members.iter().map(|member| {
         let fresh = |seen: &&Observed| now.saturating_sub(seen.heard_at) <= FRESH;
         (member.id, member.observed.as_ref().filter(fresh))
@@ -75,7 +101,8 @@ fn heard(status: &MemberStatus, now: Duration) -> BTreeMap<MemberId, Option<&Obs
 
 fn facts(
     id: String,
-    said: &BTreeMap<MemberId, Option<&Observed>>,
+    said: &Said<'_>,
+    status: &MemberStatus,
     cluster: &ClusterState,
     in_use: &KeysInUse,
 ) -> KeyFacts {
@@ -91,12 +118,8 @@ fn facts(
         said.iter().filter(|(_, seen)| presents(seen)).map(|(member, _)| *member).collect();
     let authorities = in_use.sealed.get(&id).map_or(0, Vec::len);
     let is_current = in_use.current.as_deref() == Some(id.as_str());
-    // A member that says nothing may depend on anything: it could not meet the others without it.
-    let all_said = said.values().all(Option::is_some);
-    let current_everywhere = in_use.current.as_ref().is_some_and(|current| {
-        said.values().flatten().all(|seen| seen.said.key_ids.contains(current))
-    });
-    let is_free = authorities == 0 && presented_by.is_empty() && all_said && current_everywhere;
+    let waits_for = waits_for(&id, said, status, in_use.current.as_deref());
+    let is_free = authorities == 0 && waits_for.is_empty() && in_use.current.is_some();
     let use_ = match (is_current, cluster.left_key_ids.contains(&id)) {
         (true, _) => KeyUse::Seals,
         (false, true) if is_free => KeyUse::Unused,
@@ -104,14 +127,57 @@ fn facts(
         (false, false) if authorities > 0 => KeyUse::Leaving,
         (false, false) => KeyUse::New,
     };
+    let waits_for = match use_ {
+        KeyUse::Leaving => waits_for,
+        KeyUse::New | KeyUse::Seals | KeyUse::Unused => Vec::new(),
+    };
     let (held_by, missing_at, lacking_at) = (of(&held), of(&missing), of(&lacking));
-    KeyFacts { id, use_, held_by, missing_at, lacking_at, authorities, presented_by }
+    KeyFacts { id, use_, held_by, missing_at, lacking_at, authorities, presented_by, waits_for }
+}
+
+/// The members that may depend on a key that does not seal. One that says nothing may depend on anything:
+/// it could not meet the others without it.
+fn waits_for(
+    id: &str,
+    said: &Said<'_>,
+    status: &MemberStatus,
+    current: Option<&str>,
+) -> Vec<Waiting> {
+    let lacks = |seen: &Observed| {
+        current.is_some_and(|current| !seen.said.key_ids.iter().any(|held| held == current))
+    };
+    let reason = |seen: Option<&Observed>| match seen {
+        None => Some(WaitReason::Silent),
+        Some(seen) if seen.said.certificate_key_id == id => Some(WaitReason::Presents),
+        Some(seen) if lacks(seen) => Some(WaitReason::LacksKey),
+        Some(_) => None,
+    };
+    let each = said.iter().filter_map(|(member, seen)| {
+        let address = address_of(status, *member).to_owned();
+        Some(Waiting { member: *member, address, reason: reason(*seen)? })
+    });
+    each.collect()
+}
+
+/// Where a member said it can be reached; empty if it is none.
+pub fn address_of(status: &MemberStatus, id: MemberId) -> &str {
+    let mut members = status.members.iter();
+    members.find(|member| member.id == id).map_or("", |member| member.address.as_str())
 }
 
 impl KeyFacts {
     /// Whether a member without it lacks something now.
     pub fn is_needed(&self) -> bool {
         self.authorities > 0 || self.use_ == KeyUse::Seals
+    }
+
+    /// Whether something is known to depend on it, beyond what members that say nothing may do.
+    pub fn is_known_to_wait(&self) -> bool {
+        let is_known = |one: &Waiting| match one.reason {
+            WaitReason::Presents | WaitReason::LacksKey => true,
+            WaitReason::Silent => false,
+        };
+        self.authorities > 0 || self.waits_for.iter().any(is_known)
     }
 }
 
@@ -204,6 +270,35 @@ pub(crate) mod tests {
             assert_eq!(uses, expected, "{case}");
             assert_eq!(is_done(&keys), !uses.contains(&Leaving), "{case}");
         }
+    }
+
+    #[test]
+    fn a_key_on_its_way_out_names_the_members_it_waits_for_and_why() {
+        use WaitReason::{LacksKey, Presents, Silent};
+        let silent = MemberView { observed: None, ..member(4, &[]) };
+        let first = || member(1, &["new", "old"]);
+        let members =
+            || vec![first(), member(2, &["old", "new"]), member(3, &["older"]), silent.clone()];
+        let of = |members: Vec<MemberView>, id: &str| {
+            let cluster = cluster("new", &["old", "older"]);
+            let found = keys(&member_status(members), &cluster, &in_use("new", &["new"]), NOW);
+            found.into_iter().find(|key| key.id == id).unwrap()
+        };
+        let waits = |key: &KeyFacts| -> Vec<(u64, String, WaitReason)> {
+            let each = key.waits_for.iter();
+            each.map(|one| (one.member.0, one.address.clone(), one.reason)).collect()
+        };
+        let at = |id: u64, reason| (id, format!("m{id}:1"), reason);
+        let old = of(members(), "old");
+        assert_eq!(waits(&old), [at(2, Presents), at(3, LacksKey), at(4, Silent)]);
+        assert!(old.is_known_to_wait());
+        assert!(of(members(), "new").waits_for.is_empty(), "it seals");
+
+        let alone = of(vec![first(), silent.clone()], "old");
+        assert_eq!((alone.use_, waits(&alone)), (KeyUse::Leaving, vec![at(4, Silent)]));
+        assert!(!alone.is_known_to_wait(), "nothing but silence");
+        let free = of(vec![first()], "old");
+        assert_eq!((free.use_, waits(&free)), (KeyUse::Unused, vec![]));
     }
 
     #[test]

@@ -191,7 +191,16 @@ fn print_epoch(begun: &NewEpoch, out: &mut (dyn Write + Send)) -> std::io::Resul
     line(out, "Entries", &counts.entries.to_string())?;
     line(out, "Agents", &counts.agents.to_string())?;
     line(out, "Join tokens", &format!("{} void", counts.join_tokens))?;
-    line(out, "Old registry", replaced)
+    line(out, "Old registry", replaced)?;
+    if begun.replaced_cluster_id.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\nThe old registry is another cluster's of this name, {}: if this is the wrong snapshot, restore \
+         the right one.",
+        begun.replaced_cluster_id
+    )
 }
 
 fn print_next(begun: &NewEpoch, out: &mut (dyn Write + Send)) -> std::io::Result<()> {

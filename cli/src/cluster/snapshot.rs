@@ -4,7 +4,7 @@
 //! it only a server with the cluster key can read.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::{BufReader, ErrorKind, Write};
 use std::path::Path;
 
 use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
@@ -182,25 +182,37 @@ pub(super) fn checked(path: &Path, file: File) -> Result<SnapshotFile, Error> {
     })
 }
 
-/// A file that may be a snapshot, read from end to end: a restore is chosen by this.
-fn judged(path: &Path, metadata: &std::fs::Metadata) -> Result<SnapshotFile, Error> {
-    let bytes = metadata.len();
+/// A file that may be a snapshot, read from end to end: a restore is chosen by this. `None` if it is gone
+/// since the folder was read: a schedule removes old ones.
+fn judged(path: &Path) -> Option<SnapshotFile> {
+    let metadata = std::fs::metadata(path);
+    let bytes = metadata.as_ref().map_or(0, std::fs::Metadata::len);
     let bad = |problem: String| SnapshotFile {
         file: path.display().to_string(),
         bytes,
         problem,
         ..Default::default()
     };
-    // Opening a pipe waits for who writes to it.
-    if !metadata.is_file() {
-        return Ok(bad("is no regular file".to_owned()));
-    }
-    let reader = match SnapshotReader::open(BufReader::new(open(path)?)) {
+    let file = match metadata {
+        // Opening a pipe waits for who writes to it.
+        Ok(metadata) if !metadata.is_file() => return Some(bad("is no regular file".to_owned())),
+        Ok(_) => File::open(path),
+        Err(error) => Err(error),
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let is_link = std::fs::symlink_metadata(path).is_ok();
+            return is_link.then(|| bad("is a link to nothing".to_owned()));
+        }
+        Err(error) => return Some(bad(format!("cannot be read: {}", errno_text(&error)))),
+    };
+    let reader = match SnapshotReader::open(BufReader::new(file)) {
         Ok(reader) => reader,
-        Err(error) => return Ok(bad(error.to_string())),
+        Err(error) => return Some(bad(error.to_string())),
     };
     let header = Some(reader.header().clone());
-    Ok(match reader.check() {
+    Some(match reader.check() {
         Ok((sha256, _)) => {
             let (sha256, format) = (hex(&sha256), FORMAT);
             SnapshotFile { sha256, format, header, ..bad(String::new()) }
@@ -220,7 +232,7 @@ fn files_of(folder: &Path) -> Result<Vec<SnapshotFile>, Error> {
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
             continue;
         }
-        files.push(judged(&path, &std::fs::metadata(&path).map_err(failed)?)?);
+        files.extend(judged(&path));
     }
     let saved_at = |file: &SnapshotFile| file.header.as_ref().map_or(0, |header| header.saved_at);
     files.sort_by(|a, b| saved_at(b).cmp(&saved_at(a)).then_with(|| b.file.cmp(&a.file)));

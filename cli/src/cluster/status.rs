@@ -13,7 +13,7 @@ use steeple_api::pb::cluster::v1::{
     UnknownAgents,
 };
 
-use super::table::{cluster_keys, line, members, observations, or_dash, write_table};
+use super::table::{line, members, observations, or_dash, write_cluster_keys, write_table};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
 use crate::error::Error;
@@ -76,7 +76,7 @@ fn print(response: &StatusResponse, out: &mut (dyn Write + Send)) -> std::io::Re
     }
     if !response.cluster_keys.is_empty() {
         writeln!(out)?;
-        write_table(out, &cluster_keys(&response.cluster_keys))?;
+        write_cluster_keys(out, &response.cluster_keys)?;
     }
     if !response.warnings.is_empty() {
         writeln!(out, "\nWarnings:")?;

@@ -4,7 +4,8 @@
 
 use std::io::{Result, Write};
 
-use steeple_api::pb::cluster::v1::cluster_key::Use;
+use steeple_api::pb::cluster::v1::cluster_key::waiting::Reason;
+use steeple_api::pb::cluster::v1::cluster_key::{Use, Waiting};
 use steeple_api::pb::cluster::v1::member::{Reachability, Role};
 use steeple_api::pb::cluster::v1::{ClusterKey, Member};
 
@@ -66,8 +67,32 @@ pub(crate) fn observations(members: &[Member]) -> Vec<Vec<String>> {
     rows
 }
 
+/// Writes the cluster keys, and below them which members they wait for though no number shows it.
+pub(crate) fn write_cluster_keys(out: &mut (dyn Write + Send), keys: &[ClusterKey]) -> Result<()> {
+    write_table(out, &cluster_keys(keys))?;
+    for key in keys {
+        for text in key.waits_for.iter().filter_map(waiting) {
+            writeln!(out, "{} is still needed: {text}", key.id)?;
+        }
+    }
+    Ok(())
+}
+
+/// What keeps a key from being dropped at a member that presents no certificate of it.
+pub(crate) fn waiting(waiting: &Waiting) -> Option<String> {
+    let member = format!("{} ({})", waiting.id, waiting.address);
+    match waiting.reason() {
+        Reason::Silent => Some(format!("{member} does not answer; its certificate is not known")),
+        Reason::LacksKey => Some(format!(
+            "{member} does not hold the key that seals; put its line into the key file of that \
+             member and send it SIGHUP"
+        )),
+        Reason::Presents | Reason::Unspecified => None,
+    }
+}
+
 /// The cluster keys, a row each.
-pub(crate) fn cluster_keys(keys: &[ClusterKey]) -> Vec<Vec<String>> {
+fn cluster_keys(keys: &[ClusterKey]) -> Vec<Vec<String>> {
     let heading = ["CLUSTER KEY", "USE", "AUTHORITIES", "CERTIFICATES", "HELD BY", "NOT HELD BY"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     rows.extend(keys.iter().map(|key| {

@@ -210,6 +210,16 @@ async fn list_shows_the_newest_first_and_fails_on_what_it_cannot_read() {
     std::fs::write(folder.path().join("notes.txt"), "x").expect("a file");
     let list = format!("spire-server cluster snapshot list {place}");
     line(&list).run().await.without(&place).matches("cluster-snapshot-list");
+    let link = folder.path().join("l.snapshot");
+    std::os::unix::fs::symlink("/nowhere", &link).expect("a link");
+    let outcome = line(&list).run().await.without(&place);
+    let stderr =
+        "Error: 1 file is no whole snapshot: PATH/l.snapshot; copy it again or take another\n";
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (1, stderr));
+    let (rows, last) = (outcome.stdout.lines().count(), outcome.stdout.lines().last());
+    assert_eq!(rows, 5, "{}", outcome.stdout);
+    assert!(last.is_some_and(|row| row.ends_with("l.snapshot: is a link to nothing")));
+    std::fs::remove_file(link).expect("no link");
     std::fs::write(folder.path().join("x.snapshot"), "x").expect("a file");
     let outcome = line(&list).run().await.without(&place);
     let stderr =
@@ -253,6 +263,7 @@ fn begun() -> NewEpoch {
         lost_from: NOW - 60,
         counts: header().counts,
         replaced: "/data/raft.replaced-1767323045".to_owned(),
+        replaced_cluster_id: String::new(),
     }
 }
 
@@ -266,6 +277,12 @@ async fn restore_sends_the_options_then_the_file_and_says_what_to_do_next() {
     let restore = format!("spire-server cluster snapshot restore {}", path.display());
     let outcome = line(&format!("{restore} -confirm prod")).on(&fake).await;
     outcome.without(&place).matches("cluster-snapshot-restore");
+    fake.only_call();
+    let other = "101112131415161718191a1b1c1d1e1f".to_owned();
+    let replaced = NewEpoch { replaced_cluster_id: other.clone(), ..begun() };
+    fake.answer("restore_snapshot", RestoreSnapshotResponse { begun: Some(replaced) });
+    let told = line(&format!("{restore} -confirm prod")).on(&fake).await.success();
+    assert!(told.contains(&format!("another cluster's of this name, {other}")), "{told}");
     fake.only_call();
     let refusal = "this is cluster \"prod\"; to confirm, type its name: -confirm prod";
     fake.refuse("restore_snapshot", Status::failed_precondition(refusal));

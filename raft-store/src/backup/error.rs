@@ -100,6 +100,18 @@ pub enum RebuildError {
         /// What failed.
         reason: String,
     },
+    /// What is here does not read.
+    #[error(
+        "recover from {}: {reason}; if that is what is damaged, recover another member, or restore a \
+         snapshot",
+        folder.display()
+    )]
+    Survivor {
+        /// Which folder.
+        folder: PathBuf,
+        /// What was found.
+        reason: String,
+    },
     /// There is no registry here.
     #[error("there is no registry in {}; recover a member that has one, or restore a snapshot", .0.display())]
     NoRegistry(PathBuf),

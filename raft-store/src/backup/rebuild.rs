@@ -99,6 +99,8 @@ pub struct Rebuilt {
     pub counts: SnapshotCounts,
     /// Where the old registry is, if there was one.
     pub replaced: Option<PathBuf>,
+    /// The cluster of the old registry, if that was another one.
+    pub replaced_cluster: Option<ClusterId>,
 }
 
 /// A survivor's registry that was made anew.
@@ -130,7 +132,13 @@ pub fn restore(
         key_id: origin.key_id.clone(),
         held: keys.ids().join(", "),
     })?;
-    let above = epoch_in_place(&ask.config.data_dir, origin.cluster_id)?;
+    let in_place = cluster_in_place(&ask.config.data_dir)?;
+    let (ours, other): (Option<ClusterState>, Option<ClusterState>) = match in_place {
+        Some(found) if found.cluster_id == origin.cluster_id => (Some(found), None),
+        found => (None, found),
+    };
+    // The cluster may have begun more epochs than the snapshot knows.
+    let above = ours.map_or(0, |ours| ours.epoch);
     let site = Site::prepare(&ask.config.data_dir)?;
     let engine = site.open()?;
     let made = (|| {
@@ -145,7 +153,10 @@ pub fn restore(
     drop(engine);
     let (begun, me, counts) = made?;
     let replaced = site.take_place(ask.now)?;
-    Ok(rebuilt(begun, me, counts, replaced))
+    // A cluster that is made anew is another one in any case.
+    let other = other.filter(|_| options.new_cluster.is_none());
+    let replaced_cluster = other.map(|other| other.cluster_id);
+    Ok(Rebuilt { replaced_cluster, ..rebuilt(begun, me, counts, replaced) })
 }
 
 /// Makes a registry of what a survivor has, its whole log applied.
@@ -154,6 +165,16 @@ pub fn restore(
 ///
 /// [`RebuildError`]; then nothing was replaced.
 pub fn recover(ask: &Rebuild<'_>) -> Result<Recovered, RebuildError> {
+    recover_or_not(ask).map_err(|error| {
+        // A damaged block is found when it is read, wherever that is.
+        if let RebuildError::Tables(reason) = error {
+            return RebuildError::Survivor { folder: ask.config.data_dir.clone(), reason };
+        }
+        error
+    })
+}
+
+fn recover_or_not(ask: &Rebuild<'_>) -> Result<Recovered, RebuildError> {
     let place = &ask.config.data_dir;
     if !place.join("STEEPLE").exists() {
         return Err(RebuildError::NoRegistry(place.clone()));
@@ -200,7 +221,8 @@ fn rebuilt(
     replaced: Option<PathBuf>,
 ) -> Rebuilt {
     let counts = SnapshotCounts { tokens: begun.tokens, ..counts };
-    Rebuilt { cluster: begun.cluster, member_id, index: begun.index, counts, replaced }
+    let (cluster, index) = (begun.cluster, begun.index);
+    Rebuilt { cluster, member_id, index, counts, replaced, replaced_cluster: None }
 }
 
 fn check_origin(
@@ -266,20 +288,18 @@ fn check_survivor(ask: &Rebuild<'_>, old: &Engine) -> Result<String, RebuildErro
     Ok(cluster.name)
 }
 
-/// The epoch of the registry whose place a restored one takes, if it is of the same cluster and can be
-/// read; zero otherwise. The cluster may have begun more epochs than the snapshot knows.
-fn epoch_in_place(place: &Path, cluster: ClusterId) -> Result<u32, RebuildError> {
+/// The cluster of the registry whose place a restored one takes, as far as it can be read.
+fn cluster_in_place(place: &Path) -> Result<Option<ClusterState>, RebuildError> {
     if !place.join("STEEPLE").exists() {
-        return Ok(0);
+        return Ok(None);
     }
     let old = match rocks::open(place) {
         Ok(old) => old,
         Err(error @ OpenError::Locked { .. }) => return Err(error.into()),
         // Damaged: what a restore is for.
-        Err(_) => return Ok(0),
+        Err(_) => return Ok(None),
     };
-    let found = crate::apply::read_cluster(old.tables.as_ref()).ok().flatten();
-    Ok(found.filter(|found| found.cluster_id == cluster).map_or(0, |found| found.epoch))
+    Ok(crate::apply::read_cluster(old.tables.as_ref()).ok().flatten())
 }
 
 fn load(tables: &dyn Tables, mut opener: Opener<'_>) -> Result<(), RebuildError> {

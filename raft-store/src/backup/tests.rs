@@ -37,7 +37,7 @@ use crate::outcome::Rejection;
 use crate::raft::convert::entry_to_bytes;
 use crate::raft::{CommittedLeaderId, Entry, EnvelopeBytes, LogId};
 use crate::seams::Storage;
-use crate::storage::LogRecord;
+use crate::storage::{Engine, LogRecord};
 use crate::testing::{DEADLINE, TestStore, config, seams};
 
 const OTHER_KEY: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -196,13 +196,13 @@ async fn each_restore_begins_an_epoch_of_its_own_even_of_one_snapshot() {
     drop(store);
     let target = config(other.clone());
     let options = RestoreOptions::default();
-    let again = |seconds: u64| {
+    let again = |seconds: u64, origin: &Origin| {
         let now = SystemClock.now().plus(Duration::from_secs(seconds));
         let ask = Rebuild { now, ..ask(&target, "test") };
         let deadline = Instant::now() + DEADLINE;
         loop {
             let mut frames = saved.frames.iter().cloned();
-            match restore(&ask, &saved.origin(), &options, &mut || Ok(frames.next())) {
+            match restore(&ask, origin, &options, &mut || Ok(frames.next())) {
                 // The last store's threads let go of the folder a moment after it stopped.
                 Err(RebuildError::Open(OpenError::Locked { .. })) if Instant::now() < deadline => {
                     std::thread::yield_now();
@@ -213,8 +213,9 @@ async fn each_restore_begins_an_epoch_of_its_own_even_of_one_snapshot() {
     };
     let (mut began, mut revisions) = (BTreeSet::new(), Vec::new());
     for epoch in 2..=4 {
-        let made = again(u64::from(epoch));
+        let made = again(u64::from(epoch), &saved.origin());
         assert_eq!((made.cluster.epoch, made.replaced.is_some()), (epoch, epoch > 2));
+        assert_eq!(made.replaced_cluster, None);
         began.insert(made.cluster.began_ms());
         // As a member that has run with it leaves it. An agent that has seen an entry as it was in one
         // epoch is to see that it is another.
@@ -227,9 +228,15 @@ async fn each_restore_begins_an_epoch_of_its_own_even_of_one_snapshot() {
     }
     assert_eq!(revisions, [1 << 20, 2 << 20, 3 << 20]);
     assert_eq!(began.len(), 3, "what tells epochs of one number apart");
-    // A folder that cannot be read, or that is another cluster's, says nothing.
+    // A folder that is another cluster's says nothing of this one's epochs, and the operator hears of it.
+    let ours = saved.origin();
+    let others = Origin { cluster_id: ClusterId(ours.cluster_id.0 ^ 1), ..saved.origin() };
+    let made = again(8, &others);
+    assert_eq!((made.cluster.epoch, made.replaced_cluster), (2, Some(ours.cluster_id)));
+    // Nor does one that cannot be read.
     fs::write(other.join("db/CURRENT"), "nonsense").unwrap();
-    assert_eq!(again(9).cluster.epoch, 2);
+    let made = again(9, &ours);
+    assert_eq!((made.cluster.epoch, made.replaced_cluster), (2, None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -459,6 +466,32 @@ async fn a_drill_gets_an_id_a_name_and_sealed_keys_of_its_own_and_later_trust() 
     }
 }
 
+/// The disk of a store that has stopped.
+async fn engine_of(place: &Path) -> Engine {
+    loop {
+        match crate::rocks::open(place) {
+            Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
+            other => break other.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_survivor_that_does_not_read_says_what_to_take_instead() {
+    let (_folder, place, _other) = places();
+    let store = open(&place).await;
+    let index = store.handle.status().last_log_index + 1;
+    store.stop().await.unwrap();
+    let engine = engine_of(&place).await;
+    engine.log.append(&[LogRecord { index, bytes: b"nonsense".to_vec() }]).unwrap();
+    engine.log.sync().unwrap();
+    drop(engine);
+    let said = wait_free(|| recover(&ask(&config(place.clone()), "test"))).unwrap_err().to_string();
+    assert!(said.starts_with(&format!("recover from {}: ", place.display())), "{said}");
+    assert!(said.contains("recover another member, or restore a snapshot"), "{said}");
+    assert_eq!(items(place.parent().unwrap()), ["raft"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_survivor_keeps_its_whole_log_and_says_what_may_be_lost() {
     let (_folder, place, other) = places();
@@ -472,12 +505,7 @@ async fn a_survivor_keeps_its_whole_log_and_says_what_may_be_lost() {
     store.stop().await.unwrap();
     // An entry that the dead leader had sent and nobody heard to be committed.
     {
-        let engine = loop {
-            match crate::rocks::open(&place) {
-                Err(OpenError::Locked { .. }) => tokio::task::yield_now().await,
-                other => break other.unwrap(),
-            }
-        };
+        let engine = engine_of(&place).await;
         let command = Command::CreateEntries(vec![entry("sent", "/sent", "unix:uid:1")]);
         let bytes = envelope(&command, [0; 16], SystemClock.now());
         let id = LogId::new(CommittedLeaderId { term: 99, node_id: 5 }, last + 1);

@@ -76,6 +76,8 @@ async fn ask_all(
     for address in first.into_iter().chain(peers) {
         match ask(life, address).await {
             Ok(joined) => return enter(life, joined).await.map(Ok),
+            // Peers pass the question on to the leader: one refusal is told once.
+            Err(reason) if reasons.contains(&reason) => {}
             Err(reason) => reasons.push(reason),
         }
     }

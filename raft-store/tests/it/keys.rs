@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use steeple_raft_store::testing::seams;
 use steeple_raft_store::{
     ClusterKeys, Command, Config, MemberState, MemoryDisk, Outcome, PipeNetwork, Rejection,
-    RequestId,
+    RequestId, Storage, Store,
 };
 use steeple_spiffe_core::random::{Random as _, SystemRandom};
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use crate::cluster::{Cluster, Member, SOON, eventually, formed, member_config, p
 
 const OLD: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const NEW: &str = "AwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwM=";
+const FOREIGN: &str = "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ=";
 
 fn keys(lines: &[&str]) -> Arc<ClusterKeys> {
     Arc::new(ClusterKeys::parse(&lines.join("\n")).unwrap())
@@ -137,4 +139,11 @@ async fn a_member_that_lacks_a_key_goes_on_and_gets_it_back_later() {
     assert!(!lacking.holds(&id(NEW)));
     lacking.take_over(&keys(&[OLD, NEW]), &BTreeSet::from([id(NEW)]));
     all_present(&cluster, &id(NEW)).await;
+
+    // A start with a foreign key names the one that seals, not the line that came first.
+    let (config, disk) = cluster.members.remove(2).kill(&cluster.network).await;
+    let config = Config { keys: keys(&[FOREIGN]), ..config };
+    let opened = Store::open(config, seams(Storage::Memory(disk))).await;
+    let error = opened.map(|_| ()).unwrap_err().to_string();
+    assert_eq!(error, format!("sealed: cluster key does not open {}", id(NEW)));
 }

@@ -14,7 +14,7 @@ use steeple_spiffe_core::{AuthorityStatus, Timestamp};
 use super::Verdict;
 use super::measure::Folder;
 use crate::authority::AuthorityPolicy;
-use crate::key_uses::{KeyFacts, KeyUse};
+use crate::key_uses::{KeyFacts, KeyUse, WaitReason, Waiting};
 use crate::keys::Tested;
 use crate::snapshots::Backups;
 
@@ -280,7 +280,7 @@ fn key_text(key: &KeyFacts) -> String {
     let use_ = match key.use_ {
         KeyUse::Seals => format!("seals, {} authorities are under it", key.authorities),
         KeyUse::New => "nothing depends on it yet".to_owned(),
-        KeyUse::Leaving => format!("still needed: {} authorities are under it", key.authorities),
+        KeyUse::Leaving => format!("still needed: {}", still_needed(key)),
         KeyUse::Unused => "nothing depends on it: its line may be dropped".to_owned(),
     };
     let lacking: Vec<String> = key.lacking_at.iter().map(ToString::to_string).collect();
@@ -288,6 +288,23 @@ fn key_text(key: &KeyFacts) -> String {
         true => format!("{} {use_}", key.id),
         false => format!("{} {use_}, not held by {}", key.id, lacking.join(", ")),
     }
+}
+
+/// What depends on a key on its way out, or may.
+fn still_needed(key: &KeyFacts) -> String {
+    let sealed = match key.authorities {
+        0 => None,
+        1 => Some("1 authority is under it".to_owned()),
+        count => Some(format!("{count} authorities are under it")),
+    };
+    let members = key.waits_for.iter().map(|Waiting { member, address, reason }| match reason {
+        WaitReason::Presents => format!("{member} ({address}) presents a certificate of it"),
+        WaitReason::Silent => {
+            format!("{member} ({address}) does not answer; its certificate is not known")
+        }
+        WaitReason::LacksKey => format!("{member} ({address}) does not hold the key that seals"),
+    });
+    sealed.into_iter().chain(members).collect::<Vec<_>>().join("; ")
 }
 
 pub(super) fn authorities(tested: &[Tested]) -> Verdict {
@@ -584,6 +601,23 @@ mod tests {
         assert!(text.contains("k2 nothing depends on it: its line may be dropped"), "{text}");
         expect("the key that seals is missing here", &of(&more, "k2", &["k1"]), Fail);
         expect("level", &versions(&status(|_| ()), &levels(Some(2)), NOW), Warn);
+    }
+
+    #[test]
+    fn a_key_that_is_still_needed_names_what_needs_it() {
+        let mut own = member(1);
+        own.observed.as_mut().unwrap().said.key_ids.push("k2".to_owned());
+        let silent = MemberView { observed: None, ..member(2) };
+        let status = of_members(vec![own, silent]);
+        let text = |sealed: &[&str]| {
+            let keys = key_uses::keys(&status, &cluster("k1", &["k2"]), &in_use("k1", sealed), NOW);
+            cluster_keys(&keys).text
+        };
+        let silent = "0000000000000002 (m2:1) does not answer; its certificate is not known";
+        let expected = format!("; k2 still needed: {silent}");
+        assert!(text(&["k1"]).contains(&expected), "{}", text(&["k1"]));
+        let expected = format!("; k2 still needed: 1 authority is under it; {silent}");
+        assert!(text(&["k1", "k2"]).contains(&expected), "{}", text(&["k1", "k2"]));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use super::backup;
 use super::context::Context;
 use super::{observed, rekey, rotating, upgrading};
+use crate::authority::IssueError;
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
 use crate::gate::staleness::Standing;
@@ -304,8 +305,7 @@ impl ClusterService {
             warn(code, text.into(), fix);
         }
         if let Some(reason) = self.context.issuer.not_ready_reason() {
-            let fix = "check the cluster key and this machine's clock";
-            warn("cannot_sign", reason.to_string(), fix);
+            warn("cannot_sign", reason.to_string(), &sign_fix(&reason, status));
         }
         match self.context.gate.reads.standing() {
             Standing::TooOld => {
@@ -323,6 +323,43 @@ impl ClusterService {
         warnings.extend(backup::warnings(&self.context));
         warnings
     }
+}
+
+/// What to do about the reason why this member signs nothing.
+fn sign_fix(reason: &IssueError, status: &MemberStatus) -> String {
+    match reason {
+        IssueError::NoAuthority { .. } => {
+            "wait until the leader has made and published it; if it does not come, the leader's log \
+             says what keeps it"
+                .to_owned()
+        }
+        IssueError::Sealed { kek_id } if holds(status, kek_id) => format!(
+            "this member holds cluster key {kek_id}, and it does not open what it sealed: \"Authority \
+             key does not open\" in its log says why"
+        ),
+        IssueError::Sealed { kek_id } => format!(
+            "put the line of cluster key {kek_id} into the cluster key file of this member and send \
+             it SIGHUP"
+        ),
+        IssueError::Expired { .. } => {
+            "bring back a leader and its quorum: it makes the next authority; if there is one, its \
+             log says what keeps it"
+                .to_owned()
+        }
+        IssueError::Skew { .. } | IssueError::ClockOff { .. } => {
+            "set this machine's clock right (docs/runbooks/clock-wrong.md)".to_owned()
+        }
+        IssueError::Invalid(_) => {
+            "replace that authority (docs/runbooks/compromised-authority.md)".to_owned()
+        }
+    }
+}
+
+/// Whether this member says that it holds a cluster key.
+fn holds(status: &MemberStatus, key_id: &str) -> bool {
+    let own = status.members.iter().find(|view| view.id == status.member_id);
+    let own = own.and_then(|view| view.observed.as_ref());
+    own.is_some_and(|seen| seen.said.key_ids.iter().any(|held| held == key_id))
 }
 
 /// What is said of a cluster with one voter among several members, or with two.
@@ -460,6 +497,7 @@ fn target(text: &str) -> Result<Option<MemberId>, Failure> {
 #[cfg(test)]
 mod tests {
     use steeple_raft_store::testing::member_status;
+    use steeple_raft_store::{Observation, Observed};
 
     use super::*;
 
@@ -501,6 +539,34 @@ mod tests {
         assert!(unreachable_fix(true).contains("spire-server cluster remove"));
         let fix = unreachable_fix(false);
         assert!(fix.contains("docs/runbooks/lost-quorum.md") && !fix.contains("remove"), "{fix}");
+    }
+
+    #[test]
+    fn the_fix_of_a_member_that_cannot_sign_fits_the_reason_alone() {
+        let mut own = view(1, Role::Voter, Some(true));
+        let said = Observation { key_ids: vec!["k1".to_owned()], ..Observation::default() };
+        own.observed = Some(Observed { said, ..Observed::default() });
+        let status = MemberStatus { member_id: MemberId(1), ..member_status(vec![own]) };
+        let sealed = |kek_id: &str| IssueError::Sealed { kek_id: kek_id.to_owned() };
+        let limit = Duration::from_secs(30);
+        let missing = || IssueError::NoAuthority { text: "no active JWT authority".to_owned() };
+        let table = [
+            (sealed("k2"), "put the line of cluster key k2 into the cluster key file"),
+            (sealed("k1"), "this member holds cluster key k1, and it does not open"),
+            (IssueError::ClockOff { ahead_ms: 42_000, limit }, "set this machine's clock right ("),
+            (IssueError::Skew { limit_ms: 30_000 }, "set this machine's clock right ("),
+            (missing(), "wait until the leader has made and published it"),
+            (IssueError::Expired { kind: "JWT" }, "bring back a leader and its quorum"),
+            (IssueError::Invalid("bad".to_owned()), "replace that authority"),
+        ];
+        for (reason, expected) in table {
+            let fix = sign_fix(&reason, &status);
+            assert!(fix.starts_with(expected), "{reason:?}: {fix}");
+            let of_clock = matches!(reason, IssueError::ClockOff { .. } | IssueError::Skew { .. });
+            let of_key = matches!(reason, IssueError::Sealed { .. });
+            assert_eq!(fix.contains("clock"), of_clock, "{reason:?}: {fix}");
+            assert_eq!(fix.contains("cluster key"), of_key, "{reason:?}: {fix}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use steeple_raft_store::{Command, KeysInUse, MemberId, MemberStatus, REKEY_LEVEL
 
 use super::context::Context;
 use crate::gate::Call;
-use crate::key_uses::{self, KeyFacts, KeyUse};
+use crate::key_uses::{self, KeyFacts, KeyUse, WaitReason, Waiting};
 use crate::status::Failure;
 
 /// The keys as this member sees them; none before the cluster has formed.
@@ -40,7 +40,19 @@ fn to_pb(key: KeyFacts) -> rpc::ClusterKey {
         missing_at: names(key.missing_at),
         authorities: u32::try_from(key.authorities).unwrap_or(u32::MAX),
         presented_by: names(key.presented_by),
+        waits_for: key.waits_for.into_iter().map(waiting_to_pb).collect(),
     }
+}
+
+fn waiting_to_pb(waiting: Waiting) -> rpc::cluster_key::Waiting {
+    use rpc::cluster_key::waiting::Reason;
+    let reason = match waiting.reason {
+        WaitReason::Presents => Reason::Presents,
+        WaitReason::Silent => Reason::Silent,
+        WaitReason::LacksKey => Reason::LacksKey,
+    };
+    let id = waiting.member.to_string();
+    rpc::cluster_key::Waiting { id, address: waiting.address, reason: reason.into() }
 }
 
 /// A key that something depends on and a member that answers does not hold.
@@ -119,11 +131,14 @@ fn choose(keys: &[KeyFacts], asked: &str, moved_before: bool) -> Result<String, 
         return Err(format!("no member holds a cluster key {asked}; members hold {known}"));
     }
     let seals = of_use(KeyUse::Seals).next();
-    if let (Some(seals), Some(_)) = (seals, of_use(KeyUse::Leaving).next()) {
-        // It was moved already and goes on.
+    let new: Vec<&KeyFacts> = of_use(KeyUse::New).collect();
+    // It was moved already and goes on. Where the old key waits for silent members alone, it may have
+    // finished long ago: then a new key is meant, if there is one.
+    let is_under_way =
+        |key: &KeyFacts| key.use_ == KeyUse::Leaving && (new.is_empty() || key.is_known_to_wait());
+    if let (Some(seals), true) = (seals, keys.iter().any(is_under_way)) {
         return Ok(seals.id.clone());
     }
-    let new: Vec<&KeyFacts> = of_use(KeyUse::New).collect();
     match new.as_slice() {
         [one] => Ok(one.id.clone()),
         [] => {
@@ -161,11 +176,8 @@ fn check_held(keys: &[KeyFacts], to: &str, status: &MemberStatus) -> Result<(), 
     if key.missing_at.is_empty() {
         return Ok(());
     }
-    let named = key.missing_at.iter().map(|id| {
-        let mut views = status.members.iter();
-        let address = views.find(|view| view.id == *id).map_or("", |view| view.address.as_str());
-        format!("{id} ({address})")
-    });
+    let named = key.missing_at.iter();
+    let named = named.map(|id| format!("{id} ({})", key_uses::address_of(status, *id)));
     Err(format!(
         "not every member is known to hold cluster key {to}: missing at {}; add its line to their key \
          files and send them SIGHUP, or start those that are down, then ask again",
@@ -237,6 +249,33 @@ mod tests {
         // A key that was added since is to be moved to.
         let added = found(&[(1, &["new", "newer"])], "new", &["old"], &["new"]);
         assert_eq!(choose(&added, "", true).as_deref(), Ok("newer"));
+    }
+
+    #[test]
+    fn a_finished_move_does_not_begin_again_because_a_member_does_not_answer() {
+        let of = |held: &[&str], sealed: &[&str]| {
+            let silent = steeple_raft_store::MemberView { observed: None, ..member(3, &[]) };
+            let status = member_status(vec![member(1, held), member(2, held), silent]);
+            let left = cluster("k3", &["k1", "k2"]);
+            (key_uses::keys(&status, &left, &in_use("k3", sealed), NOW), status)
+        };
+        // A fourth key is there: it is refused as with `-to`, by the member's name.
+        let (keys, status) = of(&["k3", "k1", "k2", "k4"], &["k3"]);
+        assert_eq!(choose(&keys, "", true).as_deref(), Ok("k4"));
+        let text = check_held(&keys, "k4", &status).unwrap_err();
+        let expected = "not every member is known to hold cluster key k4: missing at 0000000000000003 \
+                        (m3:1); add its line";
+        assert!(text.starts_with(expected), "{text}");
+        // The caller is told why the old keys are needed again.
+        let left = keys.into_iter().find(|key| key.id == "k1").map(to_pb).unwrap();
+        let reason = rpc::cluster_key::waiting::Reason::Silent.into();
+        let (id, address) = ("0000000000000003".to_owned(), "m3:1".to_owned());
+        assert_eq!(left.waits_for, [rpc::cluster_key::Waiting { id, address, reason }]);
+        // There is none, or the last move is known to go on.
+        let (none, _) = of(&["k3", "k1"], &["k3"]);
+        assert_eq!(choose(&none, "", true).as_deref(), Ok("k3"));
+        let (under_way, _) = of(&["k3", "k1", "k2", "k4"], &["k3", "k2"]);
+        assert_eq!(choose(&under_way, "", true).as_deref(), Ok("k3"));
     }
 
     #[test]
