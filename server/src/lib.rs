@@ -27,6 +27,7 @@ pub mod listen;
 pub mod logging;
 pub mod metrics;
 mod mutants;
+mod own_bundle;
 pub mod service;
 pub mod shutdown;
 mod snapshot_files;

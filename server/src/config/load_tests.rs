@@ -122,7 +122,7 @@ fn what_is_not_needed_is_accepted_and_said() {
         "upstream_bundle is always on",
         "svid_ttl is an old spelling",
         "registration_uds_path is an old spelling",
-        "federation is not supported",
+        "has no profile set, using https_spiffe",
         "state is kept in DATA_DIR/raft; connection_string is not used",
         "KeyManager \"disk\" is not used",
         "NodeResolver \"noop\"",

@@ -9,6 +9,7 @@
 mod cert_manager;
 mod cluster;
 mod error;
+mod federation;
 mod flags;
 mod load;
 mod plugins;
@@ -21,6 +22,7 @@ mod vault;
 pub(crate) use cluster::hostname;
 pub use cluster::{ClusterConfig, KeySource};
 pub use error::ConfigError;
+pub use federation::{BundleEndpointConfig, EndpointProfile};
 pub use flags::{FlagError, RunFlags};
 pub use load::{Config, Notice, load, load_text};
 pub use plugins::{AttestorConfig, PluginsConfig, UpstreamConfig};

@@ -10,6 +10,7 @@ use steeple_spiffe_core::svid::x509::CaSubject;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use super::error::{ConfigError, UnknownKey};
+use super::federation::{self, BundleEndpointConfig};
 use super::flags::RunFlags;
 use super::load::Notice;
 use super::section::Section;
@@ -52,6 +53,8 @@ pub struct ServerConfig {
     pub limit_signing: bool,
     /// `disable_jwt_svids`, `experimental.agent_spiffe_id_as_selector`.
     pub settings: Settings,
+    /// `federation.bundle_endpoint`; `None` = none is served.
+    pub bundle_endpoint: Option<BundleEndpointConfig>,
 }
 
 /// Where and how log lines are written.
@@ -153,6 +156,7 @@ pub(super) fn read(
             disable_jwt_svids: section.bool("disable_jwt_svids")?.unwrap_or(false),
             ..settings
         },
+        bundle_endpoint: federation::read(section, notices, unknown)?,
     };
     Ok(config)
 }
@@ -328,11 +332,6 @@ fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<(), Config
     section.int("profiling_port")?;
     section.int("profiling_freq")?;
     section.strings("profiling_names")?;
-    if section.section("federation")?.is_some() {
-        notices.push(Notice::warning(
-            "federation is not supported by this version: no bundle endpoint is served and no foreign bundle fetched",
-        ));
-    }
     Ok(())
 }
 

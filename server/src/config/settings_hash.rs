@@ -58,7 +58,9 @@ fn lines(config: &Config) -> String {
     // Which files a member has is its own business, whether it signs by itself is not.
     let upstream = config.plugins.upstream.as_ref();
     let upstream = upstream.map(|upstream| ("upstream_authority", upstream.name().to_owned()));
-    let optional = composer.iter().chain(upstream.iter());
+    let endpoint = server.bundle_endpoint.as_ref();
+    let endpoint = endpoint.map(|endpoint| ("refresh_hint", ms(endpoint.refresh_hint)));
+    let optional = composer.iter().chain(upstream.iter()).chain(endpoint.iter());
     pairs.iter().chain(optional).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
@@ -84,6 +86,7 @@ mod tests {
             ("agent_ttl = \"2h\"", ""),
             ("jwt_key_type = \"rsa-2048\"", ""),
             ("", "voters_max = 3"),
+            ("federation { bundle_endpoint { port = 8443 } }", ""),
             ("", "max_staleness = \"1m\""),
             ("", "heartbeat_interval = \"80ms\""),
         ] {

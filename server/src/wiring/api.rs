@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use steeple_spiffe_core::{SpiffeId, TrustDomain, tls};
+use arc_swap::ArcSwap;
+use futures::future::OptionFuture;
+use steeple_federation::Endpoint;
+use steeple_spiffe_core::tls::PublicIdentity;
+use steeple_spiffe_core::{Clock, SpiffeId, TrustDomain, tls};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::World;
 use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, ServerSvid};
-use crate::config::Config;
+use crate::config::{BundleEndpointConfig, Config, EndpointProfile};
 use crate::gate::Front;
 use crate::listen::ConnectionSignals;
 use crate::listen::tcp::ApiListener;
+use crate::own_bundle::OwnBundle;
 use crate::view::Views;
 
 /// How often readiness is looked at without a change of authorities: clocks become right by
@@ -52,6 +57,18 @@ impl ApiTask {
         .await?;
         let accept = accept(server.trust_domain.clone(), server.admin_ids.clone());
         let clock = Arc::clone(&self.world.clock);
+        let endpoint = match &server.bundle_endpoint {
+            Some(config) => {
+                let documents = OwnBundle::new(
+                    self.views.clone(),
+                    server.trust_domain.clone(),
+                    config.refresh_hint,
+                );
+                let identity = Arc::clone(&identity);
+                Some(bundle_endpoint(config, documents, identity, Arc::clone(&clock), &stop).await?)
+            }
+            None => None,
+        };
         let tls = tls::server_config(identity, Arc::new(self.views), accept, clock)?;
         let listener = ApiListener::bind(&server.bind_address, server.bind_port).await?;
         tracing::info!(
@@ -63,8 +80,9 @@ impl ApiTask {
         self.open.store(true, Ordering::Relaxed);
         let serve = listener.run(tls, self.front, self.signals, Arc::clone(&self.world.random));
         // The SVID is kept fresh while connections drain; its task ends with the port.
+        let serve = futures::future::join(serve, OptionFuture::from(endpoint));
         tokio::select! {
-            () = serve => {}
+            _ended = serve => {}
             () = svid_task.run(self.close) => {}
         }
         Ok(())
@@ -75,6 +93,36 @@ impl ApiTask {
             tokio::time::timeout(LOOK_INTERVAL, self.issuer.wait_ready()).await.ok();
         }
     }
+}
+
+/// Opens the bundle endpoint; what is returned serves it until the stop.
+async fn bundle_endpoint(
+    config: &BundleEndpointConfig,
+    documents: OwnBundle,
+    own: Arc<ArcSwap<tls::Identity>>,
+    clock: Arc<dyn Clock>,
+    stop: &CancellationToken,
+) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let (identity, watch) = match &config.profile {
+        EndpointProfile::HttpsSpiffe => (PublicIdentity::Spiffe(own), None),
+        EndpointProfile::HttpsWeb { files, sync_interval } => {
+            let current = Arc::new(ArcSwap::new(files.load()?));
+            let watch = files.clone().watch(Arc::clone(&current), *sync_interval, stop.clone());
+            (PublicIdentity::Web(current), Some(watch))
+        }
+    };
+    let tls = tls::public_server_config(identity, clock)?;
+    let endpoint = Endpoint::bind(config.address).await?;
+    tracing::info!(
+        addr = %endpoint.address(),
+        refresh_hint = ?config.refresh_hint,
+        "Serving bundle endpoint"
+    );
+    let serve = endpoint.run(tls, Arc::new(documents), stop.clone());
+    let both = futures::future::join(serve, OptionFuture::from(watch));
+    Ok(async move {
+        both.await;
+    })
 }
 
 /// Whose certificates pass the handshake: the own trust domain's and administrators'.

@@ -19,6 +19,6 @@ mod web;
 pub use client::{client_config, insecure_bootstrap_client_config};
 pub use error::TlsError;
 pub use identity::Identity;
-pub use server::server_config;
+pub use server::{PublicIdentity, public_server_config, server_config};
 pub use verifier::{AcceptId, BundleSource};
-pub use web::{WebTrust, web_client_config};
+pub use web::{WebIdentity, WebIdentityError, WebTrust, web_client_config};

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use rustls::server::NoServerSessionStorage;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::version::{TLS12, TLS13};
 
 use super::error::TlsError;
 use super::identity::{CurrentIdentity, Identity};
 use super::verifier::{AcceptId, BundleSource, ClockTime, PeerVerifier, Trust, provider};
+use super::web::{CurrentWebIdentity, WebIdentity};
 use crate::time::Clock;
 
 /// A server that presents the current identity and takes clients with a certificate (verified
@@ -31,5 +32,39 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What a server that takes anybody presents.
+#[derive(Clone, Debug)]
+pub enum PublicIdentity {
+    /// An X.509-SVID.
+    Spiffe(Arc<ArcSwap<Identity>>),
+    /// A certificate of the web.
+    Web(Arc<ArcSwap<WebIdentity>>),
+}
+
+/// A server of HTTP/2 and HTTP/1.1 that presents the current identity and asks nobody for a certificate:
+/// the bundle endpoint (SPIFFE Federation 5).
+///
+/// # Errors
+///
+/// [`TlsError::Config`].
+pub fn public_server_config(
+    identity: PublicIdentity,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let resolver: Arc<dyn ResolvesServerCert> = match identity {
+        PublicIdentity::Spiffe(current) => Arc::new(CurrentIdentity(current)),
+        PublicIdentity::Web(current) => Arc::new(CurrentWebIdentity(current)),
+    };
+    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockTime(clock)))
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(TlsError::Config)?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -14,6 +14,7 @@ mod bad_start;
 mod bundles;
 mod cert_manager;
 mod crashes;
+mod federation;
 mod growing;
 mod membership;
 mod nesting;

@@ -30,6 +30,11 @@ const TABLE: &[Row] = &[
         never: &["steeple_api", "steeple_server"],
     },
     Row {
+        name: "federation",
+        may_use: &["spiffe-core"],
+        never: &["steeple_api", "steeple_raft_store", "steeple_server"],
+    },
+    Row {
         name: "cli",
         may_use: &["spiffe-core", "api"],
         never: &["steeple_raft_store", "steeple_server", "steeple_agent"],
@@ -41,7 +46,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         name: "server",
-        may_use: &["spiffe-core", "hcl1", "api", "raft-store", "cli"],
+        may_use: &["spiffe-core", "hcl1", "api", "raft-store", "federation", "cli"],
         never: &["steeple_agent", "rocksdb::", "openraft::"],
     },
     Row {

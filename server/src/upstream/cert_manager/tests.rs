@@ -243,7 +243,9 @@ async fn what_the_api_server_refuses_is_told_with_the_fix() {
 #[tokio::test]
 async fn a_certificate_that_makes_no_sense_is_refused() {
     let (_folder, kubernetes, asking) = start().await;
-    let changes: [(fn(&mut Value), &str); 4] = [
+    /// What is changed in the status, and what is said of it.
+    type Case = (fn(&mut Value), &'static str);
+    let changes: [Case; 4] = [
         (
             |status| drop(status.as_object_mut().unwrap().remove("ca")),
             "choose an issuer that fills",

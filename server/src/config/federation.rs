@@ -1,0 +1,341 @@
+//! `server { federation { } }`: the bundle endpoint. Rules of `spec/spire-config.md` 2.2.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use steeple_federation::ServingFiles;
+use steeple_hcl1::decode::Block;
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
+
+use super::error::{ConfigError, UnknownKey};
+use super::load::Notice;
+use super::section::Section;
+
+/// What peers are told to wait between two fetches, where the file says nothing (SPIRE: the same).
+const REFRESH_HINT: Duration = Duration::from_secs(300);
+
+/// Clients fetch no more often, whatever they are told.
+const REFRESH_HINT_MIN: Duration = Duration::from_secs(60);
+
+/// From here on a revocation takes too long to be heard of.
+const REFRESH_HINT_HIGH: Duration = Duration::from_secs(24 * 3600);
+
+/// How often certificate files are looked at, where the file says nothing (SPIRE: the same).
+const FILE_SYNC_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// `federation.bundle_endpoint`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleEndpointConfig {
+    /// `address` and `port`.
+    pub address: SocketAddr,
+    /// `refresh_hint`; zero tells none.
+    pub refresh_hint: Duration,
+    /// `profile`.
+    pub profile: EndpointProfile,
+}
+
+/// As whom the endpoint presents itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointProfile {
+    /// By the server's own X.509-SVID.
+    HttpsSpiffe,
+    /// By a certificate of the web.
+    HttpsWeb {
+        /// `cert_file_path` and `key_file_path`.
+        files: ServingFiles,
+        /// `file_sync_interval`.
+        sync_interval: Duration,
+    },
+}
+
+/// Reads the section.
+pub(super) fn read(
+    server: &Section<'_>,
+    notices: &mut Vec<Notice>,
+    unknown: &mut Vec<UnknownKey>,
+) -> Result<Option<BundleEndpointConfig>, ConfigError> {
+    let Some(section) = server.section("federation")? else { return Ok(None) };
+    let endpoint = section.section("bundle_endpoint")?;
+    let endpoint = endpoint.map(|endpoint| bundle_endpoint(&endpoint, notices, unknown));
+    let relationships = section.block().labelled("federates_with");
+    let relationships = relationships.map_err(|error| ConfigError::decode("federation", error))?;
+    for (name, block) in relationships {
+        check_relationship(&name.text, block)?;
+        notices.push(Notice::warning(format!(
+            "federates_with {:?} is not fetched by this version: set its bundle by \"bundle set\"",
+            name.text
+        )));
+    }
+    // SPIRE looks for unknown keys in the endpoint alone.
+    for key in section.unknown() {
+        notices
+            .push(Notice::warning(format!("federation.{} is unknown and has no effect", key.key)));
+    }
+    endpoint.transpose()
+}
+
+fn bundle_endpoint(
+    section: &Section<'_>,
+    notices: &mut Vec<Notice>,
+    unknown: &mut Vec<UnknownKey>,
+) -> Result<BundleEndpointConfig, ConfigError> {
+    let address = section.parsed::<IpAddr>("address")?.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+    let port = section.port("port")?.ok_or_else(|| {
+        section.refuse("port", "must be configured: peers have to know it, for instance 8443")
+    })?;
+    let refresh_hint = section.duration("refresh_hint")?.unwrap_or(REFRESH_HINT);
+    if refresh_hint >= REFRESH_HINT_HIGH {
+        notices.push(Notice::warning(
+            "Bundle endpoint refresh hint set to a high value: peers hear late of a revoked authority; \
+             5m is a good one",
+        ));
+    }
+    if refresh_hint < REFRESH_HINT_MIN {
+        notices.push(Notice::warning(
+            "Bundle endpoint refresh hint set too low: clients do not refresh more often than each minute",
+        ));
+    }
+    let profile = profile(section, notices)?;
+    section.collect_unknown(unknown);
+    Ok(BundleEndpointConfig { address: SocketAddr::new(address, port), refresh_hint, profile })
+}
+
+fn profile(
+    section: &Section<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<EndpointProfile, ConfigError> {
+    if section.section("acme")?.is_some() {
+        if section.has("profile") {
+            let text = "either bundle endpoint 'acme' or 'profile' can be set, but not both";
+            return Err(section.refuse("acme", text));
+        }
+        return Err(no_acme(section, "acme"));
+    }
+    let profiles = section.block().labelled("profile");
+    let mut profiles = profiles.map_err(|error| ConfigError::decode("bundle_endpoint", error))?;
+    if !section.has("profile") {
+        notices.push(Notice::deprecated(
+            "Bundle endpoint is configured but has no profile set, using https_spiffe as default; \
+             please configure a profile explicitly",
+        ));
+        return Ok(EndpointProfile::HttpsSpiffe);
+    }
+    let (Some((label, block)), true) = (profiles.pop(), profiles.is_empty()) else {
+        return Err(section.refuse("profile", "exactly one bundle endpoint profile is expected"));
+    };
+    let block = Section::new(format!("federation.bundle_endpoint.profile.{}", label.text), block);
+    let profile = match label.text.as_str() {
+        "https_spiffe" => EndpointProfile::HttpsSpiffe,
+        "https_web" => https_web(&block)?,
+        _ => {
+            let text = "unknown bundle endpoint profile configured; current supported profiles are \
+                        \"https_spiffe\" and \"https_web\"";
+            return Err(section.refuse("profile", text));
+        }
+    };
+    for key in block.unknown() {
+        notices.push(Notice::warning(format!(
+            "{}.{} is unknown and has no effect",
+            key.section, key.key
+        )));
+    }
+    Ok(profile)
+}
+
+fn https_web(section: &Section<'_>) -> Result<EndpointProfile, ConfigError> {
+    if section.section("acme")?.is_some() {
+        return Err(no_acme(section, "acme"));
+    }
+    let Some(files) = section.section("serving_cert_file")? else {
+        let text =
+            "malformed https_web profile configuration: 'acme' or 'serving_cert_file' is required";
+        return Err(section.refuse("serving_cert_file", text));
+    };
+    let path = |key: &str| {
+        let path = files.string(key)?;
+        path.ok_or_else(|| files.refuse(key, "must be configured")).map(Into::into)
+    };
+    let interval = files.duration("file_sync_interval")?.filter(|interval| !interval.is_zero());
+    Ok(EndpointProfile::HttpsWeb {
+        files: ServingFiles { certificate: path("cert_file_path")?, key: path("key_file_path")? },
+        sync_interval: interval.unwrap_or(FILE_SYNC_INTERVAL),
+    })
+}
+
+fn no_acme(section: &Section<'_>, key: &str) -> ConfigError {
+    let text = "ACME is not supported by this version: let another client renew the certificate, and \
+                use profile \"https_web\" { serving_cert_file { … } }, which reads it again";
+    section.refuse(key, text)
+}
+
+/// Checks a relationship as SPIRE does.
+fn check_relationship(name: &str, block: Block<'_>) -> Result<(), ConfigError> {
+    let section = Section::new(format!("federation.federates_with[{name:?}]"), block);
+    let wrong = |text: String| ConfigError::Missing(text);
+    TrustDomain::parse_name_or_id(name).map_err(|error| wrong(format!("{name:?}: {error}")))?;
+    let url = section.string("bundle_endpoint_url")?.unwrap_or_default();
+    let key = format!("federation.federates_with[{name:?}].bundle_endpoint_url");
+    if url.is_empty() {
+        return Err(wrong(format!("{key} must be configured")));
+    }
+    if !url.to_ascii_lowercase().starts_with("https://") {
+        return Err(wrong(format!("{key} must use the HTTPS protocol; URL found: {url:?}")));
+    }
+    let profiles = section.block().labelled("bundle_endpoint_profile");
+    let profiles = profiles.map_err(|error| ConfigError::decode("federates_with", error))?;
+    let [(label, profile)] = profiles.as_slice() else {
+        return Err(wrong(if profiles.is_empty() {
+            format!(
+                "federation configuration for trust domain {name:?}: missing bundle endpoint configuration"
+            )
+        } else {
+            "exactly one bundle endpoint profile is expected".to_owned()
+        }));
+    };
+    match label.text.as_str() {
+        "https_web" => Ok(()),
+        "https_spiffe" => {
+            let id = profile.string("endpoint_spiffe_id");
+            let id = id.map_err(|error| ConfigError::decode("https_spiffe", error))?;
+            let parsed = SpiffeId::parse(&id.unwrap_or_default());
+            let wrong =
+                |error| wrong(format!("{name:?}: could not get endpoint SPIFFE ID: {error}"));
+            parsed.map(|_id| ()).map_err(wrong)
+        }
+        _ => Err(wrong(format!(
+            "{name:?}: no bundle endpoint profile defined; current supported profiles are \
+             \"https_spiffe\" and \"https_web\""
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, RunFlags, load_text};
+
+    use super::*;
+
+    fn load(federation: &str) -> Result<Config, String> {
+        let text = format!(
+            "server {{\n trust_domain = \"example.org\"\n data_dir = \"/d\"\n\
+             federation {{ {federation} }}\n}}\ncluster {{\n key_env = \"K\"\n}}\nplugins {{\n}}\n"
+        );
+        load_text(&text, &RunFlags::default()).map_err(|error| error.to_string())
+    }
+
+    fn endpoint(text: &str) -> Result<Config, String> {
+        load(&format!("bundle_endpoint {{ port = 8443\n{text} }}"))
+    }
+
+    #[test]
+    fn an_endpoint_has_an_address_a_hint_and_a_profile() {
+        let files = "profile \"https_web\" { serving_cert_file { cert_file_path = \"/c\"\n\
+                     key_file_path = \"/k\"\n";
+        let web = |seconds: u64| EndpointProfile::HttpsWeb {
+            files: ServingFiles { certificate: "/c".into(), key: "/k".into() },
+            sync_interval: Duration::from_secs(seconds),
+        };
+        let spiffe = || EndpointProfile::HttpsSpiffe;
+        for (text, address, hint, profile, warnings) in [
+            ("", "0.0.0.0:8443", 300, spiffe(), 1),
+            ("profile \"https_spiffe\" {}", "0.0.0.0:8443", 300, spiffe(), 0),
+            ("profile { https_spiffe {} }\naddress = \"::1\"", "[::1]:8443", 300, spiffe(), 0),
+            (
+                "profile \"https_spiffe\" {}\nrefresh_hint = \"24h\"",
+                "0.0.0.0:8443",
+                86400,
+                spiffe(),
+                1,
+            ),
+            (
+                "profile \"https_spiffe\" {}\nrefresh_hint = \"59s\"",
+                "0.0.0.0:8443",
+                59,
+                spiffe(),
+                1,
+            ),
+            (&format!("{files} }} }}"), "0.0.0.0:8443", 300, web(3600), 0),
+            (
+                &format!("{files} file_sync_interval = \"0s\" }} }}"),
+                "0.0.0.0:8443",
+                300,
+                web(3600),
+                0,
+            ),
+            (&format!("{files} file_sync_interval = \"5s\" }} }}"), "0.0.0.0:8443", 300, web(5), 0),
+        ] {
+            let config = endpoint(text).unwrap();
+            let found = config.server.bundle_endpoint.clone().unwrap();
+            assert_eq!(found.address, address.parse().unwrap(), "{text}");
+            assert_eq!(found.refresh_hint, Duration::from_secs(hint), "{text}");
+            assert_eq!(found.profile, profile, "{text}");
+            let told = config.notices.iter().filter(|notice| notice.text.contains("ndpoint"));
+            assert_eq!(told.count(), warnings, "{text}: {:?}", config.notices);
+        }
+        assert_eq!(load("").unwrap().server.bundle_endpoint, None);
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_the_fix() {
+        for (text, expected) in [
+            ("nope = 1", "\"nope\" in section server.federation.bundle_endpoint"),
+            ("address = \"localhost\"", "server.federation.bundle_endpoint.address: invalid IP"),
+            ("acme {}", "ACME is not supported by this version"),
+            (
+                "acme {}\nprofile \"https_spiffe\" {}",
+                "'acme' or 'profile' can be set, but not both",
+            ),
+            ("profile \"https_web\" { acme {} }", "ACME is not supported by this version"),
+            ("profile \"https_web\" {}", "'acme' or 'serving_cert_file' is required"),
+            (
+                "profile \"https_web\" { serving_cert_file {} }",
+                "cert_file_path: must be configured",
+            ),
+            ("profile \"x\" {}", "unknown bundle endpoint profile configured"),
+            (
+                "profile \"https_spiffe\" {}\nprofile \"https_web\" {}",
+                "exactly one bundle endpoint profile",
+            ),
+        ] {
+            let said = endpoint(text).unwrap_err();
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+        let said = load("bundle_endpoint {}").unwrap_err();
+        assert!(said.contains("bundle_endpoint.port: must be configured"), "{said}");
+    }
+
+    #[test]
+    fn relationships_of_the_file_are_checked_and_said_to_be_unused() {
+        let with = |text: &str| load(&format!("federates_with \"other.test\" {{ {text} }}"));
+        let url = "bundle_endpoint_url = \"https://other.test\"\n";
+        for (text, expected) in [
+            ("", "federates_with[\"other.test\"].bundle_endpoint_url must be configured"),
+            (
+                "bundle_endpoint_url = \"http://x\"",
+                "must use the HTTPS protocol; URL found: \"http://x\"",
+            ),
+            (url, "trust domain \"other.test\": missing bundle endpoint configuration"),
+            (
+                &format!("{url} bundle_endpoint_profile \"x\" {{}}"),
+                "no bundle endpoint profile defined",
+            ),
+            (
+                &format!("{url} bundle_endpoint_profile \"https_spiffe\" {{}}"),
+                "could not get endpoint SPIFFE ID",
+            ),
+        ] {
+            let said = with(text).unwrap_err();
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+        for profile in [
+            "\"https_web\" {}",
+            "\"https_spiffe\" { endpoint_spiffe_id = \"spiffe://other.test/x\" }",
+        ] {
+            let config = with(&format!("{url} bundle_endpoint_profile {profile}")).unwrap();
+            let told = config.notices.iter().any(|notice| notice.text.contains("is not fetched"));
+            assert!(told, "{:?}", config.notices);
+        }
+        let config = load("nope = 1").unwrap();
+        assert!(config.notices.iter().any(|one| one.text.contains("federation.nope is unknown")));
+    }
+}
