@@ -5,6 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
@@ -22,6 +23,9 @@ use crate::upstream::chain;
 
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
+
+/// What still runs after the drain has this long.
+const RUNTIME_END_MAX: Duration = Duration::from_millis(500);
 
 /// `run`: serves until a signal; 0 after a signal, 1 after a failure.
 pub fn run(words: Vec<String>) -> i32 {
@@ -96,8 +100,9 @@ fn serve(config: Config) -> Result<(), String> {
     if let Err(text) = &result {
         error!(error = text, "Agent crashed");
     }
-    // Blocking work that still runs (a hash, a name lookup) must not hold the exit up.
-    runtime.shutdown_background();
+    // The crypto library takes its random state down as the process ends, under threads that still draw
+    // from it: they end first. Longer work (a hash, a name lookup) must not hold the exit up.
+    runtime.shutdown_timeout(RUNTIME_END_MAX);
     result
 }
 

@@ -8,12 +8,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_spiffe_core::Timestamp;
 use tokio::time::{sleep, timeout};
 
 use crate::core::Core;
 use crate::error::RunError;
-use crate::local::LocalRecords;
 use crate::membership::{Asked, MemberChange};
 use crate::offload::offload;
 
@@ -87,11 +85,14 @@ async fn record(core: &Arc<Core>) -> Result<(), RunError> {
 }
 
 /// When this member left its cluster, if it did.
-pub(crate) fn left(local: &LocalRecords) -> io::Result<Option<Timestamp>> {
+#[cfg(feature = "rocks")]
+pub(crate) fn left(
+    local: &crate::local::LocalRecords,
+) -> io::Result<Option<steeple_spiffe_core::Timestamp>> {
     let Some(bytes) = local.get(RECORD)? else { return Ok(None) };
     let text = String::from_utf8_lossy(&bytes);
     let unix_s = text.parse().map_err(io::Error::other)?;
-    Ok(Some(Timestamp::from_unix_s(unix_s)))
+    Ok(Some(steeple_spiffe_core::Timestamp::from_unix_s(unix_s)))
 }
 
 #[cfg(test)]

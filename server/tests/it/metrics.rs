@@ -17,6 +17,7 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_ca_manager_bundle_prune",
     "spire_server_cluster_snapshot_age",
     "spire_server_server_ca_sign_x509_ca_svid",
+    "spire_server_bundle_endpoint_requests",
 ];
 
 #[test]
