@@ -109,7 +109,7 @@ fn profile(
             let text = "either bundle endpoint 'acme' or 'profile' can be set, but not both";
             return Err(section.refuse("acme", text));
         }
-        return Err(no_acme(section, "acme"));
+        return Err(no_acme(section));
     }
     let profiles = section.block().labelled("profile");
     let mut profiles = profiles.map_err(|error| ConfigError::decode("bundle_endpoint", error))?;
@@ -144,7 +144,7 @@ fn profile(
 
 fn https_web(section: &Section<'_>) -> Result<EndpointProfile, ConfigError> {
     if section.section("acme")?.is_some() {
-        return Err(no_acme(section, "acme"));
+        return Err(no_acme(section));
     }
     let Some(files) = section.section("serving_cert_file")? else {
         let text =
@@ -162,10 +162,10 @@ fn https_web(section: &Section<'_>) -> Result<EndpointProfile, ConfigError> {
     })
 }
 
-fn no_acme(section: &Section<'_>, key: &str) -> ConfigError {
+fn no_acme(section: &Section<'_>) -> ConfigError {
     let text = "ACME is not supported by this version: let another client renew the certificate, and \
                 use profile \"https_web\" { serving_cert_file { … } }, which reads it again";
-    section.refuse(key, text)
+    section.refuse("acme", text)
 }
 
 /// Checks a relationship as SPIRE does.

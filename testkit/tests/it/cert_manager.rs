@@ -1,6 +1,5 @@
 //! A cluster whose authorities are signed through cert-manager, as a Kubernetes API on loopback has it.
 
-use std::fs;
 use std::time::Duration;
 
 use http::Method;
@@ -9,7 +8,7 @@ use steeple_testkit::kubernetes::{self, Mood, NAMESPACE, TOKEN};
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Cluster, ClusterSpec, Kubernetes};
 
-use crate::upstream::{leads_to, mint, signs_anew, signs_below};
+use crate::upstream::{is_logged, leads_to, mint, signs_anew, signs_below, wait_logged};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -20,20 +19,6 @@ fn plugin(kubernetes: &Kubernetes) -> String {
          \"ClusterIssuer\"\n      kube_config_file = \"{}\"\n    }}\n  }}\n",
         kubernetes.kubeconfig().display(),
     )
-}
-
-/// Whether any member has logged this.
-fn is_logged(cluster: &Cluster, text: &str) -> bool {
-    let mut logs = cluster.members().iter().map(|member| fs::read_to_string(member.log()));
-    logs.any(|log| log.unwrap().contains(text))
-}
-
-async fn wait_logged(cluster: &Cluster, text: &str) {
-    let logged = wait_for(text, SOON, async || {
-        anyhow::ensure!(is_logged(cluster, text), "no member has logged it");
-        Ok(())
-    });
-    logged.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

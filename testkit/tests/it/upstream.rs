@@ -132,6 +132,21 @@ pub(crate) fn published(cluster: &Cluster, folder: &Path) -> Vec<Vec<u8>> {
     seen.swap_remove(0)
 }
 
+/// Whether any member has logged this.
+pub(crate) fn is_logged(cluster: &Cluster, text: &str) -> bool {
+    let mut logs = cluster.members().iter().map(|member| fs::read_to_string(member.log()));
+    logs.any(|log| log.unwrap().contains(text))
+}
+
+/// Waits until some member has logged this.
+pub(crate) async fn wait_logged(cluster: &Cluster, text: &str) {
+    let logged = wait_for(text, SOON, async || {
+        anyhow::ensure!(is_logged(cluster, text), "no member has logged it");
+        Ok(())
+    });
+    logged.await.unwrap();
+}
+
 /// All of three members sign with one authority below the intermediate, and publish the root alone: that
 /// authority.
 pub(crate) fn signs_below(

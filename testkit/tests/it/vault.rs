@@ -10,7 +10,9 @@ use nix::sys::signal::Signal;
 use steeple_testkit::process::{Process, wait_for};
 use steeple_testkit::{Cluster, ClusterSpec, ports, skip};
 
-use crate::upstream::{certificates, leads_to, mint, signs_anew, signs_below};
+use crate::upstream::{
+    certificates, is_logged, leads_to, mint, signs_anew, signs_below, wait_logged,
+};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -135,20 +137,6 @@ impl Bao {
 
 fn app_role_auth((id, secret): &(String, String)) -> String {
     format!("approle_auth {{ approle_id = \"{id}\" approle_secret_id = \"{secret}\" }}")
-}
-
-/// Whether any member has logged this.
-fn is_logged(cluster: &Cluster, text: &str) -> bool {
-    let mut logs = cluster.members().iter().map(|member| fs::read_to_string(member.log()));
-    logs.any(|log| log.unwrap().contains(text))
-}
-
-async fn wait_logged(cluster: &Cluster, text: &str) {
-    let logged = wait_for(text, SOON, async || {
-        anyhow::ensure!(is_logged(cluster, text), "no member has logged it");
-        Ok(())
-    });
-    logged.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
