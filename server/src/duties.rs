@@ -311,6 +311,7 @@ mod tests {
                 Arc::clone(&keys),
                 Arc::<FixedClock>::clone(&clock),
                 Duration::from_secs(600),
+                None,
             );
             let rotator = Rotator {
                 survey,

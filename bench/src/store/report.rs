@@ -43,6 +43,13 @@ impl Report {
         self.text.push('\n');
     }
 
+    /// What a round came to, for who watches: one that stands out is to be seen.
+    pub(crate) fn round(&self, number: usize, work: &str, rows: &[Row]) {
+        let rate = |row: &Row| Some(format!("{} {:.0}/s", row.system, row.rounds.last()?.rate));
+        let rates: Vec<_> = rows.iter().filter_map(rate).collect();
+        println!("  round {number}, {work}: {}", rates.join(", "));
+    }
+
     /// A peer that is not here. Never silent, and never a figure.
     pub(crate) fn absent(&mut self, peer: &str, error: &anyhow::Error) {
         self.line(&format!("- peer absent: {peer}: {error:#}"));

@@ -59,10 +59,11 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
     shapes.push(Shape { callers: BATCH_CALLERS, work: Work::CreateBatch(BATCH) });
     let mut tables: Vec<Vec<Row>> = shapes.iter().map(|_| systems.rows()).collect();
     let mut syncs = Vec::new();
-    for _ in 0..plan.rounds {
+    for number in 1..=plan.rounds {
         for (shape, rows) in shapes.iter().zip(&mut tables) {
             syncs.extend(floor::each_fdatasync(SYNCS)?);
             systems.round(*shape, plan, rows).await?;
+            report.round(number, &shape.name(), rows);
         }
     }
     if let Some(postgres) = systems.postgres.take() {

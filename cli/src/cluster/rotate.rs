@@ -141,7 +141,7 @@ impl Rotate {
             let text = format!("{have} of {all} agents have it; waiting for {}", seen.waits_for);
             if !self.wait {
                 self.tell(io, &text)?;
-                self.tell(io, &format!("Agents are taken to have it at {at_latest}. Run the command again then, or with -wait."))?;
+                self.tell(io, &format!("All are taken to have it at {at_latest}. Run the command again then, or with -wait."))?;
                 return Ok(seen);
             }
             if told.is_news(&text) {

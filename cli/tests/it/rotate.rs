@@ -88,7 +88,7 @@ async fn what_cannot_be_done_yet_is_told_with_its_time() {
         format!(
             "JWT authority new is prepared: published, but it signs nothing yet.\n\
              8 of 9 agents have it; waiting for 1 of 9 agents: a\n\
-             Agents are taken to have it at {END}. Run the command again then, or with -wait.\n"
+             All are taken to have it at {END}. Run the command again then, or with -wait.\n"
         )
     );
     let full = || RotationResponse { published: 3, ..quiet() };

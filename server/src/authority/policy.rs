@@ -25,6 +25,10 @@ const PRUNE_MARGIN_MAX: Duration = Duration::from_secs(3600);
 /// A replica whose clock is off by more than this never signs.
 const SKEW_LIMIT_MAX: Duration = Duration::from_secs(30);
 
+/// Peers of other trust domains wait at least this long between two fetches, and after one that failed
+/// (SPIRE: both a minute).
+const PEER_PAUSE_MIN: Duration = Duration::from_secs(60);
+
 /// What an operator decides about authorities and the lifetimes of what they sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityPolicy {
@@ -46,6 +50,9 @@ pub struct AuthorityPolicy {
     pub unique_ids: bool,
     /// Subject of X.509 authorities; `None` is SPIRE's default.
     pub ca_subject: Option<CaSubject>,
+    /// What the bundle endpoint tells peers to wait between two fetches (`refresh_hint`; zero tells none);
+    /// `None`: there is no endpoint.
+    pub refresh_hint: Option<Duration>,
 }
 
 impl Default for AuthorityPolicy {
@@ -61,6 +68,7 @@ impl Default for AuthorityPolicy {
             jwt_issuer: None,
             unique_ids: false,
             ca_subject: None,
+            refresh_hint: None,
         }
     }
 }
@@ -82,6 +90,20 @@ impl AuthorityPolicy {
     /// the authority that signs now. `shortest` is the shortest lifetime in use.
     pub fn outage_margin(shortest: Duration, active: &Authority, now: Timestamp) -> Duration {
         shortest.min(active.not_after.since(now)) / 2
+    }
+
+    /// How long peers of other trust domains may take to fetch a bundle, one failed attempt included.
+    /// They fetch anonymously, so time is all there is to know. `None`: nobody can fetch it.
+    pub fn peers_fetch_bound(&self) -> Option<Duration> {
+        // Who is told nothing waits a tenth of the shortest life (SPIRE's clients).
+        let told =
+            self.refresh_hint.map(|hint| if hint.is_zero() { self.ca_ttl / 10 } else { hint });
+        told.map(|pause| pause.max(PEER_PAUSE_MIN) + PEER_PAUSE_MIN)
+    }
+
+    /// How long a scheduled rotation waits at most for those who may not know the next authority.
+    pub fn longest_wait(&self) -> Duration {
+        prepare_before(self.ca_ttl).saturating_sub(activate_regardless_before(self.ca_ttl))
     }
 
     /// The longest SVID lifetime that rotation never cuts short.

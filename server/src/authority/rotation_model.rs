@@ -296,7 +296,7 @@ impl Rotations {
         let id = SpiffeId::parse("spiffe://example.org/spire/agent/a").unwrap();
         let without = state.agents.iter().filter(|agent| !agent.seen).map(|_| id.clone()).collect();
         let assumed_at = assumed_at(prepared, TICK);
-        Report { members, agents: AGENTS, without, assumed_at }
+        Report { members, agents: AGENTS, without, assumed_at, peers_at: None }
     }
 
     fn due(&self, state: &State, journal: &Journal) -> Option<Step> {

@@ -91,7 +91,7 @@ impl Rotator {
             if let Step::Activate(kind, id) = &step
                 && let Some((Evidence::Incomplete, report)) = reports.get(id)
             {
-                let waited_for = report.waits_for().unwrap_or_default();
+                let waited_for = report.waits_for(now).unwrap_or_default();
                 let kind = kind_name(*kind);
                 tracing::warn!(
                     authority_id = id.as_str(),

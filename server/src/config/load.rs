@@ -15,6 +15,7 @@ use super::plugins::{self, PluginsConfig};
 use super::section::Section;
 use super::server::{self, ServerConfig};
 use super::telemetry::{self, HealthConfig, TelemetryConfig};
+use crate::authority::AuthorityPolicy;
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -115,6 +116,7 @@ pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
         return Err(ConfigError::Unknown(unknown));
     }
     check_lifetimes(&server, &mut notices);
+    check_refresh_hint(&server.authority, &mut notices);
     let hold = flags.hold || held_by_file(&server.data_dir);
     Ok(Config { server, cluster, plugins, health, telemetry, hold, notices })
 }
@@ -151,6 +153,18 @@ fn check_lifetimes(server: &ServerConfig, notices: &mut Vec<Notice>) {
             )
         };
         notices.push(Notice::warning(text));
+    }
+}
+
+/// A rotation by schedule waits for peers that fetch the bundle, but not longer than it can.
+fn check_refresh_hint(policy: &AuthorityPolicy, notices: &mut Vec<Notice>) {
+    let longest = policy.longest_wait();
+    if policy.peers_fetch_bound().is_some_and(|bound| bound > longest) {
+        notices.push(Notice::warning(format!(
+            "refresh_hint is too high for the configured ca_ttl; an authority signs {longest:?} after it \
+             was published at the latest, when peers may not have fetched it: lower refresh_hint, or raise \
+             ca_ttl"
+        )));
     }
 }
 

@@ -430,6 +430,18 @@ fn lifetimes_that_rotation_would_cut_are_warned_of() {
 }
 
 #[test]
+fn a_refresh_hint_that_rotation_cannot_wait_for_is_warned_of() {
+    let endpoint = "federation {\n bundle_endpoint {\n port = 8443\n profile \"https_spiffe\" {}\n";
+    for (hint, warned) in [("5m", false), ("8h", false), ("11h", true), ("0s", false)] {
+        let text = format!("{endpoint} refresh_hint = {hint:?}\n }}\n }}");
+        let config = good(&file(&text, "", ""));
+        let is_notice =
+            config.notices.iter().any(|n| n.text.starts_with("refresh_hint is too high"));
+        assert_eq!(is_notice, warned, "{hint}: {:?}", config.notices);
+    }
+}
+
+#[test]
 fn metrics_that_only_this_host_can_read_are_not_warned_of() {
     for (host, warned) in
         [("localhost", false), ("127.0.0.1", false), ("::1", false), ("0.0.0.0", true), ("a", true)]

@@ -139,6 +139,8 @@ pub(super) fn read(
     unused(section, notices)?;
     let settings = experimental(section, notices)?;
     let (limit_attestation, limit_signing) = ratelimit(section, unknown)?;
+    let bundle_endpoint = federation::read(section, notices, unknown)?;
+    let refresh_hint = bundle_endpoint.as_ref().map(|endpoint| endpoint.refresh_hint);
     let config = ServerConfig {
         trust_domain,
         data_dir: data_dir.into(),
@@ -148,7 +150,7 @@ pub(super) fn read(
         admin_ids: admin_ids(section)?,
         audit_log_enabled: section.bool("audit_log_enabled")?.unwrap_or(false),
         log: log(section, flags)?,
-        authority: authority(section, notices, unknown)?,
+        authority: AuthorityPolicy { refresh_hint, ..authority(section, notices, unknown)? },
         agent_pruning: pruning(section)?,
         limit_attestation,
         limit_signing,
@@ -156,7 +158,7 @@ pub(super) fn read(
             disable_jwt_svids: section.bool("disable_jwt_svids")?.unwrap_or(false),
             ..settings
         },
-        bundle_endpoint: federation::read(section, notices, unknown)?,
+        bundle_endpoint,
     };
     Ok(config)
 }
@@ -242,6 +244,8 @@ fn authority(
         // Said by a plugin.
         unique_ids: false,
         ca_subject: ca_subject(section, notices, unknown)?,
+        // Said by the bundle endpoint.
+        refresh_hint: None,
     })
 }
 

@@ -42,7 +42,7 @@ pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::Rot
         let report = context.survey.of(prepared).await;
         let now = context.gate.clock.now().max(context.views().cluster_time());
         response.complete = report.judge(now) == Evidence::Complete;
-        known(&mut response, &report);
+        known(&mut response, &report, now);
     }
     response
 }
@@ -61,7 +61,7 @@ pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
             continue;
         }
         let report = context.survey.of(prepared).await;
-        let Some(waits_for) = report.waits_for() else { continue };
+        let Some(waits_for) = report.waits_for(now) else { continue };
         if report.judge(now) == Evidence::Incomplete {
             let (kind, id) = (kind_name(kind), &prepared.id);
             warnings.push(rpc::Warning {
@@ -124,12 +124,12 @@ fn scheduled(
 }
 
 /// What members and agents show.
-fn known(response: &mut rpc::RotationResponse, report: &Report) {
-    response.waits_for = report.waits_for().unwrap_or_default();
+fn known(response: &mut rpc::RotationResponse, report: &Report, now: Timestamp) {
+    response.waits_for = report.waits_for(now).unwrap_or_default();
     response.agents = count(report.agents);
     response.agents_without = count(report.without.len());
     response.laggards = report.without.iter().take(LAGGARDS_MAX).map(ToString::to_string).collect();
-    response.assumed_at = report.assumed_at.unix_s();
+    response.assumed_at = report.known_at().unix_s();
 }
 
 fn count(number: usize) -> u32 {

@@ -184,6 +184,7 @@ impl Start {
             Arc::clone(&keys),
             Arc::clone(&self.world.clock),
             self.config.cluster.max_staleness,
+            policy.peers_fetch_bound(),
         );
         let context = Context {
             gate: self.gate(handle.clone(), views.clone(), reads.clone()),

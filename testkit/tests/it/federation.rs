@@ -103,6 +103,9 @@ async fn every_replica_gives_out_the_same_bundle_with_a_quorum_and_without() {
         value["spiffe_sequence"].as_u64().unwrap()
     };
     assert_eq!(number(&second), number(&first) + 1);
+    // Peers fetch without saying who they are: they are given the time that they are told to take.
+    let told = done(&cluster, 0, &["cluster", "rotate", "x509"]);
+    assert!(told.contains("waiting for peers of other trust domains"), "{told}");
 
     for member in 0..2 {
         cluster.kill_member(member).unwrap();

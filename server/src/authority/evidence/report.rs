@@ -1,8 +1,8 @@
 //! What is known of a prepared authority at one moment, and what follows from it.
 //!
 //! Pure. Owns the rule (`docs/reference/cluster.md`, "Rotation"): all voters in contact sign with it,
-//! members out of contact have stopped serving, and every agent that exists was given a bundle that holds
-//! it, or has had the time that the slowest needs.
+//! members out of contact have stopped serving, every agent that exists was given a bundle that holds
+//! it, or has had the time that the slowest needs, and so have peers of other trust domains.
 
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub struct Report {
     pub without: Vec<SpiffeId>,
     /// From when on these are taken to have it.
     pub assumed_at: Timestamp,
+    /// From when on peers of other trust domains are taken to have it; `None`: nobody fetches it.
+    pub peers_at: Option<Timestamp>,
 }
 
 /// When agents that were not seen with an authority are taken to have it.
@@ -55,16 +57,29 @@ pub(in crate::authority) fn assumed_at(prepared: &Authority, max_staleness: Dura
     prepared.issued_at.plus(AGENT_FETCH_BOUND + max_staleness)
 }
 
+/// When peers that need this long to fetch a bundle are taken to have an authority.
+pub(super) fn peers_at(prepared: &Authority, fetch_bound: Duration) -> Timestamp {
+    prepared.issued_at.plus(COMMITTED_WITHIN + fetch_bound)
+}
+
 impl Report {
     /// Whether the authority may sign without anyone being surprised.
     pub fn judge(&self, now: Timestamp) -> Evidence {
         let members = self.members.iter().all(|member| member.not_ready.is_none());
         let agents = self.without.is_empty() || now >= self.assumed_at;
-        if members && agents { Evidence::Complete } else { Evidence::Incomplete }
+        let peers = self.peers_at.is_none_or(|at| now >= at);
+        if members && agents && peers { Evidence::Complete } else { Evidence::Incomplete }
     }
 
-    /// Who is waited for, in words; `None`: no one.
-    pub fn waits_for(&self) -> Option<String> {
+    /// From when on time alone is enough, if all members are ready.
+    pub fn known_at(&self) -> Timestamp {
+        self.peers_at.map_or(self.assumed_at, |at| {
+            if self.without.is_empty() { at } else { at.max(self.assumed_at) }
+        })
+    }
+
+    /// Who is waited for at this time, in words; `None`: no one.
+    pub fn waits_for(&self, now: Timestamp) -> Option<String> {
         /// So many agents are named.
         const NAMED: usize = 5;
         let mut parts: Vec<String> = self
@@ -79,6 +94,11 @@ impl Report {
             let (missing, all) = (self.without.len(), self.agents);
             parts.push(format!("{missing} of {all} agents: {}{more}", named.join(", ")));
         }
+        if self.peers_at.is_some_and(|at| now < at) {
+            parts.push(
+                "peers of other trust domains, who fetch the bundle by its refresh_hint".to_owned(),
+            );
+        }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
@@ -89,6 +109,7 @@ pub(super) mod tests {
     use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 
     use super::*;
+    use crate::authority::AuthorityPolicy;
 
     /// A prepared authority whose certificate is its name.
     pub(in crate::authority::evidence) fn authority(kind: AuthorityKind, name: &str) -> Authority {
@@ -123,6 +144,7 @@ pub(super) mod tests {
             agents: 9,
             without: agents(missing),
             assumed_at: until,
+            peers_at: None,
         };
         let (early, late) = (until.minus(Duration::from_millis(1)), until);
         let (complete, incomplete) = (Evidence::Complete, Evidence::Incomplete);
@@ -140,15 +162,44 @@ pub(super) mod tests {
         for (what, report, before, after) in table {
             let judged = (report.judge(early), report.judge(late));
             assert_eq!(judged, (before, after), "{what}");
-            assert_eq!(report.waits_for().is_none(), before == complete, "{what}");
+            assert_eq!(report.waits_for(early).is_none(), before == complete, "{what}");
         }
         let report = report(vec![member(Some("its key does not open"))], 6);
         assert_eq!(
-            report.waits_for().unwrap(),
+            report.waits_for(early).unwrap(),
             "member 0000000000000007: its key does not open; 6 of 9 agents: \
              spiffe://example.org/spire/agent/a0, spiffe://example.org/spire/agent/a1, \
              spiffe://example.org/spire/agent/a2, spiffe://example.org/spire/agent/a3, \
              spiffe://example.org/spire/agent/a4, ..."
         );
+    }
+
+    #[test]
+    fn peers_are_given_the_time_of_their_hint_and_of_one_failure() {
+        let prepared = authority(AuthorityKind::X509, "a");
+        let told = |hint: u64| AuthorityPolicy {
+            refresh_hint: Some(Duration::from_secs(hint)),
+            ..AuthorityPolicy::default()
+        };
+        let bound = |hint| told(hint).peers_fetch_bound().unwrap().as_secs();
+        assert_eq!([bound(300), bound(5), bound(0)], [360, 120, 24 * 360 + 60]);
+        assert_eq!(AuthorityPolicy::default().peers_fetch_bound(), None);
+
+        let at = peers_at(&prepared, Duration::from_secs(360));
+        assert_eq!(at, Timestamp::from_unix_s(1_000 + 390));
+        let assumed_at = assumed_at(&prepared, Duration::ZERO);
+        let report = |missing| Report {
+            members: Vec::new(),
+            agents: 9,
+            without: agents(missing),
+            assumed_at,
+            peers_at: Some(at),
+        };
+        let early = at.minus(Duration::from_millis(1));
+        let judged = [early, at].map(|now| report(0).judge(now));
+        assert_eq!(judged, [Evidence::Incomplete, Evidence::Complete]);
+        assert_eq!((report(0).known_at(), report(1).known_at()), (at, assumed_at));
+        assert!(report(0).waits_for(early).unwrap().starts_with("peers of other trust domains"));
+        assert_eq!(report(0).waits_for(at), None);
     }
 }

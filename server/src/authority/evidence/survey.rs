@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::arrivals::Arrivals;
-use super::report::{MemberReport, Report, absent_until, assumed_at};
+use super::report::{MemberReport, Report, absent_until, assumed_at, peers_at};
 use super::sightings::{Mark, Sightings};
 use super::witness::Witness;
 use crate::view::{AgentFilter, Views};
@@ -37,6 +37,7 @@ pub struct Survey {
     sightings: Sightings,
     clock: Arc<dyn Clock>,
     max_staleness: Duration,
+    peers_fetch_bound: Option<Duration>,
     /// The registry holds it weakly.
     _witness: Arc<dyn Answers>,
     _arrivals: Arc<AbortOnDropHandle<()>>,
@@ -44,13 +45,15 @@ pub struct Survey {
 
 impl Survey {
     /// From here on this member answers what others ask of it, by these views and keys. A replica that
-    /// is cut off may serve an old bundle for `max_staleness`.
+    /// is cut off may serve an old bundle for `max_staleness`; peers of other trust domains need
+    /// `peers_fetch_bound` to fetch a bundle, if any can.
     pub fn start(
         store: StoreHandle,
         views: Views,
         keys: Arc<ClusterKeys>,
         clock: Arc<dyn Clock>,
         max_staleness: Duration,
+        peers_fetch_bound: Option<Duration>,
     ) -> Self {
         let sightings = Sightings::default();
         let arrivals = Arrivals::default();
@@ -60,7 +63,16 @@ impl Survey {
             Witness::new(views.clone(), keys, sightings.clone(), arrivals, Arc::clone(&clock));
         let _witness: Arc<dyn Answers> = Arc::new(witness);
         store.answer_with(&_witness);
-        Self { store, views, sightings, clock, max_staleness, _witness, _arrivals }
+        Self {
+            store,
+            views,
+            sightings,
+            clock,
+            max_staleness,
+            peers_fetch_bound,
+            _witness,
+            _arrivals,
+        }
     }
 
     /// An agent is given the bundle of its own trust domain, by this member; `at` is boot time before the
@@ -115,7 +127,8 @@ impl Survey {
             (0, Vec::new())
         });
         let assumed_at = assumed_at(authority, self.max_staleness);
-        Report { members, agents, without, assumed_at }
+        let peers_at = self.peers_fetch_bound.map(|bound| peers_at(authority, bound));
+        Report { members, agents, without, assumed_at, peers_at }
     }
 
     /// Members that do not answer and may still serve what they knew.
