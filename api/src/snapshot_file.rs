@@ -10,6 +10,7 @@
 //! frames, and that they belong to this header, is for who holds the key. Both directions hold one
 //! frame at a time.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -57,6 +58,49 @@ pub enum SnapshotFileError {
     /// It could not be read or written.
     #[error("cannot be read or written: {0}")]
     Io(#[from] io::Error),
+}
+
+/// A file that is made durable as it grows. Left to its end, the sync of hundreds of megabytes holds up
+/// those of others on that disk, a member's log among them.
+#[derive(Debug)]
+pub struct SteadyFile {
+    file: File,
+    unsynced: usize,
+}
+
+/// So much is made durable at once, in bytes.
+const SYNC_EVERY: usize = 4 << 20;
+
+impl SteadyFile {
+    /// Writes on to this file.
+    pub fn new(file: File) -> Self {
+        Self { file, unsynced: 0 }
+    }
+
+    /// Makes the rest durable.
+    ///
+    /// # Errors
+    ///
+    /// The disk's.
+    pub fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+impl Write for SteadyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.unsynced += written;
+        if self.unsynced >= SYNC_EVERY {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 /// Writes a file.

@@ -8,6 +8,8 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use steeple_api::snapshot_file::SteadyFile;
+
 use crate::error::{Error, errno_text};
 use crate::io::Io;
 
@@ -55,7 +57,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Err
 /// A file that is written piece by piece and has its name only when it is whole.
 #[derive(Debug)]
 pub(crate) struct NewFile {
-    file: File,
+    file: SteadyFile,
     beside: PathBuf,
     path: PathBuf,
 }
@@ -69,7 +71,7 @@ impl NewFile {
         let file = create_new(&beside, mode).map_err(|error| {
             Error::invalid(format!("open {}: {}", path.display(), errno_text(&error)))
         })?;
-        Ok(Self { file, beside, path: path.to_owned() })
+        Ok(Self { file: SteadyFile::new(file), beside, path: path.to_owned() })
     }
 
     /// Adds to it.

@@ -33,6 +33,10 @@ const VERSION: u32 = 1;
 const HEADER: u8 = 1;
 const ROWS: u8 = 2;
 const TRAILER: u8 = 3;
+/// A file is made durable in pieces of so many bytes: the sync of all of it at its end would hold up those
+/// of the log, on the same disk.
+const SYNC_EVERY: u64 = 4 << 20;
+
 /// Rows that are read from the tables at a time.
 const SCAN: usize = 256;
 
@@ -169,7 +173,11 @@ impl Write for SnapshotSink {
         match self {
             Self::File(Some(file)) => {
                 file.file.write_all(bytes)?;
+                let before = file.len / SYNC_EVERY;
                 file.len += bytes.len() as u64;
+                if file.len / SYNC_EVERY > before {
+                    file.file.sync_data()?;
+                }
             }
             Self::File(None) => return Err(io::Error::other("snapshot sink has no file")),
             Self::Memory(buffer) => buffer.extend_from_slice(bytes),

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use steeple_api::pb::cluster::v1 as rpc;
+use steeple_api::snapshot_file::SteadyFile;
 use steeple_raft_store::StoreHandle;
 use steeple_spiffe_core::{Clock, Timestamp};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -190,7 +191,8 @@ fn save(
     let made = (|| {
         let options =
             File::options().create(true).truncate(true).write(true).mode(0o600).to_owned();
-        let mut file = io::BufWriter::new(options.open(&unfinished).map_err(disk)?);
+        let mut file =
+            io::BufWriter::new(SteadyFile::new(options.open(&unfinished).map_err(disk)?));
         write(store, said, &mut file)?;
         let file = file.into_inner().map_err(|error| disk(error.into_error()))?;
         file.sync_all().map_err(disk)?;
