@@ -92,6 +92,10 @@ fn validate(words: Vec<String>) -> i32 {
             return fail(&format!("SPIRE server configuration file is invalid: {text}"));
         }
     };
+    // Scripts read the verdict on standard output.
+    for notice in config.notices.iter().filter(|notice| notice.warning) {
+        say(io::stderr(), &format!("Warning: {}", notice.text), DONE);
+    }
     let mut notes = plugin_notes(&config);
     notes.extend(key_note(&config));
     if notes.is_empty() {

@@ -11,6 +11,7 @@ use steeple_hcl1::decode::Block;
 use super::cluster::{self, ClusterConfig};
 use super::error::ConfigError;
 use super::flags::RunFlags;
+use super::old_spellings;
 use super::plugins::{self, PluginsConfig};
 use super::section::Section;
 use super::server::{self, ServerConfig};
@@ -92,10 +93,10 @@ pub fn load(flags: &RunFlags) -> Result<Config, ConfigError> {
 ///
 /// [`ConfigError`].
 pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
-    let body = steeple_hcl1::parse(text)?;
-    let file = Section::new("top-level", Block::of_file(&body));
     let mut unknown = Vec::new();
     let mut notices = Vec::new();
+    let body = old_spellings::translate(steeple_hcl1::parse(text)?, &mut notices)?;
+    let file = Section::new("top-level", Block::of_file(&body));
 
     let section = file.section("server")?;
     let section =

@@ -276,7 +276,6 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
         ),
         (server("upstream_bundle = false"), "drop the key"),
         (server("proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]"), "PROXY protocol"),
-        (server("experimental { bundle_endpoint_enabled = true }"), "use server.federation"),
         (
             server("nonsense = 1"),
             "unknown configuration detected: \"nonsense\" in section server at 4:1",
@@ -356,7 +355,6 @@ fn what_is_wrong_is_refused_with_its_place_and_the_fix() {
             "drop the key",
         ),
         (plugin("UpstreamAuthority \"nope\" {}"), "no built-in plugin \"nope\""),
-        (plugin("UpstreamCA \"disk\" {}"), "is called UpstreamAuthority"),
         (plugin("Nonsense \"x\" {}"), "unsupported plugin type \"Nonsense\""),
         (cluster("voters_max = 4"), "at 10:14: cluster.voters_max: 4 is not one of 1, 3, 5 and 7"),
         (

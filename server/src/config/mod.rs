@@ -12,6 +12,7 @@ mod error;
 mod federation;
 mod flags;
 mod load;
+mod old_spellings;
 mod plugins;
 mod section;
 mod server;

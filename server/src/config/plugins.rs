@@ -133,11 +133,6 @@ pub(super) fn read(
                     ));
                 }
             }
-            "UpstreamCA" => {
-                return Err(plugin.refuse(
-                    "unsupported plugin type \"UpstreamCA\": the type is called UpstreamAuthority since SPIRE 0.11",
-                ));
-            }
             "Notifier" | "BundlePublisher" => notices.push(Notice::warning(format!(
                 "{} {:?} is not supported by this version: the bundle is published nowhere",
                 plugin.kind, plugin.name

@@ -124,7 +124,8 @@ impl<'a> Section<'a> {
         self.block.unknown_keys().into_iter().map(named).collect()
     }
 
-    fn path(&self, key: &str) -> String {
+    /// A key with its section, as messages name it.
+    pub(super) fn path(&self, key: &str) -> String {
         if self.name == "top-level" { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 }

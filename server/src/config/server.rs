@@ -346,14 +346,6 @@ fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Sett
     };
     let agent_spiffe_id_as_selector =
         experimental.bool("agent_spiffe_id_as_selector")?.unwrap_or(false);
-    for key in ["bundle_endpoint_enabled", "federates_with"] {
-        if experimental.has(key) {
-            return Err(experimental.refuse(
-                key,
-                "this spelling ended with SPIRE 0.12: use server.federation { bundle_endpoint { … } federates_with { … } }",
-            ));
-        }
-    }
     if experimental.has("auth_opa_policy_engine") {
         return Err(experimental.refuse(
             "auth_opa_policy_engine",

@@ -53,6 +53,23 @@ fn validate_says_that_a_good_file_is_good_and_what_a_plugin_dislikes() {
 }
 
 #[test]
+fn validate_warns_of_old_spellings_on_standard_error() {
+    let place = Place::new();
+    let config = place.config().display().to_string();
+    place.write_config("server { svid_ttl = \"1h\" experimental { bundle_endpoint_port = 8443 } }");
+    let good = run(&["validate", "-config", &config]);
+    assert_eq!(good.status.code(), Some(0));
+    assert_eq!(good.stdout, b"SPIRE server configuration file is valid.\n");
+    let said = stderr(&good);
+    let old = [
+        "Warning: server.experimental.bundle_endpoint_port has no effect without ",
+        "Warning: svid_ttl is an old spelling and sets X509-SVIDs only: ",
+    ];
+    assert!(said.lines().zip(old).all(|(line, old)| line.starts_with(old)), "{said}");
+    assert_eq!(said.lines().count(), old.len(), "{said}");
+}
+
+#[test]
 fn validate_reads_the_file_of_the_cluster_key() {
     let place = Place::new();
     let key = place.folder.path().join("key");
