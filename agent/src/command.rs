@@ -43,7 +43,11 @@ pub fn run(words: Vec<String>) -> i32 {
 /// `validate`: says whether the configuration is valid.
 pub fn validate(words: Vec<String>) -> i32 {
     match configure("validate", &words) {
-        Ok(_) => {
+        Ok(config) => {
+            // Scripts read the verdict on standard output.
+            for text in config.deprecated.iter().chain(&config.notices) {
+                let _unread = writeln!(io::stderr(), "Warning: {text}");
+            }
             // Whoever closed our output doesn't want to know.
             let _unread = writeln!(io::stdout(), "SPIRE agent configuration file is valid.");
             DONE
@@ -83,6 +87,12 @@ fn serve(config: Config) -> Result<(), String> {
     let layer = LogLayer::new(config.log.clone(), sink.clone(), clock.clone());
     let subscriber = tracing_subscriber::registry().with(layer);
     tracing::subscriber::set_global_default(subscriber).map_err(|error| error.to_string())?;
+    for text in &config.deprecated {
+        warn!(alert = true, alert_type = "deprecated_config", "{text}");
+    }
+    for text in &config.notices {
+        warn!("{text}");
+    }
     forbid_core_files();
     tighten_umask();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

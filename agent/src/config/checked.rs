@@ -97,6 +97,8 @@ pub struct Config {
     pub log: LogSettings,
     /// Keys that have no effect, in words for the log.
     pub notices: Vec<String>,
+    /// Old spellings that were used, in words for the log.
+    pub deprecated: Vec<String>,
 }
 
 /// The configuration is wrong.
@@ -228,6 +230,7 @@ fn check(file: File) -> Result<Config, ConfigError> {
             file.log_source_location,
         )?,
         notices: file.notices,
+        deprecated: file.deprecated,
     })
 }
 

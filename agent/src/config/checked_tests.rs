@@ -47,7 +47,8 @@ fn defaults_are_those_of_spire() {
     assert_eq!(config.log.level, Level::INFO);
     assert_eq!(config.key_manager, KeyManagerKind::Disk("./data".into()));
     assert!(config.unix.discover_workload_path);
-    assert!(config.health.is_none() && config.join_token.is_none() && config.notices.is_empty());
+    assert!(config.health.is_none() && config.join_token.is_none());
+    assert!(config.notices.is_empty() && config.deprecated.is_empty());
 }
 
 #[test]
@@ -221,6 +222,46 @@ fn keys_without_effect_are_named() {
     let notices = parse(&text, &[]).expect("good").notices;
     assert_eq!(notices.len(), 2, "{notices:?}");
     assert!(notices.iter().any(|notice| notice.starts_with("admin_socket_path has no effect")));
+}
+
+/// `spec/seeds.md` 2.4 step 7.
+const OF_2019: &str = include_str!("../../fixtures/federation-2019.conf");
+
+#[test]
+fn the_configuration_of_2019_ends_at_plugins_that_this_agent_lacks_and_nowhere_else() {
+    let refusal = parse(OF_2019, &[]).expect_err("k8s_psat");
+    let missing = "NodeAttestor \"k8s_psat\" is not supported by this agent";
+    assert!(refusal.contains(missing), "{refusal}");
+    // Without what stands in a cluster of Kubernetes.
+    let text = OF_2019.replace("\"k8s_psat\"", "\"join_token\"");
+    let text = text.replace("cluster = \"spire-federation\"", "");
+    let refusal = parse(&text, &[]).expect_err("k8s");
+    assert!(refusal.contains("WorkloadAttestor \"k8s\" is not supported"), "{refusal}");
+    let text =
+        text.replace("WorkloadAttestor \"k8s\" {", "WorkloadAttestor \"k8s\" { enabled = false");
+    let config = parse(&text, &[]).expect("good");
+    assert_eq!(config.trust_domain.as_str(), "foo.example.com");
+    assert_eq!(config.servers, [ServerAddress::new("spire-server", 8081).expect("address")]);
+    assert_eq!(config.socket_path, Some("/run/spire/sockets/agent.sock".into()));
+    assert_eq!(config.data_dir, PathBuf::from("/run/spire"));
+    let bootstrap = Bootstrap::File("/run/spire/config/bootstrap.crt".into(), BundleFormat::Pem);
+    assert_eq!(config.bootstrap, bootstrap);
+    assert!(config.notices.is_empty() && config.deprecated.is_empty(), "{:?}", config.notices);
+}
+
+#[test]
+fn the_old_switch_of_sds_may_be_on_and_not_off() {
+    let config = parse(&with("enable_sds = true"), &[]).expect("good");
+    assert_eq!(
+        config.deprecated,
+        [
+            "enable_sds is an old key: drop it; Envoy's SDS API needs none, and is not served by this agent yet"
+        ]
+    );
+    let refusal = parse(&with("enable_sds = false"), &[]).expect_err("off");
+    let want = "at 3:18: enable_sds is not supported by this agent: it ended with SPIRE 0.12; use \
+                disable_sds_api = true";
+    assert_eq!(refusal, want);
 }
 
 #[test]

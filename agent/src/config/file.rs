@@ -78,6 +78,8 @@ pub(super) struct File {
     pub(super) plugins: Plugins,
     /// Keys that have no effect, in words for the log.
     pub(super) notices: Vec<String>,
+    /// Old spellings that were used, in words for the log.
+    pub(super) deprecated: Vec<String>,
 }
 
 /// The `health_checks` section.
@@ -159,6 +161,16 @@ fn read_without_effect(block: &Block<'_>, file: &mut File) -> Result<(), FileErr
     if block.string("trust_bundle_spiffe_workload_api")?.is_some_and(|text| !text.is_empty()) {
         let hint = "use trust_bundle_path or trust_bundle_url";
         return Err(unsupported(block, "trust_bundle_spiffe_workload_api", hint));
+    }
+    match block.bool("enable_sds")? {
+        None => {}
+        Some(true) => {
+            file.deprecated.push("enable_sds is an old key: drop it; Envoy's SDS API needs none, and is not served by this agent yet".to_owned())
+        }
+        Some(false) => {
+            let hint = "it ended with SPIRE 0.12; use disable_sds_api = true";
+            return Err(unsupported(block, "enable_sds", hint));
+        }
     }
     file.admin_socket_path = block.string("admin_socket_path")?;
     for (key, what) in [

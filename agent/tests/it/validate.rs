@@ -20,6 +20,17 @@ fn validate_says_whether_the_file_is_good_and_where_it_is_not() {
     assert_eq!((code, stdout.as_str()), (Some(0), "SPIRE agent configuration file is valid.\n"));
 
     let good = fs::read_to_string(&path).expect("read");
+    let old = "agent {\n enable_sds = true\n admin_socket_path = \"/x/admin.sock\"";
+    fs::write(&path, good.replacen("agent {", old, 1)).expect("write");
+    let (code, stdout, stderr) = validate();
+    assert_eq!((code, stdout.as_str()), (Some(0), "SPIRE agent configuration file is valid.\n"));
+    let warnings: Vec<&str> = stderr.lines().collect();
+    let want = [
+        "Warning: enable_sds is an old key: drop it; Envoy's SDS API needs none, and is not served by this agent yet",
+        "Warning: admin_socket_path has no effect: the admin API is not served by this agent yet",
+    ];
+    assert_eq!(warnings, want);
+
     fs::write(&path, good.replacen("trust_domain", "trust_domian", 1)).expect("write");
     let (code, stdout, stderr) = validate();
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
