@@ -103,6 +103,9 @@ async fn run(
             }
         }
     }
+    if !mount.heir.is_empty() {
+        io.warn(&format!("{} is an old spelling; use {}", mount.words, mount.heir))?;
+    }
     match command.run(io).await {
         Ok(()) => Ok(DONE),
         // The reader has seen enough (`entry show | head -1`): nothing to tell, nobody to tell it.

@@ -30,6 +30,8 @@ pub(crate) struct Mount {
     pub(crate) action: Action,
     /// How errors are shown.
     pub(crate) errors: ErrorStyle,
+    /// What an old spelling is called now; empty for others.
+    pub(crate) heir: &'static str,
 }
 
 /// What a command line leads to.
@@ -59,7 +61,13 @@ const fn ours(
     synopsis: &'static str,
     make: fn() -> Box<dyn Command>,
 ) -> Mount {
-    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Prefixed }
+    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Prefixed, heir: "" }
+}
+
+/// A command under its old name, which works and warns.
+const fn old(words: &'static str, heir: &'static str, make: fn() -> Box<dyn Command>) -> Mount {
+    let errors = ErrorStyle::Prefixed;
+    Mount { words, synopsis: "", action: Action::Ours(make), errors, heir }
 }
 
 const fn bare(
@@ -67,11 +75,11 @@ const fn bare(
     synopsis: &'static str,
     make: fn() -> Box<dyn Command>,
 ) -> Mount {
-    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Bare }
+    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Bare, heir: "" }
 }
 
 const fn mounted(words: &'static str, synopsis: &'static str, action: Action) -> Mount {
-    Mount { words, synopsis, action, errors: ErrorStyle::Prefixed }
+    Mount { words, synopsis, action, errors: ErrorStyle::Prefixed, heir: "" }
 }
 
 fn boxed<C: Command + Default + 'static>() -> Box<dyn Command> {
@@ -185,10 +193,18 @@ pub(crate) static SERVER: Program = Program {
         ours("entry list", "", boxed::<entry::Show>),
         ours("entry show", "Displays configured registration entries", boxed::<entry::Show>),
         ours("entry update", "Updates registration entries", boxed::<entry::Update>),
-        ours("experimental bundle delete", "", boxed::<bundle::Delete>),
-        ours("experimental bundle list", "", || Box::new(bundle::List::old())),
-        ours("experimental bundle set", "", || Box::new(bundle::Set::old())),
-        ours("experimental bundle show", "", || Box::new(bundle::Show::old())),
+        old("experimental bundle delete", "bundle delete", boxed::<bundle::Delete>),
+        old("experimental bundle list", "bundle list -format spiffe", || {
+            Box::new(bundle::List::old())
+        }),
+        old(
+            "experimental bundle set",
+            "bundle set -format spiffe",
+            || Box::new(bundle::Set::old()),
+        ),
+        old("experimental bundle show", "bundle show -format spiffe", || {
+            Box::new(bundle::Show::old())
+        }),
         ours(
             "federation create",
             "Creates federation relationships with other trust domains",
@@ -289,6 +305,7 @@ pub(crate) static AGENT: Program = Program {
             synopsis: "Determines agent health status",
             action: Action::Ours(boxed::<healthcheck::Agent>),
             errors: ErrorStyle::Plain,
+            heir: "",
         },
         mounted("run", "Runs the agent", Action::Run),
         mounted("validate", "Validates a SPIRE agent configuration file", Action::Validate),

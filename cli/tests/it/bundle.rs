@@ -10,7 +10,7 @@ use crate::certificates::Ca;
 use crate::driver::line;
 use crate::fake::Fake;
 
-fn bundle(trust_domain: &str, ca: &Ca) -> pb::types::Bundle {
+pub(crate) fn bundle(trust_domain: &str, ca: &Ca) -> pb::types::Bundle {
     pb::types::Bundle {
         trust_domain: trust_domain.to_owned(),
         x509_authorities: vec![pb::types::X509Certificate { asn1: ca.der.clone(), tainted: false }],
@@ -78,7 +78,7 @@ async fn list_heads_each_bundle_and_show_one_without() {
     let rule = "*".repeat(40);
     let bundles = vec![bundle("a.test", &ca), bundle("b.test", &ca)];
     let response = ListFederatedBundlesResponse { bundles, next_page_token: String::new() };
-    fake.answer("list_federated_bundles", response.clone());
+    fake.answer("list_federated_bundles", response);
     let stdout = line("spire-server bundle list").on(&fake).await.success();
     let pem = pem(&ca);
     let expected = format!("{rule}\n* a.test\n{rule}\n{pem}\n{rule}\n* b.test\n{rule}\n{pem}");
@@ -87,10 +87,6 @@ async fn list_heads_each_bundle_and_show_one_without() {
     fake.answer("get_federated_bundle", bundle("a.test", &ca));
     let stdout = line("spire-server bundle list -id spiffe://a.test").on(&fake).await.success();
     assert_eq!(stdout, pem);
-
-    fake.answer("list_federated_bundles", response);
-    let stdout = line("spire-server experimental bundle list").on(&fake).await.success();
-    assert!(stdout.starts_with(&format!("{rule}\n* spiffe://a.test\n{rule}\n{{\n")), "{stdout}");
 }
 
 #[tokio::test]
@@ -105,7 +101,6 @@ async fn set_takes_both_formats_from_a_file_or_stdin() {
         (format!("bundle set --id spiffe://other.test --path {}", file.display()), "", 0),
         ("bundle set -id other.test".to_owned(), pem(&ca).as_str(), 0),
         ("bundle set -id other.test -format spiffe".to_owned(), document.as_str(), 7),
-        ("experimental bundle set -id other.test".to_owned(), document.as_str(), 7),
     ] {
         let result = batch_set_federated_bundle_response::Result {
             status: Some(status::ok()),
