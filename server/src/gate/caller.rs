@@ -15,6 +15,7 @@ use steeple_raft_store::command::{AdoptAgent, Command, PromoteSerial};
 use steeple_raft_store::{Rejection, RequestId, StoreHandle};
 use steeple_spiffe_core::agent::Serials;
 use steeple_spiffe_core::random::Random;
+use steeple_spiffe_core::svid::x509::verify_chain;
 use steeple_spiffe_core::{Clock, Serial, SpiffeId, Timestamp, TrustDomain};
 use tokio::time::Instant;
 
@@ -179,7 +180,7 @@ impl Gate {
             let open = rule.grants(Grant::Any);
             return if open { Ok(Caller::Nobody) } else { Err(Failure::denied(rule.method, None)) };
         };
-        if let Some(caller) = self.admit_by_configuration(rule, certificate) {
+        if let Some(caller) = self.admit_by_configuration(rule, certificate, deadline).await? {
             return Ok(caller);
         }
         if !rule.grants.iter().any(|grant| self.depends_on_registry(*grant, certificate)) {
@@ -228,13 +229,38 @@ impl Gate {
         }
     }
 
-    /// What needs no registry: methods open to everyone, administrators by configuration.
-    fn admit_by_configuration(&self, rule: &Rule, peer: &PeerCertificate) -> Option<Caller> {
+    /// What needs no entry: methods open to everyone, administrators by configuration.
+    async fn admit_by_configuration(
+        &self,
+        rule: &Rule,
+        peer: &PeerCertificate,
+        deadline: Instant,
+    ) -> Result<Option<Caller>, Failure> {
         if rule.grants(Grant::Any) {
-            return Some(Caller::Nobody);
+            return Ok(Some(Caller::Nobody));
         }
-        let listed = self.admin_ids.contains(&peer.id);
-        (listed && self.grants_admin(rule, peer)).then(|| Caller::Admin(peer.id.clone()))
+        if !self.admin_ids.contains(&peer.id) || !self.grants_admin(rule, peer) {
+            return Ok(None);
+        }
+        let is_foreign = !peer.id.is_member_of(&self.trust_domain);
+        if is_foreign && !self.is_vouched_for(peer, deadline).await? {
+            return Ok(None);
+        }
+        Ok(Some(Caller::Admin(peer.id.clone())))
+    }
+
+    /// Whether the bundle of a foreign trust domain leads to a certificate now. The handshake asked
+    /// the same, but its connection outlives the bundle: once its deletion or replacement is
+    /// acknowledged anywhere, the administrators it vouched for are refused everywhere.
+    async fn is_vouched_for(
+        &self,
+        peer: &PeerCertificate,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        self.reads.confirm(deadline).await?;
+        let bundle = self.views.bundle(peer.id.trust_domain());
+        let now = self.clock.now();
+        Ok(bundle.is_some_and(|bundle| verify_chain(&peer.chain_der, &bundle, now).is_ok()))
     }
 
     fn grants_admin(&self, rule: &Rule, peer: &PeerCertificate) -> bool {

@@ -6,12 +6,18 @@ use std::net::SocketAddr;
 use steeple_api::status::reason_of;
 use steeple_raft_store::backup::{self, Origin, Rebuild, RestoreOptions};
 use steeple_raft_store::change::UnknownAgents;
-use steeple_raft_store::command::{AdmitAgent, SetPendingSerial};
+use steeple_raft_store::command::{
+    AdmitAgent, BundleDeletion, BundleWrite, DeleteBundles, SetPendingSerial, WriteBundles,
+};
 use steeple_raft_store::testing::{self, TestStore};
 use steeple_raft_store::{SnapshotFacts, SnapshotOut, Storage};
+use steeple_spiffe_core::bundle::{Bundle, X509Authority};
 use steeple_spiffe_core::random::SystemRandom;
-use steeple_spiffe_core::time::SystemClock;
-use steeple_spiffe_core::{SelectorSet, Timestamp};
+use steeple_spiffe_core::svid::x509::{
+    IssuerIdentity, LeafSubject, LeafTemplate, self_signed_ca, sign_leaf,
+};
+use steeple_spiffe_core::time::{FixedClock, SystemClock};
+use steeple_spiffe_core::{KeyType, LocalSigner, SelectorSet, Signer as _, Timestamp};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
@@ -24,6 +30,7 @@ const LIST: &str = "/spire.api.server.entry.v1.Entry/ListEntries";
 const BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle/GetBundle";
 const LOGGER: &str = "/spire.api.server.logger.v1.Logger/GetLogger";
 const STATUS: &str = "/steeple.cluster.v1.Cluster/Status";
+const DOWNSTREAM: &str = "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA";
 const AGENT: &str = "spiffe://example.org/spire/agent/x509pop/a";
 
 struct World {
@@ -160,13 +167,68 @@ fn bearer_since(id: &str, presented: &str, not_before: Timestamp) -> Peer {
     Peer::Remote { address: address(), certificate: Some(Arc::new(certificate)) }
 }
 
+/// An authority of another trust domain.
+struct Foreign {
+    signer: LocalSigner,
+    root: Vec<u8>,
+}
+
+impl Foreign {
+    fn new() -> Self {
+        let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let begins = SystemClock.now().minus(LOST);
+        let root = self_signed_ca(&foreign_org(), None, &signer, [1; 16], begins, later()).unwrap();
+        Self { signer, root }
+    }
+
+    fn set(&self) -> Command {
+        let authority = X509Authority { certificate_der: self.root.clone(), tainted: false };
+        let x509_authorities = vec![authority];
+        let bundle = Bundle { x509_authorities, ..Bundle::empty(foreign_org()) };
+        let (mode, bundles) = (BundleWrite::Set, vec![bundle]);
+        Command::WriteBundles(WriteBundles { mode, bundles })
+    }
+
+    /// The bearer of an SVID that it has signed.
+    fn bearer(&self, id: &str) -> Peer {
+        let (key, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let template = LeafTemplate {
+            spiffe_id: &id.parse().unwrap(),
+            dns_names: &[],
+            subject: LeafSubject::Default,
+            unique_id: false,
+            public_key_spki: key.public_key_spki(),
+            serial: [2; 16],
+            not_before: SystemClock.now().minus(LOST),
+            not_after: later(),
+        };
+        let issuer = IssuerIdentity::from_certificate(&self.root).unwrap();
+        let leaf = sign_leaf(&issuer, &self.signer, &template).unwrap();
+        let certificate = PeerCertificate::from_chain(vec![leaf]).unwrap();
+        Peer::Remote { address: address(), certificate: Some(Arc::new(certificate)) }
+    }
+}
+
+fn foreign_org() -> TrustDomain {
+    TrustDomain::parse("foreign.org").unwrap()
+}
+
+/// What a refusal says that no agent takes for one of its own.
+fn is_plain_refusal(result: Result<Caller, Failure>, method: &str) {
+    let failure = result.expect_err(method);
+    assert_eq!((failure.code(), failure.reason()), (Code::PermissionDenied, None), "{method}");
+    assert_eq!(failure.message(), format!("authorization denied for method {method}"));
+}
+
 #[tokio::test]
 async fn callers_get_what_the_policy_grants_and_nothing_else() {
     let world = World::start().await;
+    let neighbour = Foreign::new();
+    world.apply(neighbour.set()).await;
     let anonymous = Peer::Remote { address: address(), certificate: None };
     let local = Peer::Local { credentials: None };
     let admin = bearer("spiffe://example.org/admin", "1");
-    let foreign = bearer("spiffe://foreign.org/admin", "1");
+    let foreign = neighbour.bearer("spiffe://foreign.org/admin");
     let workload = bearer("spiffe://example.org/web", "1");
     let table = [
         (&anonymous, BUNDLE, Some(Role::Nobody)),
@@ -197,6 +259,56 @@ async fn callers_get_what_the_policy_grants_and_nothing_else() {
                 assert_eq!(failure.message(), format!("authorization denied for method {method}"));
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_administrator_is_one_while_the_bundle_of_its_trust_domain_says_so() {
+    let mut world = World::start().await;
+    let (neighbour, other) = (Foreign::new(), Foreign::new());
+    let admin = neighbour.bearer("spiffe://foreign.org/admin");
+    let forget = || {
+        let (mode, trust_domains) = (BundleDeletion::Restrict, vec![foreign_org()]);
+        Command::DeleteBundles(DeleteBundles { mode, trust_domains })
+    };
+    is_plain_refusal(world.call(LIST, &admin).await, LIST);
+    for (step, is_admin) in [
+        (neighbour.set(), true),
+        (other.set(), false),
+        (neighbour.set(), true),
+        (forget(), false),
+        (neighbour.set(), true),
+    ] {
+        world.apply(step).await;
+        let result = world.call(LIST, &admin).await;
+        if is_admin {
+            assert_eq!(result.map(|caller| caller.role()), Ok(Role::Admin));
+        } else {
+            is_plain_refusal(result, LIST);
+        }
+    }
+    // Its certificate ends on an open connection, too.
+    world.gate.clock = Arc::new(FixedClock::new(later().plus(LOST)));
+    is_plain_refusal(world.call(LIST, &admin).await, LIST);
+}
+
+#[tokio::test]
+async fn foreign_svids_are_nothing_but_listed_administrators() {
+    let world = World::start().await;
+    let neighbour = Foreign::new();
+    world.apply(neighbour.set()).await;
+    world.admit_agent("2").await;
+    let bearer = |path: &str| neighbour.bearer(&format!("spiffe://foreign.org{path}"));
+    // The paths of an agent, a server and an administrator of ours, and one of no one.
+    for path in ["/spire/agent/x509pop/a", "/spire/server", "/admin/more", "/web"] {
+        for method in [SYNC, LIST, DOWNSTREAM, STATUS, LOGGER] {
+            is_plain_refusal(world.call(method, &bearer(path)).await, method);
+        }
+        let open = world.call(BUNDLE, &bearer(path)).await;
+        assert_eq!(open, Ok(Caller::Nobody), "{path}");
+    }
+    for method in [SYNC, DOWNSTREAM, STATUS, LOGGER] {
+        is_plain_refusal(world.call(method, &bearer("/admin")).await, method);
     }
 }
 
@@ -250,6 +362,7 @@ async fn nobody_is_refused_for_lack_of_a_confirmed_read() {
         (SYNC, bearer(AGENT, "1")),
         (LIST, bearer("spiffe://example.org/web", "1")),
         (LIST, bearer(AGENT, "1")),
+        (LIST, Foreign::new().bearer("spiffe://foreign.org/admin")),
     ] {
         let failure =
             gate.admit(policy::rule(method).unwrap(), &peer, deadline()).await.unwrap_err();
@@ -263,7 +376,7 @@ async fn a_certificate_that_ended_by_one_clock_only_is_no_refusal_and_names_the_
     let mut world = World::start().await;
     world.admit_agent("1").await;
     let ahead = later().plus(Duration::from_secs(10));
-    world.gate.clock = Arc::new(steeple_spiffe_core::time::FixedClock::new(ahead));
+    world.gate.clock = Arc::new(FixedClock::new(ahead));
     let failure = world.call(SYNC, &bearer(AGENT, "1")).await.unwrap_err();
     assert_eq!(failure.code(), Code::Unavailable);
     let text = failure.message();

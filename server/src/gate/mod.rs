@@ -1,9 +1,11 @@
 //! The gate: what happens to a request before a service sees it.
 //!
-//! [`front`] takes a request from a listener (and says in `refusals` whom it let in nowhere); [`caller`] finds out who calls and [`policy`] whether
-//! they may; [`agent_check`] judges an agent's certificate against the registry, [`adoption`] those
-//! that a restored registry has forgotten; [`ratelimit`] holds back; [`reads`] confirms reads with the cluster and [`staleness`] decides what may still be
-//! served when that is impossible. A stale view may allow; only a confirmed read may refuse.
+//! [`handshake`] says whose certificates a connection may begin with. [`front`] takes a request
+//! from a listener (and says in `refusals` whom it let in nowhere); [`caller`] finds out who calls
+//! and [`policy`] whether they may; [`agent_check`] judges an agent's certificate against the
+//! registry, [`adoption`] those that a restored registry has forgotten; [`ratelimit`] holds back;
+//! [`reads`] confirms reads with the cluster and [`staleness`] decides what may still be served
+//! when that is impossible. A stale view may allow; only a confirmed read may refuse.
 
 pub mod adoption;
 pub mod agent_check;
@@ -11,6 +13,7 @@ pub mod call;
 pub mod caller;
 pub mod closed;
 pub mod front;
+pub mod handshake;
 pub mod policy;
 pub mod ratelimit;
 pub mod reads;
@@ -21,4 +24,5 @@ pub use call::Call;
 pub use caller::{Caller, Gate, Role};
 pub use closed::Closed;
 pub use front::Front;
+pub use handshake::HandshakeTrust;
 pub use reads::{Basis, Reads};

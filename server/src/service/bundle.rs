@@ -1,7 +1,9 @@
 //! `spire.api.server.bundle.v1.Bundle`: what verifiers trust.
 //!
-//! The own bundle is served by a confirmed read where one is to be had, so that an authority is in no
-//! answer after its revocation was acknowledged anywhere; a replica that is cut off serves what it has. What is written is checked and proposed in [`super::bundle_write`].
+//! A bundle is served by a confirmed read where one is to be had, so that an authority is in no
+//! answer after its revocation was acknowledged anywhere, nor a foreign bundle after its deletion;
+//! a replica that is cut off serves what it has. What is written is checked and proposed in
+//! [`super::bundle_write`].
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use steeple_api::convert::{ConvertError, bundle as convert, id};
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1 as rpc;
 use steeple_raft_store::command::BundleWrite;
+use steeple_spiffe_core::SpiffeId;
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
 use tonic::{Request, Response, Status};
 
@@ -28,6 +31,19 @@ impl BundleService {
     /// The service over a context.
     pub fn new(context: Context) -> Self {
         Self { context }
+    }
+
+    /// Confirms a read where one is to be had, and notes what the answer is based on.
+    async fn confirm_if_possible(&self, call: &Call) {
+        match self.context.gate.reads.for_issuance(call.deadline()).await {
+            Ok(Basis::Confirmed(revision)) => call.notes.reflects(revision),
+            Ok(Basis::Stale { age }) => call.notes.stale(age),
+            // An old bundle is better than none; one that was never confirmed is of any age.
+            Err(_unavailable) => {
+                let age = self.context.gate.reads.confirmed_age();
+                call.notes.stale(age.unwrap_or(Duration::MAX));
+            }
+        }
     }
 
     /// Publishes keys above too, if there is an upstream authority that takes keys. Returns what is to be
@@ -75,15 +91,7 @@ impl rpc::bundle_server::Bundle for BundleService {
         let call = Call::of(&request)?;
         let mask = request.into_inner().output_mask;
         let trust_domain = self.context.trust_domain();
-        match self.context.gate.reads.for_issuance(call.deadline()).await {
-            Ok(Basis::Confirmed(revision)) => call.notes.reflects(revision),
-            Ok(Basis::Stale { age }) => call.notes.stale(age),
-            // An old bundle is better than none; one that was never confirmed is of any age.
-            Err(_unavailable) => {
-                let age = self.context.gate.reads.confirmed_age();
-                call.notes.stale(age.unwrap_or(Duration::MAX));
-            }
-        }
+        self.confirm_if_possible(&call).await;
         let looked_at = self.context.gate.clock.boot_time();
         let mut found = self.context.views().bundle(trust_domain);
         if found.is_none() {
@@ -95,7 +103,8 @@ impl rpc::bundle_server::Bundle for BundleService {
         let whole = mask.as_ref().is_none_or(|mask| mask.x509_authorities && mask.jwt_authorities);
         // The method is open to everyone, so the gate has not looked whose certificate it is.
         let agent = call.peer.certificate().map(|certificate| &certificate.id);
-        if let Some(agent) = agent.filter(|id| whole && id.is_agent()) {
+        let is_ours = |id: &&SpiffeId| id.is_agent() && id.is_member_of(trust_domain);
+        if let Some(agent) = agent.filter(is_ours).filter(|_| whole) {
             self.context.survey.given(agent, &bundle, looked_at);
         }
         Ok(Response::new(masked(&bundle, mask.as_ref())))
@@ -134,6 +143,7 @@ impl rpc::bundle_server::Bundle for BundleService {
             )
             .into());
         }
+        self.confirm_if_possible(&call).await;
         let mut found = self.context.views().bundle(&trust_domain);
         if found.is_none() {
             self.context.confirm(&call).await?;

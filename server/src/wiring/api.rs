@@ -1,7 +1,6 @@
 //! The API port: opened when the cluster has formed and there is something to sign with, as SPIRE
 //! never serves without an authority.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,14 +9,14 @@ use arc_swap::ArcSwap;
 use futures::future::OptionFuture;
 use steeple_federation::Endpoint;
 use steeple_spiffe_core::tls::PublicIdentity;
-use steeple_spiffe_core::{Clock, SpiffeId, TrustDomain, tls};
+use steeple_spiffe_core::{Clock, tls};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::World;
 use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, ServerSvid};
 use crate::config::{BundleEndpointConfig, Config, EndpointProfile};
-use crate::gate::Front;
+use crate::gate::{Front, HandshakeTrust};
 use crate::listen::ConnectionSignals;
 use crate::listen::tcp::ApiListener;
 use crate::own_bundle::OwnBundle;
@@ -55,8 +54,13 @@ impl ApiTask {
             self.survey,
         )
         .await?;
-        let accept = accept(server.trust_domain.clone(), server.admin_ids.clone());
         let clock = Arc::clone(&self.world.clock);
+        let trust = HandshakeTrust::new(
+            server.trust_domain.clone(),
+            Arc::new(server.admin_ids.clone()),
+            Arc::new(self.views.clone()),
+            Arc::clone(&clock),
+        );
         let endpoint = match &server.bundle_endpoint {
             Some(config) => {
                 let documents = OwnBundle::new(
@@ -69,7 +73,8 @@ impl ApiTask {
             }
             None => None,
         };
-        let tls = tls::server_config(identity, Arc::new(self.views), accept, clock)?;
+        let accept = trust.accept();
+        let tls = tls::server_config(identity, trust, accept, clock)?;
         let listener = ApiListener::bind(&server.bind_address, server.bind_port).await?;
         tracing::info!(
             address = %listener.address(),
@@ -123,12 +128,4 @@ async fn bundle_endpoint(
     Ok(async move {
         both.await;
     })
-}
-
-/// Whose certificates pass the handshake: the own trust domain's and administrators'.
-fn accept(
-    trust_domain: TrustDomain,
-    admin_ids: BTreeSet<SpiffeId>,
-) -> Arc<dyn Fn(&SpiffeId) -> bool + Send + Sync> {
-    Arc::new(move |id| id.is_member_of(&trust_domain) || admin_ids.contains(id))
 }

@@ -238,7 +238,11 @@ impl X509Pop {
             .iter()
             .find_map(|uri| uri.strip_prefix("spiffe://"))
             .ok_or_else(|| denied("valid SVID x509 cert not found"))?;
-        let path = uri.find('/').and_then(|start| uri.get(start..)).unwrap_or_default();
+        let (trust_domain, path) = uri.split_at(uri.find('/').unwrap_or(uri.len()));
+        // Trust domains below one root have that root in both bundles.
+        if !trust_domain.eq_ignore_ascii_case(self.trust_domain.as_str()) {
+            return Err(denied("x509 cert is an SVID of another trust domain"));
+        }
         let path = path.split(['?', '#']).next().unwrap_or_default();
         let trimmed = path
             .strip_prefix(prefix.as_str())

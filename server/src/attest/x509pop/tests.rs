@@ -291,6 +291,17 @@ async fn mode_spiffe_takes_svids_of_the_own_bundle_below_the_prefix() {
     assert_eq!(error.code, Code::PermissionDenied);
     assert_eq!(error.message, "nodeattestor(x509pop): x509 cert doesnt match SVID prefix");
 
+    // A neighbour below the same root.
+    let mut foreign = leaf_params();
+    let uri = "spiffe://other.org/spire-exchange/rack/host1";
+    foreign.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    let neighbour = Agent::new(foreign, &root);
+    let attestor = configure(settings(), &[&root]).unwrap();
+    let error = attest(&attestor, &neighbour).await.unwrap_err();
+    assert_eq!(error.code, Code::PermissionDenied);
+    let text = "nodeattestor(x509pop): x509 cert is an SVID of another trust domain";
+    assert_eq!(error.message, text);
+
     let mut no_svid = leaf_params();
     no_svid.subject_alt_names.clear();
     let agent = Agent::new(no_svid, &root);
