@@ -140,6 +140,48 @@ fn a_changed_own_bundle_concerns_everybody_and_a_federated_one_its_users() {
 }
 
 #[test]
+fn a_workload_sees_the_foreign_bundles_of_its_own_entries_and_hears_when_that_changes() {
+    let store = store();
+    let (one, two) = (domain("one.test"), domain("two.test"));
+    let federated = |id: &str, selector: &str, revision: i64, with: &[&TrustDomain]| {
+        let mut entry = entry(id, &[selector]);
+        entry.federates_with = with.iter().map(|name| (*name).clone()).collect();
+        entry.revision = revision;
+        entry
+    };
+    let sync = |entries: Vec<Entry>| {
+        let mut synced = synced(entries);
+        let bundles = [("one.test", 5), ("two.test", 6)];
+        let held = bundles.map(|(name, root)| (domain(name), Arc::new(bundle(name, root))));
+        synced.federated = held.into_iter().collect();
+        store.apply(synced);
+    };
+    let seen = |texts: &[&str]| {
+        let view = store.view(&selectors(texts));
+        view.federated.into_keys().collect::<Vec<_>>()
+    };
+    let (b, c) = (federated("b", "t:2", 0, &[&two]), federated("c", "t:3", 0, &[]));
+    sync(vec![federated("a", "t:1", 0, &[&one]), b.clone(), c.clone()]);
+    assert_eq!(seen(&["t:1"]), [one.clone()]);
+    assert_eq!(seen(&["t:2"]), [two.clone()]);
+    assert_eq!(seen(&["t:1", "t:2", "t:3"]), [one.clone(), two.clone()]);
+    assert!(seen(&["t:3"]).is_empty());
+    assert!(seen(&["t:4"]).is_empty(), "a stranger");
+
+    store.put_svids(["a", "b", "c"].map(|id| svid(id, 0)).to_vec());
+    let mut user = Subscription::new(&store, selectors(&["t:1"]));
+    let mut other = Subscription::new(&store, selectors(&["t:3"]));
+    assert!(ready(&mut user).is_some() && ready(&mut other).is_some());
+    // The entry's next SVID is still on the way: what it may trust does not wait for it.
+    for (revision, with) in [(1, vec![]), (2, vec![&two]), (3, vec![&one, &two])] {
+        sync(vec![federated("a", "t:1", revision, &with), b.clone(), c.clone()]);
+        assert!(ready(&mut user).is_some(), "revision {revision}");
+        assert_eq!(seen(&["t:1"]), with.into_iter().cloned().collect::<Vec<_>>());
+        assert!(ready(&mut other).is_none(), "it is nobody else's affair");
+    }
+}
+
+#[test]
 fn work_is_what_is_missing_outdated_or_due_and_nothing_else() {
     let store = store();
     store.apply(synced(vec![entry("a", &["t:1"]), entry("b", &["t:2"])]));

@@ -42,6 +42,8 @@ pub(crate) struct State {
     pub(crate) batch_max: usize,
     /// Offers the push stream.
     pub(crate) pushes: bool,
+    /// Who signs in the federated trust domain `partner.test`, while its bundle is held.
+    pub(crate) partner: Option<Arc<Authority>>,
     /// How long a JWT-SVID takes.
     pub(crate) jwt_takes: Duration,
     pub(crate) jwt_ttl: Duration,
@@ -101,6 +103,7 @@ impl FakeServer {
             unavailable: false,
             batch_max: 500,
             pushes: true,
+            partner: Some(Authority::new("partner.test")),
             jwt_takes: Duration::ZERO,
             jwt_ttl: Duration::from_secs(300),
             calls: BTreeMap::new(),
@@ -330,11 +333,9 @@ mod bundle_service {
         ) -> Result<Response<pb::types::Bundle>, Status> {
             self.enter_as_agent("GetFederatedBundle", &request)?;
             let name = request.into_inner().trust_domain;
-            if name != "partner.test" {
-                return Err(Status::not_found("bundle not found"));
-            }
-            let bundle = Authority::new("partner.test").bundle();
-            Ok(Response::new(convert::bundle::to_pb(&bundle)))
+            let partner = self.state().partner.clone().filter(|_| name == "partner.test");
+            let partner = partner.ok_or_else(|| Status::not_found("bundle not found"))?;
+            Ok(Response::new(convert::bundle::to_pb(&partner.bundle())))
         }
 
         not_for_agents! {

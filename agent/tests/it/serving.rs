@@ -325,6 +325,45 @@ async fn bundles_hold_the_own_and_the_federated_trust_domains() {
 }
 
 #[tokio::test]
+async fn foreign_tokens_are_valid_while_their_bundle_is_held_and_show_few_claims() {
+    let scene = Scene::new();
+    let mut entry = scene.server.entry("web");
+    entry.federates_with = vec!["partner.test".to_owned()];
+    scene.server.add_entry(entry);
+    let listening = scene.server.listen(None);
+    let agent = "allowed_foreign_jwt_claims = [\"iss\"]";
+    let settings = Settings { servers: vec![listening.address], agent, ..Settings::default() };
+    let agent = scene.serving(&settings).await;
+    let mut client = agent.client().await;
+    let partner = scene.server.state().partner.clone().expect("it is held");
+    let (id, audience) = (partner.id("/w"), ["db".to_owned()]);
+    let svid = partner.token(&id, &audience, Duration::from_secs(60)).token;
+    let validate = || {
+        with_header(pb::workload::ValidateJwtsvidRequest {
+            audience: "db".to_owned(),
+            svid: svid.clone(),
+        })
+    };
+    let valid = client.validate_jwtsvid(validate()).await.expect("valid").into_inner();
+    assert_eq!(valid.spiffe_id, "spiffe://partner.test/w");
+    let claims = valid.claims.expect("claims").fields;
+    assert_eq!(claims.keys().collect::<Vec<_>>(), ["aud", "exp", "iss", "sub"]);
+
+    let request = with_header(pb::workload::JwtBundlesRequest {});
+    let mut stream = client.fetch_jwt_bundles(request).await.expect("stream").into_inner();
+    let mut domains = async || {
+        let answer = within(stream.message()).await.expect("ok").expect("message");
+        answer.bundles.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(domains().await, ["spiffe://example.org", "spiffe://partner.test"]);
+    scene.server.change(|state| state.partner = None);
+    assert_eq!(domains().await, ["spiffe://example.org"]);
+    let refused = client.validate_jwtsvid(validate()).await.expect_err("its keys are gone");
+    let text = "no keys found for trust domain \"partner.test\"";
+    assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, text));
+}
+
+#[tokio::test]
 async fn long_lists_come_by_revision_and_large_batches_are_halved() {
     let scene = Scene::new();
     scene.server.change(|state| {
