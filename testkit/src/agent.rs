@@ -73,12 +73,22 @@ impl Agent {
             .iter()
             .map(|index| Ok(format!("127.0.0.1:{}", cluster.member(*index)?.api_port)))
             .collect::<Result<Vec<_>>>()?;
-        Self::configure_at(folder, &addresses, &bundle.stdout, lines)
+        Self::write_config(folder, cluster.trust_domain(), &addresses, &bundle.stdout, lines)
     }
 
     /// As [`Agent::configure`], for servers at these addresses with this trust bundle.
     pub fn configure_at(
         folder: &Path,
+        addresses: &[String],
+        bundle: &[u8],
+        lines: &str,
+    ) -> Result<()> {
+        Self::write_config(folder, TRUST_DOMAIN, addresses, bundle, lines)
+    }
+
+    fn write_config(
+        folder: &Path,
+        trust_domain: &str,
         addresses: &[String],
         bundle: &[u8],
         lines: &str,
@@ -91,7 +101,7 @@ impl Agent {
         let addresses: Vec<String> =
             addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let text = format!(
-            "agent {{\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n  trust_domain = \"{TRUST_DOMAIN}\"\n  \
+            "agent {{\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n  trust_domain = \"{trust_domain}\"\n  \
              server_addresses = [{addresses}]\n  socket_path = \"{socket}\"\n  trust_bundle_path = \"{bundle}\"\n\
              {lines}}}\n\nplugins {{\n  NodeAttestor \"join_token\" {{\n    plugin_data {{}}\n  }}\n  KeyManager \"disk\" {{\n    \
              plugin_data {{\n      directory = \"{data}\"\n    }}\n  }}\n  WorkloadAttestor \"unix\" {{\n    plugin_data {{}}\n  }}\n}}\n\n\

@@ -24,6 +24,8 @@ pub struct ClusterSpec {
     pub members: usize,
     /// Serve the API on 127.0.0.1, .2, .3 … with one port instead of one address with many.
     pub one_port: bool,
+    /// The trust domain.
+    pub trust_domain: &'static str,
     /// How much the members log.
     pub log_level: &'static str,
     /// Lines added to the `server` block.
@@ -59,6 +61,7 @@ impl Default for ClusterSpec {
         Self {
             members: 3,
             one_port: false,
+            trust_domain: TRUST_DOMAIN,
             log_level: "DEBUG",
             server_lines: String::new(),
             cluster_lines: String::new(),
@@ -69,13 +72,14 @@ impl Default for ClusterSpec {
     }
 }
 
-/// The trust domain of every test cluster.
+/// The trust domain of a test cluster that is given no other.
 pub const TRUST_DOMAIN: &str = "example.org";
 
 /// A cluster and its folder.
 #[derive(Debug)]
 pub struct Cluster {
     folder: PathBuf,
+    trust_domain: &'static str,
     members: Vec<Member>,
 }
 
@@ -128,7 +132,8 @@ impl Cluster {
             }
             members.push(member);
         }
-        let cluster = Self { folder: folder.to_owned(), members };
+        let (folder, trust_domain) = (folder.to_owned(), spec.trust_domain);
+        let cluster = Self { folder, trust_domain, members };
         let peers = cluster.peers();
         for member in &cluster.members {
             member.write_config(spec, &key, &peers)?;
@@ -177,6 +182,11 @@ impl Cluster {
     /// The folder that holds everything.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &'static str {
+        self.trust_domain
     }
 
     /// All members.
@@ -382,7 +392,7 @@ impl Member {
         };
         let text = format!(
             "server {{\n  bind_address = \"{address}\"\n  bind_port = \"{api}\"\n  socket_path = \"{socket}\"\n  \
-             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"{level}\"\n{lines}}}\n\n\
+             trust_domain = \"{trust_domain}\"\n  data_dir = \"{data}\"\n  log_level = \"{level}\"\n{lines}}}\n\n\
              {cluster}\nplugins {{\n  DataStore \"sql\" {{\n    plugin_data {{\n      database_type = \"sqlite3\"\n      \
              connection_string = \"{data}/datastore.sqlite3\"\n    }}\n  }}\n  NodeAttestor \"join_token\" {{\n    \
              plugin_data {{}}\n  }}\n  KeyManager \"memory\" {{\n    plugin_data {{}}\n  }}\n{plugins}}}\n\n\
@@ -392,6 +402,7 @@ impl Member {
             api = self.api_port,
             socket = self.socket().display(),
             data = self.data().display(),
+            trust_domain = spec.trust_domain,
             level = spec.log_level,
             lines = spec.server_lines,
             plugins = spec.plugin_lines,

@@ -15,6 +15,8 @@ mod bundles;
 mod cert_manager;
 mod crashes;
 mod federation;
+mod foreign_admins;
+mod foreign_bundles;
 mod growing;
 mod membership;
 mod nesting;
