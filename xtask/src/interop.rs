@@ -69,12 +69,16 @@ fn go_client() -> Result<Prepared> {
     if find_program("go").is_none() {
         return Ok(Prepared::Skip("no go on PATH".to_owned()));
     }
-    let binary: PathBuf = cache().join("interop/go-spiffe-client");
-    let folder = root().join("interop/go-spiffe");
-    let mut command = Command::new("go");
-    command.current_dir(&folder).args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(".");
-    check(&mut command)?;
-    Ok(Prepared::Run(vec!["go".to_owned(), binary.display().to_string()]))
+    let mut arguments = vec!["go".to_owned()];
+    for (name, package) in [("go-spiffe-client", "."), ("go-spiffe-pair", "./pair")] {
+        let binary: PathBuf = cache().join("interop").join(name);
+        let mut command = Command::new("go");
+        command.current_dir(root().join("interop/go-spiffe"));
+        command.args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(package);
+        check(&mut command)?;
+        arguments.push(binary.display().to_string());
+    }
+    Ok(Prepared::Run(arguments))
 }
 
 fn python_client() -> Result<Prepared> {

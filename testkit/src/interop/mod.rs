@@ -4,6 +4,7 @@
 //! fetch X.509 and JWT, validate, watch through a rotation, and exit 0. SVIDs live a few seconds
 //! here so that a rotation comes soon.
 
+mod federation;
 mod stock;
 
 use std::path::Path;
@@ -26,7 +27,7 @@ pub(crate) async fn run(lane: &str, rest: &[String]) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("steeple-interop-").tempdir()?;
     let outcome = match (lane, rest) {
         ("rust", []) => rust(folder.path()).await,
-        ("go", [program]) => foreign(folder.path(), &[program]).await,
+        ("go", [program, pair]) => go(folder.path(), program, pair).await,
         ("python", [python, script]) => foreign(folder.path(), &[python, script]).await,
         ("stock", [binaries]) => stock::run(folder.path(), Path::new(binaries)).await,
         ("nested", [binaries]) => stock::nested(folder.path(), Path::new(binaries)).await,
@@ -59,6 +60,12 @@ async fn stage(folder: &Path) -> Result<(Cluster, Agent)> {
     ])?;
     let agent = Agent::start(&folder.join("agent"), &cluster, &[2, 0, 1], &token, "").await?;
     Ok((cluster, agent))
+}
+
+/// A workload of one trust domain, then two of two.
+async fn go(folder: &Path, program: &str, pair: &str) -> Result<()> {
+    foreign(&folder.join("one"), &[program]).await?;
+    federation::walk(&folder.join("two"), pair).await
 }
 
 async fn foreign(folder: &Path, words: &[&str]) -> Result<()> {
