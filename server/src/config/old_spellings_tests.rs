@@ -240,6 +240,7 @@ fn allow_lists_of_clusters_are_found_under_their_old_name() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of what is refused")]
 fn what_would_change_its_meaning_is_refused_with_the_new_spelling() {
     let peer = "federates_with \"bar.test\" {\n bundle_endpoint_address = \"b\"";
     let new = "federates_with \"bar.test\" { bundle_endpoint_url = \"https://b\"\n\

@@ -116,16 +116,16 @@ enum Outcome {
 /// Walks.
 pub(super) async fn walk(folder: &Path, program: &str) -> Result<()> {
     let dns = "--dns http-server --dns http-server.foo.svc.cluster.local";
-    let mut foo = Domain::start(folder, FOO, BAR, format!("--spiffeID {SERVER} {dns}")).await?;
+    let mut own = Domain::start(folder, FOO, BAR, format!("--spiffeID {SERVER} {dns}")).await?;
     let mut bar = Domain::start(folder, BAR, FOO, format!("--spiffeID {CLIENT}")).await?;
-    foo.trust(&bar, &folder.join("bar.pem"))?;
-    bar.trust(&foo, &folder.join("foo.pem"))?;
-    foo.register(true)?;
+    own.trust(&bar, &folder.join("bar.pem"))?;
+    bar.trust(&own, &folder.join("foo.pem"))?;
+    own.register(true)?;
 
     let [port] = ports::lease()?;
     let address = format!("127.0.0.1:{port}");
     let log = folder.join("http-server.log");
-    let mut command = foo.end(program, ["server", &address, CLIENT]);
+    let mut command = own.end(program, ["server", &address, CLIENT]);
     let mut process = Process::spawn("http-server", &mut command, &log)?;
     for (of_foo, of_bar, outcome) in [
         (true, true, Outcome::Page),
@@ -134,7 +134,7 @@ pub(super) async fn walk(folder: &Path, program: &str) -> Result<()> {
         (false, true, Outcome::ServerRefuses),
         (true, true, Outcome::Page),
     ] {
-        foo.register(of_foo)?;
+        own.register(of_foo)?;
         bar.register(of_bar)?;
         let what = format!("foo federated: {of_foo}, bar federated: {of_bar}");
         let met = wait_for(&what, WITHIN, async || {

@@ -76,16 +76,16 @@ async fn attested(bar: &Cluster, token: &str) -> Svid {
 }
 
 /// Channels to each member of foo for who has an SVID.
-fn caller(foo: &Cluster, (chain, key): Svid) -> Vec<Channel> {
+fn caller(own: &Cluster, (chain, key): Svid) -> Vec<Channel> {
     let identity = Arc::new(ArcSwap::new(Identity::new(chain, &key).unwrap()));
-    let roots = pem::decode_certificates(&done(foo, 0, &["bundle", "show"])).unwrap();
-    let mut bundle = Bundle::empty(TrustDomain::parse(foo.trust_domain()).unwrap());
+    let roots = pem::decode_certificates(&done(own, 0, &["bundle", "show"])).unwrap();
+    let mut bundle = Bundle::empty(TrustDomain::parse(own.trust_domain()).unwrap());
     let authority = |certificate_der| X509Authority { certificate_der, tainted: false };
     bundle.x509_authorities = roots.into_iter().map(authority).collect();
     let servers = Arc::new(|id: &SpiffeId| id.is_server());
     let (bundle, clock) = (Arc::new(Only(Arc::new(bundle))), Arc::new(SystemClock));
     let config = tls::client_config(Some(identity), bundle, servers, clock).unwrap();
-    let members = foo.members().iter();
+    let members = own.members().iter();
     members.map(|member| tls_channel(member.api_port, Arc::clone(&config))).collect()
 }
 
@@ -163,27 +163,27 @@ async fn a_foreign_administrator_is_one_while_the_bundle_of_its_trust_domain_is_
     let admin_ids = format!("  admin_ids = [\"{ADMIN}\", \"{agent_id}\"]\n");
     let server_lines = admin_ids.clone();
     let spec = ClusterSpec { trust_domain: "foo.test", server_lines, ..ClusterSpec::default() };
-    let mut foo = Cluster::start(&place.join("foo"), &spec).await.unwrap();
-    let admin = caller(&foo, minted(&bar, ADMIN, place));
-    let agent = caller(&foo, attested(&bar, &token).await);
-    let other = caller(&foo, minted(&bar, "spiffe://bar.test/other", place));
+    let mut own = Cluster::start(&place.join("foo"), &spec).await.unwrap();
+    let admin = caller(&own, minted(&bar, ADMIN, place));
+    let agent = caller(&own, attested(&bar, &token).await);
+    let other = caller(&own, minted(&bar, "spiffe://bar.test/other", place));
     let pem = |cluster: &Cluster| {
         let path = place.join(format!("{}.pem", cluster.trust_domain()));
         fs::write(&path, done(cluster, 0, &["bundle", "show"])).unwrap();
         path.to_str().unwrap().to_owned()
     };
-    let (own, theirs) = (pem(&foo), pem(&bar));
-    let set = |foo: &Cluster, member, path: &str| {
-        done(foo, member, &["bundle", "set", "-id", "bar.test", "-path", path]);
+    let (ours, theirs) = (pem(&own), pem(&bar));
+    let set = |own: &Cluster, member, path: &str| {
+        done(own, member, &["bundle", "set", "-id", "bar.test", "-path", path]);
     };
 
-    for (channel, member) in admin.iter().zip(foo.members()) {
+    for (channel, member) in admin.iter().zip(own.members()) {
         is_refused_at_the_door(channel).await;
         let log = fs::read_to_string(member.log()).unwrap();
         let told = log.matches("No bundle found for foreign admin trust domain").count();
         assert_eq!(told, 1, "{log}");
     }
-    set(&foo, 1, &theirs);
+    set(&own, 1, &theirs);
     all_see(&admin, 0).await;
     creates_an_entry(&admin[2]).await;
     all_see(&agent, 1).await;
@@ -195,24 +195,24 @@ async fn a_foreign_administrator_is_one_while_the_bundle_of_its_trust_domain_is_
     }
 
     // The connections are open, and refused as soon as the command has returned.
-    done(&foo, 0, &["bundle", "delete", "-id", "bar.test"]);
+    done(&own, 0, &["bundle", "delete", "-id", "bar.test"]);
     for channel in &admin {
         is_denied(count(channel).await);
     }
-    set(&foo, 2, &theirs);
+    set(&own, 2, &theirs);
     all_see(&admin, 1).await;
-    set(&foo, 1, &own);
+    set(&own, 1, &ours);
     for channel in admin.iter().chain(&agent) {
         is_denied(count(channel).await);
     }
 
-    set(&foo, 0, &theirs);
-    foo.stop_member(0).await.unwrap();
-    let config = foo.member(0).unwrap().config();
+    set(&own, 0, &theirs);
+    own.stop_member(0).await.unwrap();
+    let config = own.member(0).unwrap().config();
     let text = fs::read_to_string(&config).unwrap().replace(&admin_ids, "");
     fs::write(&config, text).unwrap();
-    foo.start_member(0).unwrap();
-    foo.wait_ready(SOON).await.unwrap();
+    own.start_member(0).unwrap();
+    own.wait_ready(SOON).await.unwrap();
     is_refused_at_the_door(&admin[0]).await;
     all_see(&admin[1..], 1).await;
 }

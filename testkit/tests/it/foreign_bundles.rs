@@ -118,11 +118,11 @@ fn sorted(mut ids: Vec<String>) -> Vec<String> {
 }
 
 /// An agent of foo that tells workloads apart by their programs.
-async fn agent_by_path(place: &Path, foo: &Cluster) -> Agent {
-    let token = foo.member(0).unwrap();
+async fn agent_by_path(place: &Path, own: &Cluster) -> Agent {
+    let token = own.member(0).unwrap();
     let token = token.cli_json(&["token", "generate", "-spiffeID", "spiffe://foo.test/node"]);
     let token = token.unwrap()["value"].as_str().unwrap().to_owned();
-    Agent::configure(place, foo, &[2, 1, 0], "").unwrap();
+    Agent::configure(place, own, &[2, 1, 0], "").unwrap();
     let config = place.join("agent.conf");
     let plain = "WorkloadAttestor \"unix\" {\n    plugin_data {}\n";
     let by_path = "WorkloadAttestor \"unix\" {\n    plugin_data { discover_workload_path = true \
@@ -134,13 +134,13 @@ async fn agent_by_path(place: &Path, foo: &Cluster) -> Agent {
 }
 
 /// Creates or updates the entry of a program; `federates` with bar or not.
-fn entry(foo: &Cluster, member: usize, verb: &str, id: &str, program: &str, federates: bool) {
+fn entry(own: &Cluster, member: usize, verb: &str, id: &str, program: &str, federates: bool) {
     let (spiffe_id, selector) = (format!("spiffe://foo.test/{id}"), format!("unix:path:{program}"));
     let node = "spiffe://foo.test/node";
     let words =
         ["entry", verb, "-entryID", id, "-parentID", node, "-spiffeID", &spiffe_id, "-selector"];
     let with: &[&str] = if federates { &["-federatesWith", "bar.test"] } else { &[] };
-    done(foo, member, &[&words[..], &[&selector], with].concat());
+    done(own, member, &[&words[..], &[&selector], with].concat());
 }
 
 /// The bundle of a cluster, as its command prints it and as it is.
@@ -188,15 +188,15 @@ async fn workloads_get_the_foreign_bundles_of_their_own_entries_and_lose_them_ag
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path();
     let spec = ClusterSpec { trust_domain: "foo.test", ..ClusterSpec::default() };
-    let foo = Cluster::start(&place.join("foo"), &spec).await.unwrap();
+    let own = Cluster::start(&place.join("foo"), &spec).await.unwrap();
     let spec = ClusterSpec { trust_domain: "bar.test", members: 1, ..ClusterSpec::default() };
     let bar = Cluster::start(&place.join("bar"), &spec).await.unwrap();
-    let agent = agent_by_path(&place.join("agent"), &foo).await;
+    let agent = agent_by_path(&place.join("agent"), &own).await;
     let path = place.join("bundle");
     let set = |member, format: &str, text: &str| {
         fs::write(&path, text).unwrap();
         let path = path.to_str().unwrap();
-        done(&foo, member, &["bundle", "set", "-id", BAR, "-path", path, "-format", format]);
+        done(&own, member, &["bundle", "set", "-id", BAR, "-path", path, "-format", format]);
     };
     let (text, first) = bundle_of(&bar);
     set(0, "spiffe", &text);
@@ -207,20 +207,20 @@ async fn workloads_get_the_foreign_bundles_of_their_own_entries_and_lose_them_ag
 
     let program = place.join("other");
     fs::copy(binary("spire-agent").unwrap(), &program).unwrap();
-    let own = std::env::current_exe().unwrap();
-    let own = own.to_str().unwrap();
-    entry(&foo, 1, "create", "web", own, true);
-    entry(&foo, 2, "create", "other", program.to_str().unwrap(), false);
+    let this = std::env::current_exe().unwrap();
+    let this = this.to_str().unwrap();
+    entry(&own, 1, "create", "web", this, true);
+    entry(&own, 2, "create", "other", program.to_str().unwrap(), false);
     let mut workload = Workload::open(&agent).await;
     workload.shows("from the start", Some(&first)).await;
     let other = Other::start(program, &agent, "spiffe://foo.test/other").await;
     assert_eq!(workload.validates(&token).await, valid);
     assert_eq!(other.validates(&token), (Some(1), format!("SVID is not valid: {refusal}\n")));
 
-    entry(&foo, 0, "update", "web", own, false);
+    entry(&own, 0, "update", "web", this, false);
     workload.shows("after the entry federates no more", None).await;
     assert_eq!(workload.validates(&token).await, Err(refusal.clone()));
-    entry(&foo, 1, "update", "web", own, true);
+    entry(&own, 1, "update", "web", this, true);
     workload.shows("after the entry federates again", Some(&first)).await;
     assert_eq!(workload.validates(&token).await, valid);
 
@@ -237,7 +237,7 @@ async fn workloads_get_the_foreign_bundles_of_their_own_entries_and_lose_them_ag
     let refused = workload.validates(&token).await.unwrap_err();
     assert!(refused.contains("not found in trust domain \"bar.test\""), "{refused}");
 
-    done(&foo, 2, &["bundle", "delete", "-id", BAR, "-mode", "dissociate"]);
+    done(&own, 2, &["bundle", "delete", "-id", BAR, "-mode", "dissociate"]);
     workload.shows("after the bundle was deleted", None).await;
     assert_eq!(workload.validates(&token).await, Err(refusal));
     let log = fs::read_to_string(other.watch.log()).unwrap();
