@@ -1,8 +1,10 @@
 //! SPIFFE Federation: gives out the bundle of the own trust domain.
 //!
-//! Owns the bundle endpoint. Knows no store: what is served is asked for behind a trait, so that the
-//! endpoint answers from whatever its replica knows, with a quorum or without.
+//! Owns the bundle endpoint and its certificates of the web. Knows no store: what is served, and what
+//! the replicas share of an order, is asked for behind a trait, so that the endpoint answers from
+//! whatever its replica knows, with a quorum or without.
 
+pub mod acme;
 mod endpoint;
 mod serving_files;
 

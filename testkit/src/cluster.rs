@@ -39,6 +39,8 @@ pub struct ClusterSpec {
     pub feature_level_max: Option<u32>,
     /// Where members live that are not on loopback, in their order.
     pub places: Vec<Place>,
+    /// Variables that the members are started with.
+    pub environment: Vec<(&'static str, PathBuf)>,
 }
 
 /// Where a member listens, and what starts it there: a network namespace, for instance.
@@ -68,6 +70,7 @@ impl Default for ClusterSpec {
             plugin_lines: String::new(),
             feature_level_max: None,
             places: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -100,6 +103,7 @@ pub struct Member {
     pub health_port: u16,
     /// As in [`ClusterSpec`].
     feature_level_max: Option<u32>,
+    environment: Vec<(&'static str, PathBuf)>,
     place: Place,
     process: Option<Process>,
 }
@@ -121,6 +125,7 @@ impl Cluster {
         for index in 0..spec.members {
             let mut member = Member::prepare(folder, index)?;
             member.feature_level_max = spec.feature_level_max;
+            member.environment.clone_from(&spec.environment);
             if let Some(place) = spec.places.get(index) {
                 member.place = place.clone();
                 member.api_address = place.address;
@@ -233,6 +238,7 @@ impl Cluster {
         if let Some(level) = member.feature_level_max {
             command.env("STEEPLE_FEATURE_LEVEL_MAX", level.to_string());
         }
+        command.envs(member.environment.iter().map(|(name, value)| (name, value)));
         let process = Process::spawn(&format!("server-{index}"), &mut command, &member.log())?;
         member.process = Some(process);
         Ok(())
@@ -322,6 +328,7 @@ impl Member {
             peer_port,
             health_port,
             feature_level_max: None,
+            environment: Vec::new(),
             place: Place::default(),
             process: None,
         })

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use steeple_spiffe_core::tls::ACME_TLS_ALPN;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
@@ -165,6 +166,11 @@ impl Connection {
                 return;
             }
         };
+        if stream.get_ref().1.alpn_protocol() == Some(ACME_TLS_ALPN) {
+            // The handshake is the whole answer (RFC 8737, 3).
+            tracing::info!(caller_addr = %address, "Answered an ACME challenge");
+            return;
+        }
         let service = service_fn(move |request: Request<Incoming>| {
             let document = documents.current();
             let response = answer::answer(

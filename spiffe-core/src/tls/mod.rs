@@ -21,4 +21,7 @@ pub use error::TlsError;
 pub use identity::Identity;
 pub use server::{PublicIdentity, public_server_config, server_config};
 pub use verifier::{AcceptId, BundleSource};
-pub use web::{WebIdentity, WebIdentityError, WebTrust, web_client_config};
+pub use web::{
+    ACME_TLS_ALPN, AcmeChallenge, AcmeIdentity, WebIdentity, WebIdentityError, WebTrust,
+    web_client_config,
+};

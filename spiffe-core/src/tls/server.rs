@@ -10,7 +10,9 @@ use rustls::version::{TLS12, TLS13};
 use super::error::TlsError;
 use super::identity::{CurrentIdentity, Identity};
 use super::verifier::{AcceptId, BundleSource, ClockTime, PeerVerifier, Trust, provider};
-use super::web::{CurrentWebIdentity, WebIdentity};
+use super::web::{
+    ACME_TLS_ALPN, AcmeIdentity, CurrentAcmeIdentity, CurrentWebIdentity, WebIdentity,
+};
 use crate::time::Clock;
 
 /// A server that presents the current identity and takes clients with a certificate (verified
@@ -42,6 +44,8 @@ pub enum PublicIdentity {
     Spiffe(Arc<ArcSwap<Identity>>),
     /// A certificate of the web.
     Web(Arc<ArcSwap<WebIdentity>>),
+    /// A certificate of the web that is ordered by ACME, and the answers to its challenges.
+    Acme(Arc<ArcSwap<AcmeIdentity>>),
 }
 
 /// A server of HTTP/2 and HTTP/1.1 that presents the current identity and asks nobody for a certificate:
@@ -54,9 +58,14 @@ pub fn public_server_config(
     identity: PublicIdentity,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let resolver: Arc<dyn ResolvesServerCert> = match identity {
         PublicIdentity::Spiffe(current) => Arc::new(CurrentIdentity(current)),
         PublicIdentity::Web(current) => Arc::new(CurrentWebIdentity(current)),
+        PublicIdentity::Acme(current) => {
+            protocols.push(ACME_TLS_ALPN.to_vec());
+            Arc::new(CurrentAcmeIdentity(current))
+        }
     };
     let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockTime(clock)))
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -65,6 +74,6 @@ pub fn public_server_config(
         .with_cert_resolver(resolver);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols;
     Ok(Arc::new(config))
 }

@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::client::verify_server_name;
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 
 use super::error::TlsError;
 use super::verifier::{ClockTime, PeerVerifier, Trust, provider};
@@ -74,6 +75,7 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
 /// A certificate of the web with its private key.
 pub struct WebIdentity {
     certified: Arc<CertifiedKey>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -101,17 +103,49 @@ impl WebIdentity {
     ///
     /// [`WebIdentityError`].
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Arc<Self>, WebIdentityError> {
+        let key = PrivateKeyDer::from_pem_slice(key).ok().ok_or(WebIdentityError::NoKey)?;
+        Self::join(chain, &key)
+    }
+
+    /// Joins a chain (leaf first) in PEM and the leaf's private key (PKCS#8 in DER).
+    ///
+    /// # Errors
+    ///
+    /// [`WebIdentityError`].
+    pub fn from_pkcs8(chain: &[u8], key: &Secret) -> Result<Arc<Self>, WebIdentityError> {
+        Self::join(chain, &PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose())))
+    }
+
+    fn join(chain: &[u8], key: &PrivateKeyDer<'_>) -> Result<Arc<Self>, WebIdentityError> {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
         let chain = chain.ok().filter(|chain| !chain.is_empty());
         let chain = chain.ok_or(WebIdentityError::NoCertificate)?;
         let leaf = chain.first().ok_or(WebIdentityError::NoCertificate)?;
         let facts = certificate_facts(leaf).map_err(WebIdentityError::Certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key).ok().ok_or(WebIdentityError::NoKey)?;
         let key =
-            rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(TlsError::BadKey)?;
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(key).map_err(TlsError::BadKey)?;
         let certified = CertifiedKey::new(chain, key);
         certified.keys_match().map_err(|_mismatch| TlsError::KeyMismatch)?;
-        Ok(Arc::new(Self { certified: Arc::new(certified), not_after: facts.not_after }))
+        let (not_before, not_after) = (facts.not_before, facts.not_after);
+        Ok(Arc::new(Self { certified: Arc::new(certified), not_before, not_after }))
+    }
+
+    /// The leaf, in DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.certified.cert.first().map(AsRef::as_ref).unwrap_or_default()
+    }
+
+    /// Whether the leaf is good for a host of that name.
+    pub fn covers(&self, host: &str) -> bool {
+        let leaf = CertificateDer::from(self.leaf());
+        let parsed = ParsedCertificate::try_from(&leaf).ok();
+        let name = ServerName::try_from(host).ok();
+        parsed.zip(name).is_some_and(|(leaf, name)| verify_server_name(&leaf, &name).is_ok())
+    }
+
+    /// When the leaf's lifetime begins.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// When the leaf expires.
@@ -133,5 +167,71 @@ pub(super) struct CurrentWebIdentity(pub(super) Arc<ArcSwap<WebIdentity>>);
 impl ResolvesServerCert for CurrentWebIdentity {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.0.load().certified))
+    }
+}
+
+/// The protocol by which an ACME server finds out who answers at a name (RFC 8737).
+pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
+
+/// What a server presents whose certificate is ordered by ACME.
+#[derive(Clone, Debug, Default)]
+pub struct AcmeIdentity {
+    /// The certificate; `None`: there is none yet, and handshakes fail.
+    pub certificate: Option<Arc<WebIdentity>>,
+    /// The answer to a challenge, while there is one.
+    pub challenge: Option<AcmeChallenge>,
+}
+
+/// The answer to a challenge of an ACME server: a certificate which says that this server knows of it
+/// (RFC 8737, 3).
+#[derive(Clone)]
+pub struct AcmeChallenge {
+    domain: String,
+    certified: Arc<CertifiedKey>,
+}
+
+impl AcmeChallenge {
+    /// Joins the certificate for a name, in DER, and its private key (PKCS#8 in DER). Whether they fit is
+    /// not looked at: webpki reads no certificate with the extension that makes it an answer.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError::BadKey`].
+    pub fn new(domain: String, certificate: Vec<u8>, key: &Secret) -> Result<Self, TlsError> {
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose()));
+        let key =
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).map_err(TlsError::BadKey)?;
+        let chain = vec![CertificateDer::from(certificate)];
+        Ok(Self { domain, certified: Arc::new(CertifiedKey::new(chain, key)) })
+    }
+
+    /// The certificate, in DER.
+    pub fn leaf(&self) -> &[u8] {
+        self.certified.cert.first().map(AsRef::as_ref).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for AcmeChallenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AcmeChallenge").field("domain", &self.domain).finish_non_exhaustive()
+    }
+}
+
+/// Presents the certificate, or the answer to a challenge to whoever speaks nothing but
+/// [`ACME_TLS_ALPN`].
+#[derive(Debug)]
+pub(super) struct CurrentAcmeIdentity(pub(super) Arc<ArcSwap<AcmeIdentity>>);
+
+impl ResolvesServerCert for CurrentAcmeIdentity {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let current = self.0.load();
+        let asks = hello.alpn().is_some_and(|protocols| protocols.eq([ACME_TLS_ALPN]));
+        if !asks {
+            return current.certificate.as_ref().map(|found| Arc::clone(&found.certified));
+        }
+        let challenge = current.challenge.as_ref()?;
+        let name = hello.server_name()?;
+        let is_it = name.eq_ignore_ascii_case(&challenge.domain);
+        is_it.then(|| Arc::clone(&challenge.certified))
     }
 }
