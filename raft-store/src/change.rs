@@ -11,6 +11,7 @@ use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::ids::{ClusterId, Revision, RowNumber};
+use crate::sealed_values::{SealedName, SealedValue};
 
 /// One change of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +76,13 @@ pub enum Change {
     JournalWritten(Arc<Journal>),
     /// The cluster's own row was written.
     ClusterWritten(Arc<ClusterState>),
+    /// A value that is kept sealed was written.
+    SealedWritten {
+        /// Which one.
+        name: SealedName,
+        /// Its new content.
+        value: Arc<SealedValue>,
+    },
 }
 
 /// The changes of one applied log entry.

@@ -14,6 +14,7 @@ use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::change::UnknownAgents;
 use crate::ids::ClusterId;
+use crate::sealed_values::SealedName;
 
 /// A change to the registry that is proposed, replicated and then applied on every member.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +130,8 @@ pub enum Command {
     },
     /// Puts the same private key of an authority in another sealing.
     ResealAuthority(Box<ResealAuthority>),
+    /// Writes one of the values that are kept sealed. A duty of the leader.
+    WriteSealed(Box<WriteSealed>),
     /// Writes bundles of foreign trust domains; one outcome per item, in order.
     WriteBundles(WriteBundles),
     /// Forgets bundles of foreign trust domains; one outcome per item, in order.
@@ -163,6 +166,17 @@ pub struct ResealAuthority {
     pub seen_nonce: Vec<u8>,
     /// The new sealing.
     pub sealed_key: SealedKey,
+}
+
+/// See [`Command::WriteSealed`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriteSealed {
+    /// Which value.
+    pub name: SealedName,
+    /// The version that was seen; 0: none was there. The value gets the next one. Compare-and-set.
+    pub expected: u64,
+    /// The value, sealed for that next version.
+    pub sealed: SealedKey,
 }
 
 /// What [`Command::ChangeRoots`] does.

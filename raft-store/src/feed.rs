@@ -161,5 +161,8 @@ impl Feed {
 }
 
 fn says_which_keys(change: &Change) -> bool {
-    matches!(change, Change::ClusterWritten(_) | Change::JournalWritten(_))
+    matches!(
+        change,
+        Change::ClusterWritten(_) | Change::JournalWritten(_) | Change::SealedWritten { .. }
+    )
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::apply::{TableError, Tables, read_cluster, read_journal};
+use crate::apply::{TableError, Tables, read_cluster, read_journal, read_sealed};
 use crate::cluster_key::ClusterKeys;
 use crate::core::Core;
 use crate::error::RunError;
@@ -87,7 +87,7 @@ async fn follow(
 
 fn read(tables: &dyn Tables) -> Result<KeysInUse, TableError> {
     let Some(cluster) = read_cluster(tables)? else { return Ok(KeysInUse::default()) };
-    Ok(KeysInUse::of(&cluster, &read_journal(tables)?))
+    Ok(KeysInUse::of(&cluster, &read_journal(tables)?, &read_sealed(tables)?))
 }
 
 /// One line a key, when it begins to be missing.
@@ -95,7 +95,7 @@ fn warn_of_missing(keys: &ClusterKeys, found: &KeysInUse, known: &mut BTreeSet<S
     let missing: BTreeSet<String> =
         found.needed().into_iter().filter(|id| !keys.holds(id)).collect();
     for key_id in missing.difference(known) {
-        let authorities = found.sealed.get(key_id).map_or(0, Vec::len);
+        let authorities = found.depending_on(key_id);
         tracing::error!(
             key_id,
             authorities,

@@ -36,6 +36,7 @@ impl Command {
             Self::WriteRelationships(_) | Self::DeleteRelationships(_) => 3,
             Self::TaintAuthority { .. } | Self::RevokeAuthority { .. } => 4,
             Self::MoveClusterKey { .. } | Self::ResealAuthority(_) => REKEY_LEVEL,
+            Self::WriteSealed(_) => SEALED_VALUES_LEVEL,
             Self::PrepareChained { .. } | Self::ChangeRoots { .. } | Self::PruneBundle { .. } => {
                 UPSTREAM_LEVEL
             }
@@ -49,6 +50,9 @@ pub const REKEY_LEVEL: u32 = 5;
 /// The level from which on authorities can be below an upstream authority.
 pub const UPSTREAM_LEVEL: u32 = 5;
 
+/// The level from which on values can be kept sealed.
+pub const SEALED_VALUES_LEVEL: u32 = 6;
+
 /// The highest level of this build, at which new clusters start.
 ///
 /// | level | adds |
@@ -58,4 +62,5 @@ pub const UPSTREAM_LEVEL: u32 = 5;
 /// | 3 | federation relationships |
 /// | 4 | taint and revoke of authorities |
 /// | 5 | another cluster key; authorities below an upstream authority, its roots; pruning of others' roots and keys |
-pub const FEATURE_LEVEL_MAX: u32 = 5;
+/// | 6 | the endpoint's certificate by ACME |
+pub const FEATURE_LEVEL_MAX: u32 = 6;

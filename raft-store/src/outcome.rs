@@ -134,6 +134,14 @@ pub enum Rejection {
         /// What it is.
         actual: u64,
     },
+    /// The sealed value has another version than the one that was seen.
+    #[error("sealed value has version {actual}, not {expected}")]
+    SealedMoved {
+        /// What the command expected.
+        expected: u64,
+        /// What it is.
+        actual: u64,
+    },
     /// No such authority, or not in the state that the command needs.
     #[error("authority {0} is not in the expected state")]
     AuthorityState(String),

@@ -53,6 +53,7 @@ impl Command {
             | Self::PruneExpired(_)
             | Self::PruneAuthorities { .. }
             | Self::ResealAuthority(_)
+            | Self::WriteSealed(_)
             | Self::PruneBundle { .. }
             | Self::RaiseFeatureLevel { .. } => true,
             // Operators prepare and activate through any member: the journal's revision, which the

@@ -64,7 +64,7 @@ pub struct KeyFacts {
     pub missing_at: Vec<MemberId>,
     /// Those of them that have said lately which keys they hold.
     pub lacking_at: Vec<MemberId>,
-    /// Private keys sealed under it.
+    /// Private keys sealed under it, the records of ACME among them.
     pub authorities: usize,
     /// The members whose peer certificates are of it.
     pub presented_by: Vec<MemberId>,
@@ -116,7 +116,7 @@ fn facts(
         |seen: &Option<&Observed>| seen.is_some_and(|seen| seen.said.certificate_key_id == id);
     let presented_by: Vec<_> =
         said.iter().filter(|(_, seen)| presents(seen)).map(|(member, _)| *member).collect();
-    let authorities = in_use.sealed.get(&id).map_or(0, Vec::len);
+    let authorities = in_use.depending_on(&id);
     let is_current = in_use.current.as_deref() == Some(id.as_str());
     let waits_for = waits_for(&id, said, status, in_use.current.as_deref());
     let is_free = authorities == 0 && waits_for.is_empty() && in_use.current.is_some();
@@ -221,7 +221,7 @@ pub(crate) mod tests {
     pub(crate) fn in_use(current: &str, sealed: &[&str]) -> KeysInUse {
         let one = || vec![(AuthorityKind::X509, AuthorityId::new("a"))];
         let sealed = sealed.iter().map(|id| ((*id).to_owned(), one())).collect();
-        KeysInUse { current: Some(current.to_owned()), sealed }
+        KeysInUse { current: Some(current.to_owned()), sealed, ..KeysInUse::default() }
     }
 
     #[test]

@@ -157,6 +157,7 @@ impl Failure {
             // Someone else was faster. Nothing was decided about the caller: it tries again.
             Rejection::SerialsChanged
             | Rejection::JournalMoved { .. }
+            | Rejection::SealedMoved { .. }
             | Rejection::ClusterKeyMoved { .. } => {
                 Self { retry_after: Some(Duration::ZERO), ..wrapped(Code::Unavailable) }
             }

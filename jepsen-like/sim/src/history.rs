@@ -380,6 +380,7 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::RevokeAuthority { .. }
         | Command::PruneAuthorities { .. }
         | Command::MoveClusterKey { .. }
+        | Command::WriteSealed(_)
         | Command::ResealAuthority(_)
         | Command::WriteBundles(_)
         | Command::DeleteBundles(_)
@@ -470,6 +471,7 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         Rejection::RelationshipNotFound => h::Rejection::RelationshipNotFound,
         Rejection::JournalMoved { .. }
         | Rejection::ClusterKeyMoved { .. }
+        | Rejection::SealedMoved { .. }
         | Rejection::AuthorityState(_)
         | Rejection::RequestForgotten
         | Rejection::OwnBundle
@@ -504,6 +506,7 @@ fn change(change: &Change) -> h::Change {
         }
         Change::JournalWritten(_) => h::Change::Other { what: "journal".to_owned() },
         Change::ClusterWritten(_) => h::Change::Other { what: "cluster".to_owned() },
+        Change::SealedWritten { .. } => h::Change::Other { what: "sealed value".to_owned() },
     }
 }
 
@@ -523,6 +526,7 @@ fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
             | Change::BundleDeleted { .. }
             | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
+            | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => {}
         }
     }

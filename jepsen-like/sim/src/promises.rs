@@ -251,6 +251,7 @@ fn bundles_fit(changes: &[Change], operation: &Operation, items: &[RelationshipO
         | Change::RelationshipWritten { .. }
         | Change::RelationshipDeleted { .. }
         | Change::JournalWritten(_)
+        | Change::SealedWritten { .. }
         | Change::ClusterWritten(_) => None,
     });
     found.eq(expected)

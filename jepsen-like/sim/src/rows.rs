@@ -17,6 +17,8 @@ pub(crate) enum Key {
     Journal,
     /// The cluster's own row.
     Cluster,
+    /// A value that is kept sealed.
+    Sealed(u8),
     /// Behind all of them.
     End,
 }
@@ -38,6 +40,7 @@ pub(crate) fn key(change: &Change) -> Key {
         }
         Change::JournalWritten(_) => Key::Journal,
         Change::ClusterWritten(_) => Key::Cluster,
+        Change::SealedWritten { name, .. } => Key::Sealed(name.number()),
     }
 }
 
@@ -53,6 +56,7 @@ pub(crate) fn value(change: &Change) -> Option<Change> {
         | Change::BundleWritten { .. }
         | Change::RelationshipWritten { .. }
         | Change::JournalWritten(_)
+        | Change::SealedWritten { .. }
         | Change::ClusterWritten(_) => Some(change.clone()),
     }
 }

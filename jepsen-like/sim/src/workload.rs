@@ -111,6 +111,7 @@ fn name(command: &Command) -> &'static str {
         Command::RevokeAuthority { .. } => "revoke_authority",
         Command::PruneAuthorities { .. } => "prune_authorities",
         Command::MoveClusterKey { .. } => "move_cluster_key",
+        Command::WriteSealed(_) => "write_sealed",
         Command::ResealAuthority(_) => "reseal_authority",
         Command::WriteBundles(_) => "write_bundles",
         Command::DeleteBundles(_) => "delete_bundles",
@@ -308,6 +309,7 @@ impl Workload {
             | Change::RelationshipWritten { .. }
             | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
+            | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => None,
         }
     }

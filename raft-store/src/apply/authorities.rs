@@ -139,7 +139,10 @@ pub(super) fn reseal(step: &mut Step<'_, '_>, reseal: ResealAuthority) -> Verdic
 
 /// Refuses what is sealed under another key than the one that was named: nothing may come to depend on a
 /// key that was left. Where none was named yet, none was left.
-fn sealed_under_current(step: &Step<'_, '_>, sealed: &SealedKey) -> Result<(), Rejection> {
+pub(super) fn sealed_under_current(
+    step: &Step<'_, '_>,
+    sealed: &SealedKey,
+) -> Result<(), Rejection> {
     match step.cluster.as_ref().map(|cluster| cluster.key_id.as_str()) {
         None | Some("") => Ok(()),
         Some(actual) if actual == sealed.kek_id => Ok(()),

@@ -9,7 +9,7 @@ use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
 use crate::apply::{
     adoption, agents, authorities, bundles, cluster, entries, prune, relationships, requests,
-    roots, state_hash, tokens,
+    roots, sealed, state_hash, tokens,
 };
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
@@ -141,6 +141,7 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         }
         Command::MoveClusterKey { expected, to } => cluster::move_key(step, expected, to),
         Command::ResealAuthority(reseal) => authorities::reseal(step, *reseal),
+        Command::WriteSealed(write) => sealed::write(step, *write),
         Command::WriteBundles(write) => bundles::write_foreign(step, write),
         Command::DeleteBundles(delete) => bundles::delete_foreign(step, &delete),
         Command::AppendBundle(append) => bundles::append_own(step, append),

@@ -8,6 +8,7 @@ use crate::change::Change;
 use crate::command::{Command, ResealAuthority};
 use crate::keys_in_use::KeysInUse;
 use crate::outcome::{Outcome, Rejection};
+use crate::sealed_values::SealedValues;
 
 const X509: AuthorityKind = AuthorityKind::X509;
 const JWT: AuthorityKind = AuthorityKind::Jwt;
@@ -56,7 +57,7 @@ fn run(reseal: ResealAuthority) -> Command {
 
 fn in_use(registry: &Registry) -> KeysInUse {
     let cluster = read_cluster(&registry.tables).unwrap().unwrap();
-    KeysInUse::of(&cluster, &registry.journal())
+    KeysInUse::of(&cluster, &registry.journal(), &SealedValues::new())
 }
 
 fn moved(expected: &str, actual: &str) -> Rejection {

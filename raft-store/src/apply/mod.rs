@@ -26,6 +26,9 @@ mod relationship_tests;
 mod relationships;
 mod requests;
 mod roots;
+mod sealed;
+#[cfg(test)]
+mod sealed_tests;
 mod state_hash;
 mod step;
 mod table;
@@ -38,7 +41,9 @@ mod txn;
 
 pub(crate) use crate::outcome::Applied;
 pub(crate) use dispatch::{Done, apply, apply_nothing};
-pub(crate) use reading::{read_cluster, read_counters, read_journal, read_time, snapshot_changes};
+pub(crate) use reading::{
+    read_cluster, read_counters, read_journal, read_sealed, read_time, snapshot_changes,
+};
 pub(crate) use state_hash::read_checkpoints;
 pub(crate) use table::{SINGLE, Table};
 pub use txn::TableError;

@@ -436,6 +436,7 @@ proptest! {
                 | Change::BundleDeleted { .. }
                 | Change::RelationshipDeleted { .. }
                 | Change::JournalWritten(_)
+                | Change::SealedWritten { .. }
                 | Change::ClusterWritten(_) => {}
             }
         }

@@ -11,10 +11,11 @@ use crate::apply::txn::{Rows, TableError};
 use crate::change::{Change, ClusterState, Journal};
 use crate::codec::{
     CodecError, agent_from_pb, bundle_from_pb, cluster_from_pb, entry_from_pb, journal_from_pb,
-    relationship_row_from_pb,
+    relationship_row_from_pb, sealed_value_from_pb,
 };
 use crate::ids::RowNumber;
 use crate::pb;
+use crate::sealed_values::SealedValues;
 
 /// Rows read from the tables at a time.
 const PAGE: usize = 512;
@@ -46,8 +47,19 @@ pub(crate) fn read_journal(rows: &dyn Rows) -> Result<Journal, TableError> {
     }
 }
 
-/// Every row as a change: cluster, bundles, relationships, journal, agents, entries; each kind in
-/// key order.
+/// The values that are kept sealed.
+pub(crate) fn read_sealed(rows: &dyn Rows) -> Result<SealedValues, TableError> {
+    let mut values = SealedValues::new();
+    each(rows, Table::Sealed, &mut |value| {
+        let (name, value) = sealed_value_from_pb(decode(value)?)?;
+        values.insert(name, Arc::new(value));
+        Ok(())
+    })?;
+    Ok(values)
+}
+
+/// Every row as a change: cluster, bundles, relationships, journal, sealed values, agents, entries; each
+/// kind in key order.
 pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableError> {
     let mut changes = Vec::new();
     if let Some(cluster) = read_cluster(rows)? {
@@ -69,6 +81,9 @@ pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableErro
     })?;
     if let Some(journal) = read_message::<pb::store::Journal>(rows, Table::Journal, SINGLE)? {
         changes.push(Change::JournalWritten(Arc::new(journal_from_pb(journal)?)));
+    }
+    for (name, value) in read_sealed(rows)? {
+        changes.push(Change::SealedWritten { name, value });
     }
     each(rows, Table::Agents, &mut |value| {
         let row: pb::store::AgentRow = decode(value)?;

@@ -147,6 +147,8 @@ fn change_tables(
         ..state.cluster.clone()
     };
     if let Some(new) = with.new_cluster {
+        // What it would answer for in the name of the other one: it orders its own certificate.
+        clear(tables, Table::Sealed)?;
         (cluster.cluster_id, cluster.name) = (new.id, new.name.clone());
         // Its keys are sealed anew under whichever key this member seals with; that one counts.
         cluster.key_id.clear();

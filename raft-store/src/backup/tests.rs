@@ -12,7 +12,7 @@ use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
 use prost::bytes::Bytes;
 use steeple_spiffe_core::TrustDomain;
-use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind, AuthorityStatus};
+use steeple_spiffe_core::authority::{AuthorityId, AuthorityKind, AuthorityStatus, SealedKey};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority};
 use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 use steeple_spiffe_core::random::SystemRandom;
@@ -28,7 +28,7 @@ use crate::backup::{
 use crate::change::{Change, ClusterState, UnknownAgents};
 use crate::cluster_key::ClusterKeys;
 use crate::command::{
-    AdmitAgent, Command, RelationshipMode, RelationshipWrite, WriteRelationships,
+    AdmitAgent, Command, RelationshipMode, RelationshipWrite, WriteRelationships, WriteSealed,
 };
 use crate::config::Config;
 use crate::error::OpenError;
@@ -36,6 +36,7 @@ use crate::ids::{ClusterId, RequestId, Revision};
 use crate::outcome::Rejection;
 use crate::raft::convert::entry_to_bytes;
 use crate::raft::{CommittedLeaderId, Entry, EnvelopeBytes, LogId};
+use crate::sealed_values::SealedName;
 use crate::seams::Storage;
 use crate::storage::{Engine, LogRecord};
 use crate::testing::{DEADLINE, TestStore, config, seams};
@@ -126,6 +127,10 @@ async fn filled(path: &Path) -> TestStore {
     }
     accepted(&store, Command::AdmitAgent(admit("/spire/agent/a", 1, None))).await;
     accepted(&store, Command::CreateJoinToken(token("unspent", 86_400))).await;
+    let sealed =
+        SealedKey { kek_id: "k".to_owned(), version: 1, nonce: vec![0; 12], ciphertext: vec![1] };
+    let write = WriteSealed { name: SealedName::AcmeAccount, expected: 0, sealed };
+    accepted(&store, Command::WriteSealed(Box::new(write))).await;
     let relationship = FederationRelationship {
         trust_domain: TrustDomain::parse("other.org").unwrap(),
         endpoint_url: EndpointUrl::parse("https://other.org").unwrap(),
@@ -426,10 +431,7 @@ async fn a_drill_gets_an_id_a_name_and_sealed_keys_of_its_own_and_later_trust() 
     let from = saved.origin().cluster_id;
     let reseal: &Reseal<'_> = &|authority, old, new| {
         assert_eq!((old, new), (from, ClusterId(9)));
-        Ok(steeple_spiffe_core::authority::SealedKey {
-            kek_id: "new".to_owned(),
-            ..authority.sealed_key.clone()
-        })
+        Ok(SealedKey { kek_id: "new".to_owned(), ..authority.sealed_key.clone() })
     };
     let mut trust = Bundle::empty(TrustDomain::parse("example.org").unwrap());
     for key_id in ["j", "later"] {
@@ -452,6 +454,8 @@ async fn a_drill_gets_an_id_a_name_and_sealed_keys_of_its_own_and_later_trust() 
     let (changes, cluster) = content(&store);
     assert_eq!((cluster.cluster_id, cluster.name.as_str()), (ClusterId(9), "drill"));
     for change in changes {
+        // It orders its own certificate.
+        assert!(!matches!(change, Change::SealedWritten { .. }), "{change:?}");
         if let Change::JournalWritten(journal) = &change {
             assert_eq!(journal.authorities.len(), 2);
             for authority in &journal.authorities {

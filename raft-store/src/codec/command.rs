@@ -20,6 +20,7 @@ use crate::codec::model::{
 use crate::codec::relationships::{
     delete_relationships_from_pb, write_relationships_from_pb, write_relationships_to_pb,
 };
+use crate::codec::sealed::{write_sealed_from_pb, write_sealed_to_pb};
 use crate::codec::{
     CodecError, entry_from_pb, entry_to_pb, selectors_from_pb, selectors_to_pb, serial_from_pb,
     serials_from_pb, serials_to_pb, spiffe_id_from_pb, update_from_pb, update_to_pb,
@@ -83,6 +84,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
             Kind::MoveClusterKey(pb::store::MoveClusterKey { expected, to })
         }
         Command::ResealAuthority(reseal) => Kind::ResealAuthority(reseal_to_pb(reseal)),
+        Command::WriteSealed(write) => Kind::WriteSealed(write_sealed_to_pb(write)),
         Command::RaiseFeatureLevel { to } => {
             Kind::RaiseFeatureLevel(pb::store::RaiseFeatureLevel { to: *to })
         }
@@ -158,6 +160,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
         Kind::ResealAuthority(reseal) => {
             Command::ResealAuthority(Box::new(reseal_from_pb(reseal)?))
         }
+        Kind::WriteSealed(write) => Command::WriteSealed(Box::new(write_sealed_from_pb(write)?)),
         Kind::WriteBundles(write) => Command::WriteBundles(write_bundles_from_pb(write)?),
         Kind::DeleteBundles(delete) => Command::DeleteBundles(delete_bundles_from_pb(&delete)?),
         Kind::AppendBundle(append) => Command::AppendBundle(append_from_pb(append)),

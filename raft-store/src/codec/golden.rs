@@ -27,7 +27,7 @@ use crate::command::{
     AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
     InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
     RelationshipWrite, ResealAuthority, RootChange, SetPendingSerial, WriteBundles,
-    WriteRelationships,
+    WriteRelationships, WriteSealed,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
@@ -35,6 +35,7 @@ use crate::outcome::{
     Applied, BundleOutcome, EntryOutcome, Outcome, Rejection, RelationshipOutcome,
 };
 use crate::pb;
+use crate::sealed_values::SealedName;
 
 fn full_entry() -> steeple_spiffe_core::RegistrationEntry {
     let mut full = entry("full", "/full", "unix:uid:1");
@@ -287,6 +288,19 @@ fn cluster_keys() -> Vec<(&'static str, Command)> {
                 },
             })),
         ),
+        (
+            "write_sealed",
+            Command::WriteSealed(Box::new(WriteSealed {
+                name: SealedName::AcmeCertificate,
+                expected: 4,
+                sealed: SealedKey {
+                    kek_id: "k2".to_owned(),
+                    version: 1,
+                    nonce: vec![1; 12],
+                    ciphertext: vec![2, 3],
+                },
+            })),
+        ),
     ]
 }
 
@@ -374,6 +388,7 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
     let later = [
         ("outcome_nothing_to_adopt", Rejection::NothingToAdopt),
         ("outcome_cluster_key_moved", Rejection::ClusterKeyMoved { expected, actual }),
+        ("outcome_sealed_moved", Rejection::SealedMoved { expected: 1, actual: 2 }),
     ];
     for (name, rejection) in later {
         let (revision, time) = (Revision::new(2, 9), Timestamp::from_unix_ms(1_800_000_000_000));

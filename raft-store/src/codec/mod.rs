@@ -11,6 +11,7 @@ mod golden;
 mod model;
 mod outcome;
 mod relationships;
+mod sealed;
 
 use std::fmt;
 
@@ -26,6 +27,7 @@ pub(crate) use outcome::{applied_from_pb, applied_to_pb, decision_from_pb, decis
 pub(crate) use relationships::{
     relationship_from_pb, relationship_row_from_pb, relationship_to_pb,
 };
+pub(crate) use sealed::{sealed_value_from_pb, sealed_value_to_pb};
 
 /// Bytes that are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]

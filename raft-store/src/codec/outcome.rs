@@ -182,6 +182,12 @@ fn rejection_to_pb(rejection: &Rejection) -> pb::store::Rejection {
                 actual: actual.clone(),
             })
         }
+        Rejection::SealedMoved { expected, actual } => {
+            RejectionKind::SealedMoved(pb::store::SealedMoved {
+                expected: *expected,
+                actual: *actual,
+            })
+        }
         Rejection::AuthorityState(name) => RejectionKind::AuthorityState(name.clone()),
         Rejection::RequestIdReused => RejectionKind::RequestIdReused(Done {}),
         Rejection::RequestForgotten => RejectionKind::RequestForgotten(Done {}),
@@ -225,6 +231,9 @@ fn rejection_from_pb(rejection: pb::store::Rejection) -> Result<Rejection, Codec
         }
         RejectionKind::ClusterKeyMoved(moved) => {
             Rejection::ClusterKeyMoved { expected: moved.expected, actual: moved.actual }
+        }
+        RejectionKind::SealedMoved(moved) => {
+            Rejection::SealedMoved { expected: moved.expected, actual: moved.actual }
         }
         RejectionKind::AuthorityState(name) => Rejection::AuthorityState(name),
         RejectionKind::RequestIdReused(Done {}) => Rejection::RequestIdReused,

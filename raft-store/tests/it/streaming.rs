@@ -29,6 +29,7 @@ impl View {
                 | Change::RelationshipWritten { .. }
                 | Change::RelationshipDeleted { .. }
                 | Change::JournalWritten(_)
+                | Change::SealedWritten { .. }
                 | Change::ClusterWritten(_) => {}
             }
         }

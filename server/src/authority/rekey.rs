@@ -1,6 +1,7 @@
-//! Moves private keys of authorities under the cluster key that seals now, on the leader.
+//! Moves private keys of authorities, and the other values that are kept sealed, under the cluster key that
+//! seals now, on the leader.
 //!
-//! Owns one round: every authority that is still sealed under another key is opened, sealed anew with the
+//! Owns one round: everything that is still sealed under another key is opened, sealed anew with the
 //! same associated data, and replaced by one command that names the sealing it was opened from. So a
 //! rotation in between is never overwritten, and whoever leads next goes on where this leader stopped: what
 //! is left to do is what the journal shows.
@@ -9,15 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_raft_store::change::Journal;
-use steeple_raft_store::command::ResealAuthority;
+use steeple_raft_store::command::{ResealAuthority, WriteSealed};
 use steeple_raft_store::{
-    ClusterId, ClusterKeys, Command, ProposeError, Rejection, Revision, StoreHandle, Unavailable,
+    ClusterId, ClusterKeys, Command, ProposeError, Rejection, Revision, SealedName, SealedValue,
+    SealedValues, StoreHandle, Unavailable,
 };
 use steeple_spiffe_core::authority::{Authority, SealedKey};
 use steeple_spiffe_core::random::Random;
 use tokio::time::Instant;
 
-use crate::keys::{OpenKeyError, SealContext, SealKeyError, open_key, seal_key_under};
+use crate::keys::{
+    OpenKeyError, SealContext, SealKeyError, ValueContext, open_key, open_value, seal_key_under,
+    seal_value,
+};
 use crate::view::Views;
 
 /// How long a round waits for a confirmed read and for the view to follow.
@@ -61,7 +66,10 @@ impl Rekeyer {
     pub fn is_due(&self) -> bool {
         let key_id = self.views.cluster().map(|cluster| cluster.key_id.clone());
         let key_id = key_id.filter(|key_id| !key_id.is_empty());
-        key_id.is_some_and(|key_id| left_behind(&self.views.journal(), &key_id).next().is_some())
+        key_id.is_some_and(|key_id| {
+            left_behind(&self.views.journal(), &key_id).next().is_some()
+                || values_left_behind(&self.views.sealed(), &key_id).next().is_some()
+        })
     }
 
     /// Seals anew what is to be; all that can be, even when another cannot. `term` is the term in which
@@ -80,7 +88,51 @@ impl Rekeyer {
                 Err(error) => result = result.and(Err(error)),
             }
         }
+        for (name, value) in values_left_behind(&self.views.sealed(), &cluster.key_id) {
+            match self.value_command(cluster.cluster_id, name, value, &cluster.key_id) {
+                Ok(command) => self.replace_value(name, value, command, term).await?,
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
         result
+    }
+
+    /// Opens a value and seals it under a cluster key, as its next version.
+    fn value_command(
+        &self,
+        cluster_id: ClusterId,
+        name: SealedName,
+        value: &SealedValue,
+        key_id: &str,
+    ) -> Result<Command, RekeyError> {
+        let expected = value.version;
+        let seen = ValueContext { cluster_id, name, version: expected };
+        let private = open_value(&self.keys, &seen, &value.sealed)?;
+        let next = ValueContext { version: expected.saturating_add(1), ..seen };
+        let sealed = seal_value(&self.keys, key_id, self.random.as_ref(), &next, &private)?;
+        Ok(Command::WriteSealed(Box::new(WriteSealed { name, expected, sealed })))
+    }
+
+    async fn replace_value(
+        &self,
+        name: SealedName,
+        value: &SealedValue,
+        command: Command,
+        term: u64,
+    ) -> Result<(), RekeyError> {
+        let applied = self.handle.propose_duty(command, term).await?;
+        let from = &value.sealed.kek_id;
+        match applied.outcome {
+            Ok(_) => {
+                tracing::info!(?name, from, "Sealed value sealed anew");
+                self.follow(applied.revision).await
+            }
+            // It was written meanwhile, or the key moved on: the next round sees what there is then.
+            Err(rejection) => {
+                tracing::debug!(?name, %rejection, "Sealed value was not sealed anew");
+                Ok(())
+            }
+        }
     }
 
     /// Opens the key of an authority and seals it under a cluster key, with the same associated data.
@@ -135,6 +187,15 @@ impl Rekeyer {
             Err(RekeyError::ViewsBehind(revision))
         }
     }
+}
+
+/// The values that are sealed under another key.
+fn values_left_behind<'a>(
+    values: &'a SealedValues,
+    key_id: &'a str,
+) -> impl Iterator<Item = (SealedName, &'a SealedValue)> {
+    let all = values.iter().map(|(name, value)| (*name, value.as_ref()));
+    all.filter(move |(_, value)| value.sealed.kek_id != key_id)
 }
 
 /// The authorities with a private key that is sealed under another key.

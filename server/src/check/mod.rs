@@ -93,7 +93,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
     let journal = views.journal();
     let (tested, uses) = match views.cluster() {
         Some(cluster) => {
-            let in_use = KeysInUse::of(&cluster, &journal);
+            let in_use = KeysInUse::of(&cluster, &journal, &views.sealed());
             let uses = key_uses::keys(&status, &cluster, &in_use, now);
             (test_signatures(&parts.keys, cluster.cluster_id, &journal), uses)
         }

@@ -12,5 +12,8 @@ mod trial;
 
 pub use reload::KeyReload;
 pub use ring::KeyRing;
-pub use sealed::{OpenKeyError, SealContext, SealKeyError, open_key, seal_key, seal_key_under};
+pub use sealed::{
+    OpenKeyError, SealContext, SealKeyError, ValueContext, open_key, open_value, seal_key,
+    seal_key_under, seal_value,
+};
 pub use trial::{Tested, test_signature, test_signatures};

@@ -70,7 +70,8 @@ impl KeyReload {
         let Some(cluster) = self.views.cluster() else {
             return self.keys.ids().into_iter().collect();
         };
-        let mut needed = KeysInUse::of(&cluster, &self.views.journal()).needed();
+        let in_use = KeysInUse::of(&cluster, &self.views.journal(), &self.views.sealed());
+        let mut needed = in_use.needed();
         if needed.is_empty() {
             // The first authorities are being made.
             needed.extend(self.keys.ids());

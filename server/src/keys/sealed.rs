@@ -1,10 +1,12 @@
-//! The sealed form of a private key, under the cluster's key-encryption key.
+//! The sealed form of a private key, and of other values that the cluster keeps, under the cluster's
+//! key-encryption key.
 //!
 //! Owns the associated data, which ties a ciphertext to one cluster, one authority, one purpose and
-//! one version of this format: a sealed key that is moved to another row does not open. The cipher is
+//! one version of this format (a value: to its name and its own version): what is moved to another row
+//! does not open. The cipher is
 //! raft-store's (`Kek`); plaintext leaves here only as a [`Secret`].
 
-use steeple_raft_store::{ClusterId, ClusterKeys};
+use steeple_raft_store::{ClusterId, ClusterKeys, SealedName};
 use steeple_spiffe_core::authority::{AuthorityKind, SealedKey};
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::{AuthorityId, Secret};
@@ -15,6 +17,9 @@ const VERSION: u32 = 1;
 /// Keeps these ciphertexts apart from everything else that the same key seals.
 const LABEL: &[u8] = b"steeple authority key\0";
 
+/// The same for values that are no authority's key.
+const VALUE_LABEL: &[u8] = b"steeple sealed value\0";
+
 /// What a sealed key belongs to.
 #[derive(Clone, Copy, Debug)]
 pub struct SealContext<'a> {
@@ -24,6 +29,17 @@ pub struct SealContext<'a> {
     pub kind: AuthorityKind,
     /// The authority's name.
     pub authority_id: &'a AuthorityId,
+}
+
+/// What a sealed value belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct ValueContext {
+    /// The cluster that keeps it.
+    pub cluster_id: ClusterId,
+    /// Its name.
+    pub name: SealedName,
+    /// Its version: an older one does not open in place of a newer one.
+    pub version: u64,
 }
 
 /// A private key cannot be sealed.
@@ -80,10 +96,7 @@ pub fn seal_key_under(
     context: &SealContext<'_>,
     pkcs8: &Secret,
 ) -> Result<SealedKey, SealKeyError> {
-    let not_held = || SealKeyError::NotHeld { kek_id: kek_id.to_owned() };
-    let kek = keys.kek(kek_id).ok_or_else(not_held)?;
-    let aad = associated_data(context, VERSION);
-    kek.seal(random, &aad, pkcs8).map_err(|_refused| SealKeyError::Crypto)
+    seal(keys, kek_id, random, &associated_data(context, VERSION), pkcs8)
 }
 
 /// Opens a sealed key.
@@ -92,13 +105,66 @@ pub fn open_key(
     context: &SealContext<'_>,
     sealed: &SealedKey,
 ) -> Result<Secret, OpenKeyError> {
+    open(keys, &associated_data(context, sealed.version), sealed)
+}
+
+/// Seals a value that the cluster keeps.
+///
+/// # Errors
+///
+/// [`SealKeyError`].
+pub fn seal_value(
+    keys: &ClusterKeys,
+    kek_id: &str,
+    random: &dyn Random,
+    context: &ValueContext,
+    value: &Secret,
+) -> Result<SealedKey, SealKeyError> {
+    seal(keys, kek_id, random, &value_associated_data(context, VERSION), value)
+}
+
+/// Opens a value that the cluster keeps.
+///
+/// # Errors
+///
+/// [`OpenKeyError`].
+pub fn open_value(
+    keys: &ClusterKeys,
+    context: &ValueContext,
+    sealed: &SealedKey,
+) -> Result<Secret, OpenKeyError> {
+    open(keys, &value_associated_data(context, sealed.version), sealed)
+}
+
+fn seal(
+    keys: &ClusterKeys,
+    kek_id: &str,
+    random: &dyn Random,
+    aad: &[u8],
+    secret: &Secret,
+) -> Result<SealedKey, SealKeyError> {
+    let not_held = || SealKeyError::NotHeld { kek_id: kek_id.to_owned() };
+    let kek = keys.kek(kek_id).ok_or_else(not_held)?;
+    kek.seal(random, aad, secret).map_err(|_refused| SealKeyError::Crypto)
+}
+
+fn open(keys: &ClusterKeys, aad: &[u8], sealed: &SealedKey) -> Result<Secret, OpenKeyError> {
     if sealed.version != VERSION {
         return Err(OpenKeyError::NewerVersion { version: sealed.version });
     }
     let closed = || OpenKeyError::Sealed { kek_id: sealed.kek_id.clone() };
     let kek = keys.kek(&sealed.kek_id).ok_or_else(closed)?;
-    let aad = associated_data(context, sealed.version);
-    kek.open(&aad, sealed).map_err(|_refused| closed())
+    kek.open(aad, sealed).map_err(|_refused| closed())
+}
+
+/// Every part has a fixed length.
+fn value_associated_data(context: &ValueContext, version: u32) -> Vec<u8> {
+    let mut aad = VALUE_LABEL.to_vec();
+    aad.extend_from_slice(&version.to_be_bytes());
+    aad.extend_from_slice(&context.cluster_id.0.to_be_bytes());
+    aad.push(context.name.number());
+    aad.extend_from_slice(&context.version.to_be_bytes());
+    aad
 }
 
 /// Every part but the last has a fixed length, so that no two contexts share their bytes.
@@ -159,5 +225,31 @@ mod tests {
         let newer = SealedKey { version: 2, ..sealed };
         let error = open_key(&keys, &here, &newer).err();
         assert_eq!(error, Some(OpenKeyError::NewerVersion { version: 2 }));
+    }
+
+    #[test]
+    fn a_sealed_value_opens_only_in_its_place_and_at_its_version() {
+        let random = SeededRandom::new(1);
+        let (keys, _) = ClusterKeys::generate(&random).unwrap();
+        let (cluster_id, name) = (ClusterId(7), SealedName::AcmeAccount);
+        let here = ValueContext { cluster_id, name, version: 3 };
+        let secret = Secret::new(b"private".to_vec());
+        let sealed = seal_value(&keys, &keys.current_id(), &random, &here, &secret).unwrap();
+        assert!(!sealed.ciphertext.windows(7).any(|part| part == b"private"));
+        let opened = open_value(&keys, &here, &sealed).map(|secret| secret.expose().to_vec());
+        assert_eq!(opened.as_deref(), Ok(&b"private"[..]));
+        let elsewhere = [
+            ("another cluster", ValueContext { cluster_id: ClusterId(8), ..here }),
+            ("another name", ValueContext { name: SealedName::AcmeCertificate, ..here }),
+            ("another version", ValueContext { version: 2, ..here }),
+        ];
+        for (what, context) in elsewhere {
+            assert!(open_value(&keys, &context, &sealed).is_err(), "{what}");
+        }
+        let id = AuthorityId::new("a");
+        let authority = context(7, AuthorityKind::X509, &id);
+        assert!(open_key(&keys, &authority, &sealed).is_err(), "in place of an authority's key");
+        let refused = seal_value(&keys, "unknown", &random, &here, &secret).err();
+        assert_eq!(refused, Some(SealKeyError::NotHeld { kek_id: "unknown".to_owned() }));
     }
 }

@@ -20,7 +20,7 @@ pub(super) fn keys(context: &Context, status: &MemberStatus) -> Vec<rpc::Cluster
 fn facts(context: &Context, status: &MemberStatus) -> Vec<KeyFacts> {
     let views = context.views();
     let Some(cluster) = views.cluster() else { return Vec::new() };
-    let in_use = KeysInUse::of(&cluster, &views.journal());
+    let in_use = KeysInUse::of(&cluster, &views.journal(), &views.sealed());
     key_uses::keys(status, &cluster, &in_use, context.gate.clock.boot_time())
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use steeple_raft_store::change::{ClusterState, Journal};
-use steeple_raft_store::{Revision, RowNumber, StoreHandle, Subscription};
+use steeple_raft_store::{Revision, RowNumber, SealedValues, StoreHandle, Subscription};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::tls::BundleSource;
 use steeple_spiffe_core::{
@@ -197,6 +197,11 @@ impl Views {
     /// The journal of authorities.
     pub fn journal(&self) -> Arc<Journal> {
         Arc::clone(&self.read().journal)
+    }
+
+    /// The values that are kept sealed.
+    pub fn sealed(&self) -> SealedValues {
+        self.read().sealed.clone()
     }
 
     /// The journal together with the bundle of the own trust domain, both of one revision.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use steeple_raft_store::change::{ClusterState, Journal};
-use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber};
+use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber, SealedValues};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::{SpiffeId, Timestamp, TrustDomain};
 
@@ -27,6 +27,7 @@ pub(super) struct Model {
     pub(super) relationships: RelationshipIndex,
     pub(super) journal: Arc<Journal>,
     pub(super) cluster: Option<Arc<ClusterState>>,
+    pub(super) sealed: SealedValues,
     /// The newest revision at which an entry or a bundle may have changed.
     content_revision: Revision,
 }
@@ -80,6 +81,7 @@ impl Model {
             | Change::RelationshipWritten { .. }
             | Change::RelationshipDeleted { .. }
             | Change::JournalWritten(_)
+            | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => {}
         }
         match change {
@@ -103,6 +105,9 @@ impl Model {
             }
             Change::JournalWritten(journal) => self.journal = journal,
             Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
+            Change::SealedWritten { name, value } => {
+                self.sealed.insert(name, value);
+            }
         }
     }
 }
