@@ -18,6 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{MintError, Rekeyer, RotateError, Rotator};
+use crate::endpoint_certificate::EndpointCertificate;
 use crate::snapshots::Schedule;
 use crate::upstream::UpstreamError;
 use crate::view::Views;
@@ -64,6 +65,8 @@ pub struct Duties {
     pub agent_pruning: AgentPruning,
     /// Snapshots by schedule, if there is one.
     pub schedule: Option<Schedule>,
+    /// The bundle endpoint's certificate, if it is ordered by ACME.
+    pub endpoint_certificate: Option<EndpointCertificate>,
 }
 
 impl Duties {
@@ -100,8 +103,14 @@ impl Duties {
                 schedule.lead().await;
             }
         };
+        let certificate = async {
+            if let Some(certificate) = &self.endpoint_certificate {
+                certificate.lead(term).await;
+            }
+        };
         let upstream = self.rotator.follow_upstream(term);
-        tokio::join!(self.rotate(term), self.rekey(term), self.prune(term), upstream, snapshots);
+        let keys = async { tokio::join!(self.rotate(term), self.rekey(term), upstream) };
+        tokio::join!(keys, self.prune(term), snapshots, certificate);
     }
 
     async fn rotate(&self, term: u64) {
@@ -245,20 +254,21 @@ mod tests {
     use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{
-        Change, ClusterId, ClusterKeys, FEATURE_LEVEL_MAX, MemoryDisk, Rejection, RequestId,
-        Storage,
+        Change, ClusterId, ClusterKeys, FEATURE_LEVEL_MAX, KeysInUse, MemoryDisk, Rejection,
+        RequestId, Storage,
     };
     use steeple_spiffe_core::authority::Authority;
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{
-        Clock, EntryId, RegistrationEntry, Selector, Serial, SortedSet, SpiffeId, Timestamp,
+        Clock, EntryId, RegistrationEntry, Secret, Selector, Serial, SortedSet, SpiffeId, Timestamp,
     };
     use tokio::time::Instant;
 
     use super::*;
     use crate::authority::evidence::Survey;
     use crate::authority::{AuthorityPolicy, Issuer, Minter, RekeyError, X509Params};
+    use crate::endpoint_certificate::KeptRecords;
     use crate::keys::KeyRing;
     use crate::upstream::Upstream;
     use crate::upstream::fake::{Fake, Mood};
@@ -336,6 +346,7 @@ mod tests {
                 },
                 agent_pruning: AgentPruning::default(),
                 schedule: None,
+                endpoint_certificate: None,
             }
         }
 
@@ -602,6 +613,80 @@ mod tests {
         let mut ring = KeyRing::new(Arc::new(ClusterKeys::parse(SECOND).unwrap()));
         ring.follow(bench.cluster_id(), &bench.views.journal()).unwrap();
         assert!(bench.issuer.ready());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_records_of_acme_are_kept_sealed_and_go_on_under_another_cluster_key() {
+        use steeple_federation::acme::{Account, AcmeState as _, Record, StateError};
+        const SECOND: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+        let bench = Bench::start().await;
+        bench.rotator.round(bench.term()).await.unwrap();
+        let rekeyer = bench.duties().rekeyer;
+        let keys = Arc::clone(&rekeyer.keys);
+        let records = KeptRecords {
+            store: bench.store.handle.clone(),
+            views: bench.views.clone(),
+            keys: Arc::clone(&keys),
+            random: Arc::new(SystemRandom),
+            term: Some(bench.term()),
+        };
+        let account = || {
+            let credentials = Secret::new(b"private".to_vec());
+            Record::Account(Account { directory_url: "https://a".to_owned(), credentials })
+        };
+        let shown = || {
+            let held = records.load().unwrap().account;
+            (held.version, held.value.map(|one| one.credentials.expose().to_vec()))
+        };
+        assert_eq!(shown(), (0, None));
+        records.save(account(), 0).await.unwrap();
+        assert_eq!(shown(), (1, Some(b"private".to_vec())));
+        let again = records.save(account(), 0).await;
+        assert!(matches!(again, Err(StateError::Moved)), "{again:?}");
+        let reader = KeptRecords { term: None, ..records.clone() };
+        assert!(reader.save(account(), 1).await.is_err(), "it does not lead");
+        for value in bench.views.sealed().values() {
+            let bytes = &value.sealed.ciphertext;
+            assert!(!bytes.windows(9).any(|part| part == b"directory"), "it is not sealed");
+        }
+
+        // The key moves, and what is kept moves with it: the old line may go.
+        let (old, second) = (keys.current_id(), ClusterKeys::parse(SECOND).unwrap());
+        let new = second.current_id();
+        keys.take_over(&second, &BTreeSet::from([old.clone()]));
+        let to_new = Command::MoveClusterKey { expected: old.clone(), to: new.clone() };
+        bench.decided(to_new).await.unwrap();
+        assert!(rekeyer.is_due());
+        rekeyer.round(bench.term()).await.unwrap();
+        assert!(!rekeyer.is_due());
+        assert_eq!(shown(), (2, Some(b"private".to_vec())));
+        let in_use = KeysInUse::of(
+            &bench.views.cluster().unwrap(),
+            &bench.views.journal(),
+            &bench.views.sealed(),
+        );
+        assert_eq!(in_use.needed(), BTreeSet::from([new]));
+        let alone = KeptRecords { keys: Arc::new(second), ..records.clone() };
+        assert!(alone.load().unwrap().account.value.is_some(), "the new line alone opens it");
+        records.save(account(), 2).await.unwrap();
+        assert_eq!(shown().0, 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn records_of_acme_wait_for_the_level_that_has_them() {
+        use steeple_federation::acme::AcmeState as _;
+        let bench = Bench::at_level(5).await;
+        bench.rotator.round(bench.term()).await.unwrap();
+        let records = KeptRecords {
+            store: bench.store.handle.clone(),
+            views: bench.views.clone(),
+            keys: Arc::clone(&bench.rotator.minter.keys),
+            random: Arc::new(SystemRandom),
+            term: Some(bench.term()),
+        };
+        let said = records.load().unwrap_err().to_string();
+        assert!(said.starts_with("the cluster is at feature level 5, certificates by ACME need 6"));
+        assert!(said.ends_with("then run \"spire-server cluster upgrade finalize\""), "{said}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -17,6 +17,7 @@ pub mod cluster_key;
 pub mod commands;
 pub mod config;
 pub mod duties;
+pub mod endpoint_certificate;
 pub mod gate;
 pub mod health;
 mod held;

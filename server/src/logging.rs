@@ -284,7 +284,7 @@ fn level_text(level: &Level) -> &'static str {
     }
 }
 
-fn time_text(now: Timestamp) -> String {
+pub(crate) fn time_text(now: Timestamp) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(now.unix_ms()) * 1_000_000)
         .ok()
         .and_then(|time| time.format(&Rfc3339).ok())

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use rustls_pki_types::DnsName;
 use steeple_federation::ServingFiles;
+use steeple_federation::acme::{AcmeSettings, LETS_ENCRYPT_URL};
 use steeple_hcl1::decode::Block;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
@@ -46,6 +48,8 @@ pub enum EndpointProfile {
         /// `file_sync_interval`.
         sync_interval: Duration,
     },
+    /// By a certificate of the web that the leader orders.
+    HttpsWebAcme(AcmeSettings),
 }
 
 /// Reads the section.
@@ -95,7 +99,7 @@ fn bundle_endpoint(
             "Bundle endpoint refresh hint set too low: clients do not refresh more often than each minute",
         ));
     }
-    let profile = profile(section, notices)?;
+    let profile = profile(section, notices, unknown)?;
     section.collect_unknown(unknown);
     Ok(BundleEndpointConfig { address: SocketAddr::new(address, port), refresh_hint, profile })
 }
@@ -103,13 +107,25 @@ fn bundle_endpoint(
 fn profile(
     section: &Section<'_>,
     notices: &mut Vec<Notice>,
+    unknown: &mut Vec<UnknownKey>,
 ) -> Result<EndpointProfile, ConfigError> {
-    if section.section("acme")?.is_some() {
+    if let Some(old) = section.section("acme")? {
         if section.has("profile") {
             let text = "either bundle endpoint 'acme' or 'profile' can be set, but not both";
             return Err(section.refuse("acme", text));
         }
-        return Err(no_acme(section));
+        notices.push(Notice::deprecated(
+            "ACME configuration within the bundle_endpoint is deprecated. Please use ACME configuration \
+             as part of the https_web profile instead.",
+        ));
+        let key = "federation.bundle_endpoint.acme";
+        let missing = |name: &str| ConfigError::Missing(format!("{key}.{name} must be configured"));
+        for name in ["domain_name", "email"] {
+            old.string(name)?.ok_or_else(|| missing(name))?;
+        }
+        let settings = acme(&old, notices)?;
+        old.collect_unknown(unknown);
+        return Ok(EndpointProfile::HttpsWebAcme(settings));
     }
     let profiles = section.block().labelled("profile");
     let mut profiles = profiles.map_err(|error| ConfigError::decode("bundle_endpoint", error))?;
@@ -126,25 +142,26 @@ fn profile(
     let block = Section::new(format!("federation.bundle_endpoint.profile.{}", label.text), block);
     let profile = match label.text.as_str() {
         "https_spiffe" => EndpointProfile::HttpsSpiffe,
-        "https_web" => https_web(&block)?,
+        "https_web" => https_web(&block, notices)?,
         _ => {
             let text = "unknown bundle endpoint profile configured; current supported profiles are \
                         \"https_spiffe\" and \"https_web\"";
             return Err(section.refuse("profile", text));
         }
     };
-    for key in block.unknown() {
-        notices.push(Notice::warning(format!(
-            "{}.{} is unknown and has no effect",
-            key.section, key.key
-        )));
-    }
+    unused(&block, notices);
     Ok(profile)
 }
 
-fn https_web(section: &Section<'_>) -> Result<EndpointProfile, ConfigError> {
-    if section.section("acme")?.is_some() {
-        return Err(no_acme(section));
+fn https_web(
+    section: &Section<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<EndpointProfile, ConfigError> {
+    // As in SPIRE, it wins over files.
+    if let Some(block) = section.section("acme")? {
+        let settings = acme(&block, notices)?;
+        unused(&block, notices);
+        return Ok(EndpointProfile::HttpsWebAcme(settings));
     }
     let Some(files) = section.section("serving_cert_file")? else {
         let text =
@@ -162,10 +179,44 @@ fn https_web(section: &Section<'_>) -> Result<EndpointProfile, ConfigError> {
     })
 }
 
-fn no_acme(section: &Section<'_>) -> ConfigError {
-    let text = "ACME is not supported by this version: let another client renew the certificate, and \
-                use profile \"https_web\" { serving_cert_file { … } }, which reads it again";
-    section.refuse("acme", text)
+/// An `acme` section, in either of its places.
+fn acme(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<AcmeSettings, ConfigError> {
+    let directory_url = section.string("directory_url")?;
+    let directory_url = directory_url.unwrap_or_else(|| LETS_ENCRYPT_URL.to_owned());
+    if !directory_url.to_ascii_lowercase().starts_with("https://") {
+        return Err(section.refuse("directory_url", "must begin with https://"));
+    }
+    let domain_name = section.string("domain_name")?.ok_or_else(|| {
+        section
+            .refuse("domain_name", "must be configured: the name by which peers reach the endpoint")
+    })?;
+    let domain_name = domain_name.to_ascii_lowercase();
+    // A name with a dot, or none: servers of certificates take no other.
+    if DnsName::try_from(domain_name.as_str()).is_err() || !domain_name.contains('.') {
+        let text = format!(
+            "{domain_name:?} is no host name: give one name in ASCII (xn--… for others), neither an \
+             address nor a wildcard"
+        );
+        return Err(section.refuse("domain_name", text));
+    }
+    let tos_accepted = section.bool("tos_accepted")?.unwrap_or(false);
+    if !tos_accepted {
+        notices.push(Notice::warning(
+            "ACME Terms of Service have not been accepted. See the `tos_accepted` configurable",
+        ));
+    }
+    let email = section.string("email")?;
+    Ok(AcmeSettings { directory_url, domain_name, email, tos_accepted })
+}
+
+/// Keys of a profile that nobody asked for: SPIRE does not look at them.
+fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) {
+    for key in section.unknown() {
+        notices.push(Notice::warning(format!(
+            "{}.{} is unknown and has no effect",
+            key.section, key.key
+        )));
+    }
 }
 
 /// Checks a relationship as SPIRE does.
@@ -280,12 +331,36 @@ mod tests {
         for (text, expected) in [
             ("nope = 1", "\"nope\" in section server.federation.bundle_endpoint"),
             ("address = \"localhost\"", "server.federation.bundle_endpoint.address: invalid IP"),
-            ("acme {}", "ACME is not supported by this version"),
+            ("acme {}", "federation.bundle_endpoint.acme.domain_name must be configured"),
+            (
+                "acme { domain_name = \"a.test\" }",
+                "federation.bundle_endpoint.acme.email must be configured",
+            ),
+            (
+                "acme { domain_name = \"a.test\"\nemail = \"a@a.test\"\nnope = 1 }",
+                "\"nope\" in section server.federation.bundle_endpoint.acme",
+            ),
             (
                 "acme {}\nprofile \"https_spiffe\" {}",
                 "'acme' or 'profile' can be set, but not both",
             ),
-            ("profile \"https_web\" { acme {} }", "ACME is not supported by this version"),
+            (
+                "profile \"https_web\" { acme {} }",
+                "acme.domain_name: must be configured: the name by which peers reach",
+            ),
+            (
+                "profile \"https_web\" { acme { domain_name = \"10.0.0.1\" } }",
+                "\"10.0.0.1\" is no host name",
+            ),
+            (
+                "profile \"https_web\" { acme { domain_name = \"*.a.test\" } }",
+                "\"*.a.test\" is no host name",
+            ),
+            (
+                "profile \"https_web\" { acme { domain_name = \"a.test\"\n\
+                 directory_url = \"http://a\" } }",
+                "acme.directory_url: must begin with https://",
+            ),
             ("profile \"https_web\" {}", "'acme' or 'serving_cert_file' is required"),
             (
                 "profile \"https_web\" { serving_cert_file {} }",
@@ -302,6 +377,48 @@ mod tests {
         }
         let said = load("bundle_endpoint {}").unwrap_err();
         assert!(said.contains("bundle_endpoint.port: must be configured"), "{said}");
+    }
+
+    #[test]
+    fn a_certificate_is_ordered_where_spires_file_says_so() {
+        let acme = |text: &str| {
+            let config = endpoint(text).unwrap();
+            let EndpointProfile::HttpsWebAcme(found) =
+                config.server.bundle_endpoint.unwrap().profile
+            else {
+                panic!("{text}")
+            };
+            let told = config.notices.iter().filter(|one| one.text.contains("ACME"));
+            (found, told.map(|one| one.text.clone()).collect::<Vec<_>>())
+        };
+        let (least, told) = acme("profile \"https_web\" { acme { domain_name = \"A.test\" } }");
+        let expected = AcmeSettings {
+            directory_url: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            domain_name: "a.test".to_owned(),
+            email: None,
+            tos_accepted: false,
+        };
+        assert_eq!(least, expected);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("ACME Terms of Service have not been accepted"), "{told:?}");
+        let full = "domain_name = \"a.test\"\nemail = \"b@a.test\"\ntos_accepted = true\n\
+                    directory_url = \"https://ca.test/dir\"";
+        let expected = AcmeSettings {
+            directory_url: "https://ca.test/dir".to_owned(),
+            email: Some("b@a.test".to_owned()),
+            tos_accepted: true,
+            ..expected
+        };
+        let new = acme(&format!("profile \"https_web\" {{ acme {{ {full} }} }}"));
+        assert_eq!(new, (expected.clone(), Vec::new()));
+        let (old, told) = acme(&format!("acme {{ {full} }}"));
+        assert_eq!(old, expected);
+        assert!(
+            told[0].starts_with("ACME configuration within the bundle_endpoint is deprecated.")
+        );
+        let config = endpoint(&format!("profile \"https_web\" {{ acme {{ {full}\nnope = 1 }} }}"));
+        let told = config.unwrap().notices;
+        assert!(told.iter().any(|one| one.text.contains("acme.nope is unknown")), "{told:?}");
     }
 
     #[test]

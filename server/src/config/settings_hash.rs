@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
 
+use super::federation::EndpointProfile;
 use super::load::Config;
 
 /// Hex digits of the hash that are shown: a difference must be seen, not proven.
@@ -59,8 +60,13 @@ fn lines(config: &Config) -> String {
     let upstream = config.plugins.upstream.as_ref();
     let upstream = upstream.map(|upstream| ("upstream_authority", upstream.name().to_owned()));
     let endpoint = server.bundle_endpoint.as_ref();
-    let endpoint = endpoint.map(|endpoint| ("refresh_hint", ms(endpoint.refresh_hint)));
-    let optional = composer.iter().chain(upstream.iter()).chain(endpoint.iter());
+    let hint = endpoint.map(|endpoint| ("refresh_hint", ms(endpoint.refresh_hint)));
+    // One certificate is ordered for all.
+    let acme = endpoint.and_then(|endpoint| match &endpoint.profile {
+        EndpointProfile::HttpsWebAcme(settings) => Some(("acme", format!("{settings:?}"))),
+        EndpointProfile::HttpsSpiffe | EndpointProfile::HttpsWeb { .. } => None,
+    });
+    let optional = composer.iter().chain(upstream.iter()).chain(hint.iter()).chain(acme.iter());
     pairs.iter().chain(optional).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
@@ -85,6 +91,11 @@ mod tests {
             ("ca_ttl = \"48h\"", ""),
             ("agent_ttl = \"2h\"", ""),
             ("jwt_key_type = \"rsa-2048\"", ""),
+            (
+                "federation { bundle_endpoint { port = 8443\nprofile \"https_web\" { acme { \
+                 domain_name = \"a.test\" } } } }",
+                "",
+            ),
             ("", "voters_max = 3"),
             ("federation { bundle_endpoint { port = 8443 } }", ""),
             ("", "max_staleness = \"1m\""),

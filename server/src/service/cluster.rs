@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::{observed, rekey, rotating, upgrading};
+use super::{endpoint_certificate, observed, rekey, rotating, upgrading};
 use crate::authority::IssueError;
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
@@ -321,6 +321,7 @@ impl ClusterService {
         warnings.extend(observed::warnings(status, self.context.gate.clock.boot_time()));
         warnings.extend(rekey::warnings(&self.context, status));
         warnings.extend(backup::warnings(&self.context));
+        warnings.extend(endpoint_certificate::warnings(&self.context));
         warnings
     }
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::attest::Attestors;
 use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, Minter};
+use crate::endpoint_certificate::EndpointCertificate;
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Call, Gate};
 use crate::snapshots::Schedule;
@@ -35,6 +36,8 @@ pub struct Context {
     pub settings: Settings,
     /// Snapshots by schedule, if there is one.
     pub schedule: Option<Schedule>,
+    /// The bundle endpoint's certificate, if it is ordered by ACME.
+    pub endpoint_certificate: Option<EndpointCertificate>,
     /// Cancelled when the process stops: streams that would go on end then.
     pub stop: CancellationToken,
 }

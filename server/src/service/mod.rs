@@ -11,6 +11,7 @@ mod bundle;
 mod bundle_write;
 mod cluster;
 mod context;
+mod endpoint_certificate;
 mod entry;
 mod health;
 mod local_authority;

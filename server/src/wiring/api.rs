@@ -6,16 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::future::OptionFuture;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, OptionFuture};
 use steeple_federation::Endpoint;
+use steeple_federation::acme::Presenter;
 use steeple_spiffe_core::tls::PublicIdentity;
 use steeple_spiffe_core::{Clock, tls};
 use tokio_util::sync::CancellationToken;
 
 use super::parts::World;
-use crate::authority::evidence::Survey;
+use crate::authority::evidence::{ChallengeBoard, Survey};
 use crate::authority::{Issuer, ServerSvid};
 use crate::config::{BundleEndpointConfig, Config, EndpointProfile};
+use crate::endpoint_certificate::EndpointCertificate;
 use crate::gate::{Front, HandshakeTrust};
 use crate::listen::ConnectionSignals;
 use crate::listen::tcp::ApiListener;
@@ -33,6 +36,7 @@ pub(super) struct ApiTask {
     pub(super) issuer: Issuer,
     pub(super) views: Views,
     pub(super) survey: Survey,
+    pub(super) endpoint_certificate: Option<EndpointCertificate>,
     pub(super) world: World,
     pub(super) signals: ConnectionSignals,
     pub(super) close: CancellationToken,
@@ -46,6 +50,7 @@ impl ApiTask {
             return Ok(());
         }
         let server = &self.config.server;
+        let challenge_board = self.survey.challenge_board();
         let (identity, svid_task) = ServerSvid::start(
             self.issuer,
             self.views.clone(),
@@ -68,8 +73,13 @@ impl ApiTask {
                     server.trust_domain.clone(),
                     config.refresh_hint,
                 );
-                let identity = Arc::clone(&identity);
-                Some(bundle_endpoint(config, documents, identity, Arc::clone(&clock), &stop).await?)
+                let presented = Presented {
+                    own: Arc::clone(&identity),
+                    certificate: self.endpoint_certificate,
+                    challenge_board,
+                };
+                let clock = Arc::clone(&clock);
+                Some(bundle_endpoint(config, documents, presented, clock, &stop).await?)
             }
             None => None,
         };
@@ -100,22 +110,53 @@ impl ApiTask {
     }
 }
 
+/// What the endpoint's certificate may come from.
+struct Presented {
+    own: Arc<ArcSwap<tls::Identity>>,
+    certificate: Option<EndpointCertificate>,
+    challenge_board: ChallengeBoard,
+}
+
+impl Presented {
+    /// What handshakes are to read, and what keeps it current until the stop.
+    fn follow(
+        self,
+        profile: &EndpointProfile,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(PublicIdentity, Option<BoxFuture<'static, ()>>)> {
+        Ok(match (profile, self.certificate) {
+            (EndpointProfile::HttpsWeb { files, sync_interval }, _) => {
+                let current = Arc::new(ArcSwap::new(files.load()?));
+                let watch = files.clone().watch(Arc::clone(&current), *sync_interval, stop.clone());
+                (PublicIdentity::Web(current), Some(watch.boxed()))
+            }
+            (EndpointProfile::HttpsWebAcme(settings), Some(certificate)) => {
+                let presenter = Presenter::new(
+                    settings.clone(),
+                    Arc::new(certificate.records),
+                    certificate.clock,
+                    self.challenge_board,
+                );
+                let identity = PublicIdentity::Acme(presenter.current());
+                (identity, Some(presenter.run(stop.clone()).boxed()))
+            }
+            (EndpointProfile::HttpsSpiffe, _) => (PublicIdentity::Spiffe(self.own), None),
+            (EndpointProfile::HttpsWebAcme(_), None) => {
+                anyhow::bail!("the bundle endpoint's certificate by ACME was not prepared")
+            }
+        })
+    }
+}
+
 /// Opens the bundle endpoint; what is returned serves it until the stop.
 async fn bundle_endpoint(
     config: &BundleEndpointConfig,
     documents: OwnBundle,
-    own: Arc<ArcSwap<tls::Identity>>,
+    presented: Presented,
     clock: Arc<dyn Clock>,
     stop: &CancellationToken,
 ) -> anyhow::Result<impl Future<Output = ()> + use<>> {
-    let (identity, watch) = match &config.profile {
-        EndpointProfile::HttpsSpiffe => (PublicIdentity::Spiffe(own), None),
-        EndpointProfile::HttpsWeb { files, sync_interval } => {
-            let current = Arc::new(ArcSwap::new(files.load()?));
-            let watch = files.clone().watch(Arc::clone(&current), *sync_interval, stop.clone());
-            (PublicIdentity::Web(current), Some(watch))
-        }
-    };
+    let (identity, watch) = presented.follow(&config.profile, stop)?;
     let tls = tls::public_server_config(identity, clock)?;
     let endpoint = Endpoint::bind(config.address).await?;
     tracing::info!(

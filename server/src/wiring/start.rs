@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context as _;
+use steeple_federation::acme::InstantAcme;
 use steeple_raft_store::{ClusterKeys, OpenError, RunError, Store};
-use steeple_spiffe_core::tls::BundleSource;
+use steeple_spiffe_core::tls::{BundleSource, WebTrust};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -18,8 +19,9 @@ use super::stop;
 use crate::authority::evidence::Survey;
 use crate::authority::{Issuer, Minter, Rekeyer, Rotator};
 use crate::check::CheckParts;
-use crate::config::Config;
+use crate::config::{Config, EndpointProfile};
 use crate::duties::Duties;
+use crate::endpoint_certificate::{EndpointCertificate, KeptRecords};
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Closed, Front, Gate};
 use crate::health::{Health, HealthListener, Serving};
@@ -204,6 +206,7 @@ impl Start {
             )),
             settings: self.config.server.settings,
             schedule: self.schedule(&handle, &reads),
+            endpoint_certificate: self.endpoint_certificate(&handle, &views, &keys)?,
             stop: self.stages.stop.clone(),
         };
         let duties = self.duties(&context, &keys);
@@ -289,7 +292,36 @@ impl Start {
             },
             agent_pruning: self.config.server.agent_pruning,
             schedule: context.schedule.clone(),
+            endpoint_certificate: context.endpoint_certificate.clone(),
         }
+    }
+
+    fn endpoint_certificate(
+        &self,
+        store: &steeple_raft_store::StoreHandle,
+        views: &Views,
+        keys: &Arc<ClusterKeys>,
+    ) -> anyhow::Result<Option<EndpointCertificate>> {
+        let endpoint = self.config.server.bundle_endpoint.as_ref();
+        let Some(EndpointProfile::HttpsWebAcme(settings)) = endpoint.map(|found| &found.profile)
+        else {
+            return Ok(None);
+        };
+        let clock = Arc::clone(&self.world.clock);
+        let acme = InstantAcme::new(&WebTrust::System, Arc::clone(&clock));
+        let acme = acme.context("could not use ACME for the bundle endpoint")?;
+        Ok(Some(EndpointCertificate {
+            settings: settings.clone(),
+            acme: Arc::new(acme),
+            records: KeptRecords {
+                store: store.clone(),
+                views: views.clone(),
+                keys: Arc::clone(keys),
+                random: Arc::clone(&self.world.random),
+                term: None,
+            },
+            clock,
+        }))
     }
 
     fn rotator(&self, context: &Context) -> Rotator {
@@ -346,6 +378,7 @@ impl Start {
             issuer: context.issuer.clone(),
             views: context.gate.views.clone(),
             survey: context.survey.clone(),
+            endpoint_certificate: context.endpoint_certificate.clone(),
             world: self.world.clone(),
             signals: self.signals(),
             close: self.stages.close.clone(),

@@ -18,6 +18,7 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_cluster_snapshot_age",
     "spire_server_server_ca_sign_x509_ca_svid",
     "spire_server_bundle_endpoint_requests",
+    "spire_server_bundle_endpoint_certificate_days_left",
 ];
 
 #[test]

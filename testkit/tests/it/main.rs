@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod acme;
 mod authorities;
 mod backup;
 mod bad_calls;

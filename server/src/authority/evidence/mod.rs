@@ -19,3 +19,4 @@ pub use report::{MemberReport, Report};
 #[cfg(test)]
 pub(super) use report::{absent_until, assumed_at};
 pub use survey::Survey;
+pub use witness::ChallengeBoard;

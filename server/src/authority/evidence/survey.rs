@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::arrivals::Arrivals;
 use super::report::{MemberReport, Report, absent_until, assumed_at, peers_at};
 use super::sightings::{Mark, Sightings};
-use super::witness::Witness;
+use super::witness::{ChallengeBoard, Witness};
 use crate::view::{AgentFilter, Views};
 
 /// A member that needs longer is not ready.
@@ -38,6 +38,7 @@ pub struct Survey {
     clock: Arc<dyn Clock>,
     max_staleness: Duration,
     peers_fetch_bound: Option<Duration>,
+    challenge: ChallengeBoard,
     /// The registry holds it weakly.
     _witness: Arc<dyn Answers>,
     _arrivals: Arc<AbortOnDropHandle<()>>,
@@ -59,8 +60,15 @@ impl Survey {
         let arrivals = Arrivals::default();
         let following = arrivals.clone().follow(views.clone(), Arc::clone(&clock));
         let _arrivals = Arc::new(AbortOnDropHandle::new(tokio::spawn(following)));
-        let witness =
-            Witness::new(views.clone(), keys, sightings.clone(), arrivals, Arc::clone(&clock));
+        let challenge = ChallengeBoard::default();
+        let witness = Witness::new(
+            views.clone(),
+            keys,
+            sightings.clone(),
+            arrivals,
+            Arc::clone(&clock),
+            Arc::clone(&challenge),
+        );
         let _witness: Arc<dyn Answers> = Arc::new(witness);
         store.answer_with(&_witness);
         Self {
@@ -70,9 +78,15 @@ impl Survey {
             clock,
             max_staleness,
             peers_fetch_bound,
+            challenge,
             _witness,
             _arrivals,
         }
+    }
+
+    /// Where the bundle endpoint notes which challenge it answers.
+    pub fn challenge_board(&self) -> ChallengeBoard {
+        Arc::clone(&self.challenge)
     }
 
     /// An agent is given the bundle of its own trust domain, by this member; `at` is boot time before the

@@ -1,4 +1,5 @@
-//! Answers other members' questions about a prepared authority from what this one has seen and can do.
+//! Answers other members' questions, from what this one has seen and can do: about a prepared authority,
+//! and about a challenge of an ACME server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use steeple_api::pb::member::v1 as rpc;
 use steeple_raft_store::{Answers, ClusterKeys};
 use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
 use super::sightings::{Mark, Sightings};
@@ -24,6 +26,10 @@ const AGENTS_MAX: usize = 250_000;
 /// How long an authority may take to arrive.
 const APPLY_WAIT: Duration = Duration::from_secs(1);
 
+/// The challenge of an ACME server that this member's bundle endpoint answers now (SHA-256 of its key
+/// authorization): other members ask for it.
+pub type ChallengeBoard = Arc<watch::Sender<Option<[u8; 32]>>>;
+
 /// What a member can say of authorities. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Witness {
@@ -32,6 +38,7 @@ pub(super) struct Witness {
     sightings: Sightings,
     arrivals: Arrivals,
     clock: Arc<dyn Clock>,
+    challenge: ChallengeBoard,
 }
 
 impl Witness {
@@ -42,8 +49,19 @@ impl Witness {
         sightings: Sightings,
         arrivals: Arrivals,
         clock: Arc<dyn Clock>,
+        challenge: ChallengeBoard,
     ) -> Self {
-        Self { views, keys, sightings, arrivals, clock }
+        Self { views, keys, sightings, arrivals, clock, challenge }
+    }
+
+    async fn challenge(self, asked: rpc::Challenge) -> rpc::ChallengeAnswer {
+        let mut answered = self.challenge.subscribe();
+        // The question may overtake the command that has it.
+        let is_it = answered
+            .wait_for(|answered| answered.is_some_and(|one| one.as_slice() == asked.digest));
+        let answers =
+            tokio::time::timeout(APPLY_WAIT, is_it).await.is_ok_and(|found| found.is_ok());
+        rpc::ChallengeAnswer { answers }
     }
 
     async fn evidence(self, asked: rpc::Evidence) -> rpc::EvidenceAnswer {
@@ -102,6 +120,9 @@ impl Answers for Witness {
             match question.asked {
                 Some(Asked::Evidence(asked)) => {
                     Ok(witness.evidence(asked).await.encode_to_vec().into())
+                }
+                Some(Asked::Challenge(asked)) => {
+                    Ok(witness.challenge(asked).await.encode_to_vec().into())
                 }
                 None => Err("it does not know the question".to_owned()),
             }
