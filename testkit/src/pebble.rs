@@ -189,7 +189,7 @@ async fn call(
     stream.read_to_end(&mut answer).await?;
     let answer = String::from_utf8(answer).context("an answer in text")?;
     let (head, body) = answer.split_once("\r\n\r\n").context("a head")?;
-    if !head.split(' ').nth(1).is_some_and(|status| status == "200") {
+    if head.split(' ').nth(1) != Some("200") {
         bail!("{method} {path}: {head}");
     }
     Ok(body.to_owned())
