@@ -7,6 +7,7 @@ mod certificates;
 mod fixture;
 mod golden;
 mod identifiers;
+mod profiles;
 mod requests;
 mod tls;
 mod tokens;
