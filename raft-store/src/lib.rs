@@ -51,6 +51,7 @@ mod pb;
 mod propose;
 mod questions;
 mod raft;
+mod replica;
 #[cfg(feature = "rocks")]
 mod rocks;
 mod seams;

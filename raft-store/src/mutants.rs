@@ -55,6 +55,12 @@ pub(crate) enum Mutant {
     EpochNotRaised,
     /// A founder that began with one founding set adopts another.
     SetAdoptedTwice,
+    /// Each member counts changes of the own bundle by itself.
+    SequenceOfMember,
+    /// The authority that signed before goes on as active beside its successor.
+    TwoActive,
+    /// A step of rotation is taken whatever journal it was planned from.
+    JournalNotCompared,
 }
 
 impl Mutant {
@@ -110,6 +116,21 @@ const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
         "set-adopted-twice",
         Mutant::SetAdoptedTwice,
         "cluster::formation_model::no_two_clusters_form_of_two_even_if_a_folder_is_emptied_on_the_way",
+    ),
+    (
+        "sequence-of-member",
+        Mutant::SequenceOfMember,
+        "apply::rotation_tests::the_own_bundles_sequence_is_one_on_all_replicas_and_moves_with_content",
+    ),
+    (
+        "two-active",
+        Mutant::TwoActive,
+        "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
+    ),
+    (
+        "journal-not-compared",
+        Mutant::JournalNotCompared,
+        "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
     ),
 ];
 

@@ -25,6 +25,8 @@ use crate::seams::{Seams, Storage};
 use crate::status::{MemberState, MemberStatus, MemberView, Role};
 use crate::store::Store;
 
+pub use crate::replica::{Committed, Replica};
+
 /// Tests wait so long for anything; it is there in milliseconds.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prost::Message;
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::random::{Random as _, SystemRandom};
 
 use crate::apply::dispatch::Verdict;
 use crate::apply::entries;
@@ -22,6 +23,7 @@ use crate::command::{
 };
 use crate::ids::RowNumber;
 use crate::limits::{BUNDLE_BYTES_MAX, ENTRIES_PER_BUNDLE_DELETED_MAX, FEDERATED_BUNDLES_MAX};
+use crate::mutants::{self, Mutant};
 use crate::outcome::{BundleOutcome, Outcome, Rejection};
 use crate::pb;
 
@@ -69,7 +71,7 @@ pub(super) fn append_own(step: &mut Step<'_, '_>, append: AppendBundle) -> Verdi
     if before == (bundle.x509_authorities.len(), bundle.jwt_authorities.len()) {
         return Ok(Ok(Outcome::Bundles(vec![BundleOutcome::Written(Arc::new(bundle))])));
     }
-    bundle.sequence_number = bundle.sequence_number.saturating_add(1);
+    bundle.sequence_number = next(bundle.sequence_number);
     if let Some(rejection) = too_large(&bundle) {
         return Ok(Err(rejection));
     }
@@ -92,7 +94,7 @@ pub(super) fn change_own(
         return Ok(());
     }
     let row = row.unwrap_or_else(|| step.mint_row());
-    bundle.sequence_number = bundle.sequence_number.saturating_add(1);
+    bundle.sequence_number = next(bundle.sequence_number);
     store(step, row, bundle);
     Ok(())
 }
@@ -209,6 +211,12 @@ fn delete_one(
     step.counters.bundles = step.counters.bundles.saturating_sub(1);
     step.changes.push(Change::BundleDeleted { row, trust_domain: trust_domain.clone() });
     Ok(Ok(()))
+}
+
+/// The own bundle's sequence number after a change.
+fn next(sequence_number: u64) -> u64 {
+    let own_count = mutants::on(Mutant::SequenceOfMember) && SystemRandom.u64().is_multiple_of(2);
+    sequence_number.saturating_add(1 + u64::from(own_count))
 }
 
 fn too_large(bundle: &Bundle) -> Option<Rejection> {

@@ -26,6 +26,8 @@ mod relationship_tests;
 mod relationships;
 mod requests;
 mod roots;
+#[cfg(test)]
+mod rotation_tests;
 mod sealed;
 #[cfg(test)]
 mod sealed_tests;

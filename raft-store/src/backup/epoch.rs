@@ -104,6 +104,21 @@ pub(super) fn begin(engine: &Engine, with: &Beginning<'_>) -> Result<Begun, Rebu
     Ok(Begun { cluster: begun.cluster, index: begun.log_id.index, tokens: state.counts.tokens })
 }
 
+/// Begins the epoch in tables that no engine is around; returns its first log index.
+pub(crate) fn begin_in(tables: &dyn Tables, now: Timestamp) -> Result<u64, RebuildError> {
+    let with = Beginning {
+        me: MemberId(1),
+        address: String::new(),
+        key_checks: Vec::new(),
+        now,
+        above: 0,
+        new_cluster: None,
+        trust: None,
+    };
+    let state = read_state(tables)?;
+    Ok(change_tables(tables, &state, &with)?.log_id.index)
+}
+
 /// What the tables hold; they are never empty here.
 pub(super) fn read_state(tables: &dyn Tables) -> Result<State, RebuildError> {
     let mut state = None;

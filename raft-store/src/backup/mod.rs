@@ -32,6 +32,8 @@ mod sealing;
 mod tests;
 
 #[cfg(feature = "rocks")]
+pub(crate) use epoch::begin_in;
+#[cfg(feature = "rocks")]
 pub use epoch::{NewCluster, Reseal};
 #[cfg(feature = "rocks")]
 pub use error::RebuildError;
