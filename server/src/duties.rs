@@ -120,7 +120,7 @@ impl Duties {
                 report(&error);
             }
             let journal = self.views.journal();
-            let pause = rotation_pause(&journal);
+            let pause = rotation_pause(&journal, self.rotator.minter.policy.kinds());
             // Forced rotations move the journal too, and may make a step due.
             let moved = revision.wait_for(|_| self.views.journal().revision != journal.revision);
             // An error would say that the views are gone; the pause then paces the loop.
@@ -218,8 +218,8 @@ fn report(error: &RotateError) {
 
 /// How long the rotator may rest: at most a quarter of the last span in which a hand-over is due
 /// anyway (a twelfth of the lifetime), so that authorities of a minute hand over in time too.
-fn rotation_pause(journal: &Journal) -> Duration {
-    if !signs_everything(journal) {
+fn rotation_pause(journal: &Journal, kinds: &[AuthorityKind]) -> Duration {
+    if !signs_everything(journal, kinds) {
         return ROTATE_RETRY;
     }
     let active = journal.authorities.iter().filter(|one| one.status == AuthorityStatus::Active);
@@ -229,10 +229,10 @@ fn rotation_pause(journal: &Journal) -> Duration {
 }
 
 /// Whether every kind of SVID has an authority that signs it.
-fn signs_everything(journal: &Journal) -> bool {
-    [AuthorityKind::X509, AuthorityKind::Jwt].into_iter().all(|kind| {
+fn signs_everything(journal: &Journal, kinds: &[AuthorityKind]) -> bool {
+    kinds.iter().all(|kind| {
         let mut authorities = journal.authorities.iter();
-        authorities.any(|one| one.kind == kind && one.status == AuthorityStatus::Active)
+        authorities.any(|one| one.kind == *kind && one.status == AuthorityStatus::Active)
     })
 }
 
@@ -411,6 +411,22 @@ mod tests {
             bench.rotator.survey.clone(),
         );
         svid.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_jwt_svids_disabled_the_first_round_makes_an_x509_authority_alone() {
+        let mut bench = Bench::start().await;
+        let policy = AuthorityPolicy { jwt_svids: false, ..AuthorityPolicy::default() };
+        bench.rotator.minter.policy = Arc::new(policy);
+        bench.rotator.round(bench.term()).await.unwrap();
+        assert_eq!(bench.statuses(), [AuthorityStatus::Active]);
+        assert!(bench.names(AuthorityKind::Jwt).is_empty());
+        let journal = bench.views.journal();
+        let pauses = [AuthorityKind::X509, AuthorityKind::Jwt].map(|last| {
+            let kinds = [AuthorityKind::X509, last];
+            rotation_pause(&journal, &kinds)
+        });
+        assert_eq!(pauses, [ROTATE_EVERY, ROTATE_RETRY], "nothing else is waited for");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

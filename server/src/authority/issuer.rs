@@ -236,23 +236,25 @@ impl Issuer {
         &self.inner.policy
     }
 
-    /// Whether both kinds of SVIDs can be signed now.
+    /// Whether every kind of SVID that there is to be can be signed now.
     pub fn ready(&self) -> bool {
         let active = self.active();
         let now = self.inner.clock.now();
         self.check_clock(now).is_ok()
             && active.x509.as_ref().is_ok_and(|slot| slot.not_after > now)
-            && active.jwt.as_ref().is_ok_and(|slot| slot.not_after > now)
+            && (!self.inner.policy.jwt_svids
+                || active.jwt.as_ref().is_ok_and(|slot| slot.not_after > now))
     }
 
     /// Why nothing can be signed, if so: the first reason found, X.509 before JWT.
     pub fn not_ready_reason(&self) -> Option<IssueError> {
         let active = self.active();
         let now = self.inner.clock.now();
-        self.check_clock(now)
-            .and_then(|()| usable(&active.x509, "X.509", |slot| slot.not_after, now).map(drop))
-            .and_then(|()| usable(&active.jwt, "JWT", |slot| slot.not_after, now).map(drop))
-            .err()
+        let x509 = || usable(&active.x509, "X.509", |slot| slot.not_after, now).map(drop);
+        let jwt = || usable(&active.jwt, "JWT", |slot| slot.not_after, now).map(drop);
+        let signs = self.check_clock(now).and_then(|()| x509());
+        let signs = if self.inner.policy.jwt_svids { signs.and_then(|()| jwt()) } else { signs };
+        signs.err()
     }
 
     /// The authority that signs X509-SVIDs now.
@@ -260,7 +262,7 @@ impl Issuer {
         self.active().x509.as_ref().ok().map(|slot| slot.id.clone())
     }
 
-    /// Waits until both kinds of SVIDs can be signed.
+    /// Waits until every kind of SVID that there is to be can be signed.
     pub async fn wait_ready(&self) {
         let mut changed = self.inner.changed.subscribe();
         while !self.ready() {
@@ -489,8 +491,8 @@ fn slot<'a>(
     kind: AuthorityKind,
     bundle: Option<&Bundle>,
 ) -> Result<(&'a Authority, Arc<dyn Signer>), IssueError> {
-    let authority = Slots::of(journal, kind).current.ok_or_else(|| IssueError::NoAuthority {
-        text: format!("no active {} authority", kind_name(kind)),
+    let authority = Slots::of(journal, kind).current.ok_or_else(|| {
+        IssueError::NoAuthority { text: format!("no active {} authority", kind_name(kind)) }
     })?;
     if !bundle.is_some_and(|bundle| is_published(authority, bundle)) {
         let text = format!("active {} authority is not in the bundle", kind_name(kind));
@@ -867,6 +869,56 @@ mod tests {
     }
 
     #[test]
+    fn with_jwt_svids_disabled_a_replica_is_ready_without_a_jwt_key() {
+        let random = SeededRandom::new(1);
+        let keys = Arc::new(ClusterKeys::generate(&random).unwrap().0);
+        let policy = AuthorityPolicy { jwt_svids: false, ..Default::default() };
+        let mut bench = Bench::with_policy(Arc::clone(&keys), keys, policy);
+        assert!(!bench.issuer.ready());
+        let at = bench.add(AuthorityKind::X509, AuthorityStatus::Active);
+        bench.publish(at);
+        bench.commit();
+        assert!(bench.issuer.ready());
+        assert_eq!(bench.issuer.not_ready_reason(), None);
+        bench.sign_x509(HOUR).unwrap();
+        let text = "no active JWT authority".to_owned();
+        assert_eq!(bench.sign_jwt(&["a"], HOUR).unwrap_err(), IssueError::NoAuthority { text });
+    }
+
+    #[test]
+    fn serials_are_128_random_bits_and_none_comes_twice() {
+        /// Draws nothing but zeros at first.
+        #[derive(Debug)]
+        struct Stuck(std::sync::atomic::AtomicU8);
+        impl Random for Stuck {
+            fn fill(&self, bytes: &mut [u8]) {
+                let drawn = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                bytes.fill(drawn.saturating_sub(3));
+            }
+        }
+        assert_eq!(random_serial(&Stuck(0.into())), [1; 16], "zero is no serial");
+
+        const SERIALS: usize = 1_000;
+        let random = steeple_spiffe_core::random::SystemRandom;
+        let mut set_bits = [0_usize; 128];
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..SERIALS {
+            let serial = u128::from_be_bytes(random_serial(&random));
+            assert!(seen.insert(serial));
+            for (bit, count) in set_bits.iter_mut().enumerate() {
+                *count += usize::from((serial >> bit) & 1 == 1);
+            }
+        }
+        // Ten standard deviations either way.
+        let fair = SERIALS / 2 - 160..=SERIALS / 2 + 160;
+        assert!(set_bits.iter().all(|count| fair.contains(count)), "{set_bits:?}");
+        let bench = Bench::ready();
+        let issued: std::collections::BTreeSet<String> =
+            (0..50).map(|_| bench.sign_x509(HOUR).unwrap().serial.as_str().to_owned()).collect();
+        assert_eq!(issued.len(), 50);
+    }
+
+    #[test]
     fn a_downstream_ca_is_signed_below_the_authority_and_never_outlives_it() {
         let bench = Bench::ready();
         let (downstream, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
@@ -972,7 +1024,7 @@ mod tests {
 
     #[test]
     fn every_key_type_makes_authorities_that_sign() {
-        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048, KeyType::Rsa4096] {
             let mut bench = Bench::new();
             bench.minter.policy = Arc::new(AuthorityPolicy {
                 ca_key_type: key_type,

@@ -18,9 +18,6 @@ use super::slots::{Slots, successor};
 /// rotations may publish more; scheduled preparation then waits for a free place while it can.
 pub const PUBLISHED_MAX: usize = 3;
 
-/// The kinds, in the order they are looked after.
-const KINDS: [AuthorityKind; 2] = [AuthorityKind::X509, AuthorityKind::Jwt];
-
 /// A kind as logs and errors spell it.
 pub fn kind_name(kind: AuthorityKind) -> &'static str {
     match kind {
@@ -66,9 +63,9 @@ pub fn plan(
     now: Timestamp,
     evidence: &dyn Fn(&Authority) -> Evidence,
 ) -> Option<Step> {
-    KINDS
-        .into_iter()
-        .find_map(|kind| plan_kind(journal, kind, now, evidence))
+    let mut kinds = policy.kinds().iter();
+    kinds
+        .find_map(|kind| plan_kind(journal, *kind, now, evidence))
         .or_else(|| plan_prune(journal, policy, now))
 }
 
@@ -80,9 +77,9 @@ pub(super) fn plan_without(
     now: Timestamp,
     evidence: &dyn Fn(&Authority) -> Evidence,
 ) -> Option<Step> {
-    let mut others = KINDS.into_iter().filter(|other| *other != kind);
+    let mut others = policy.kinds().iter().filter(|other| **other != kind);
     others
-        .find_map(|other| plan_kind(journal, other, now, evidence))
+        .find_map(|other| plan_kind(journal, *other, now, evidence))
         .or_else(|| plan_prune(journal, policy, now))
 }
 
@@ -307,6 +304,28 @@ mod tests {
         assert_eq!(step, Some(Step::Prepare(AuthorityKind::X509)));
     }
 
+    #[test]
+    fn with_jwt_svids_disabled_no_jwt_key_is_made_and_one_of_before_is_left_to_end() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        let policy = AuthorityPolicy { jwt_svids: false, ..AuthorityPolicy::default() };
+        let at = |authorities: Vec<Authority>, now| {
+            let journal = Journal { revision: 1, authorities };
+            plan(&journal, &policy, now, &|_| Evidence::Complete)
+        };
+        let jwt = |name: &str, status, ends| authority(AuthorityKind::Jwt, name, status, 0, ends);
+        let day = || x509("a", Active, 0, 24);
+        assert_eq!(at(vec![], hours(0)), Some(Step::Prepare(AuthorityKind::X509)));
+        assert_eq!(at(vec![day()], hours(1)), None);
+        let before = vec![day(), jwt("old", Old, 3), jwt("k", Active, 9), jwt("l", Prepared, 9)];
+        assert_eq!(at(before.clone(), hours(3)), None, "nothing follows and nothing is activated");
+        let ended = |names: &[&str]| {
+            let ids = names.iter().map(|name| (AuthorityKind::Jwt, AuthorityId::new(*name)));
+            Some(Step::Prune(ids.collect()))
+        };
+        assert_eq!(at(before.clone(), hours(5)), ended(&["old"]));
+        assert_eq!(at(before, hours(11)), ended(&["old", "l"]));
+    }
+
     /// Applies a step to a journal as raft-store does.
     fn apply(journal: &mut Journal, step: Step, now: Timestamp, ttl: Duration, made: &mut u64) {
         journal.revision += 1;
@@ -354,7 +373,7 @@ mod tests {
                     activations += u64::from(matches!(step, Step::Activate(..)));
                     apply(&mut journal, step, now, ttl, &mut made);
                 }
-                for kind in KINDS {
+                for kind in policy.kinds().iter().copied() {
                     let of_kind = || journal.authorities.iter().filter(|one| one.kind == kind);
                     assert!(of_kind().count() <= PUBLISHED_MAX, "{ttl:?} at {second}");
                     let active: Vec<_> =

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use steeple_spiffe_core::authority::Authority;
+use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::svid::x509::CaSubject;
 use steeple_spiffe_core::{KeyType, Timestamp};
 
@@ -53,6 +53,8 @@ pub struct AuthorityPolicy {
     /// What the bundle endpoint tells peers to wait between two fetches (`refresh_hint`; zero tells none);
     /// `None`: there is no endpoint.
     pub refresh_hint: Option<Duration>,
+    /// Whether there are to be JWT authorities (not with `disable_jwt_svids`).
+    pub jwt_svids: bool,
 }
 
 impl Default for AuthorityPolicy {
@@ -69,11 +71,22 @@ impl Default for AuthorityPolicy {
             unique_ids: false,
             ca_subject: None,
             refresh_hint: None,
+            jwt_svids: true,
         }
     }
 }
 
 impl AuthorityPolicy {
+    /// The kinds of authorities that there are to be, in the order they are looked after: X.509 comes
+    /// before JWT, as in SPIRE.
+    pub fn kinds(&self) -> &'static [AuthorityKind] {
+        if self.jwt_svids {
+            &[AuthorityKind::X509, AuthorityKind::Jwt]
+        } else {
+            &[AuthorityKind::X509]
+        }
+    }
+
     /// How far a replica's clock may be off before it refuses to sign: min(30 s, `ca_ttl` / 8).
     pub fn skew_limit(&self) -> Duration {
         SKEW_LIMIT_MAX.min(self.ca_ttl / 8)

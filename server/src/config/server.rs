@@ -137,6 +137,10 @@ pub(super) fn read(
     let bind_address = section.string("bind_address")?;
     let bind_port = section.port("bind_port")?;
     unused(section, notices)?;
+    let disable_jwt_svids = section.bool("disable_jwt_svids")?.unwrap_or(false);
+    if disable_jwt_svids {
+        notices.push(Notice::info("JWT-SVID profile is disabled"));
+    }
     let settings = experimental(section, notices)?;
     let (limit_attestation, limit_signing) = ratelimit(section, unknown)?;
     let bundle_endpoint = federation::read(section, notices, unknown)?;
@@ -154,10 +158,7 @@ pub(super) fn read(
         agent_pruning: pruning(section)?,
         limit_attestation,
         limit_signing,
-        settings: Settings {
-            disable_jwt_svids: section.bool("disable_jwt_svids")?.unwrap_or(false),
-            ..settings
-        },
+        settings: Settings { disable_jwt_svids, ..settings },
         bundle_endpoint,
     };
     Ok(config)
@@ -246,6 +247,7 @@ fn authority(
         ca_subject: ca_subject(section, notices, unknown)?,
         // Said by the bundle endpoint.
         refresh_hint: None,
+        jwt_svids: !section.bool("disable_jwt_svids")?.unwrap_or(false),
     })
 }
 

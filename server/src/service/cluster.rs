@@ -178,6 +178,9 @@ impl rpc::cluster_server::Cluster for ClusterService {
         request: Request<rpc::RotationRequest>,
     ) -> Result<Response<rpc::RotationResponse>, Status> {
         let kind = rotating::kind_of(request.into_inner().kind())?;
+        if !self.context.minter.policy.kinds().contains(&kind) {
+            return Err(Failure::unimplemented("JWT functionality is disabled").into());
+        }
         Ok(Response::new(rotating::rotation(&self.context, kind).await))
     }
 

@@ -52,7 +52,7 @@ pub(super) async fn warnings(context: &Context) -> Vec<rpc::Warning> {
     let journal = context.views().journal();
     let now = context.common_time().max(context.views().cluster_time());
     let mut warnings = Vec::new();
-    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+    for kind in context.minter.policy.kinds().iter().copied() {
         let Some(active) = Slots::of(&journal, kind).current else { continue };
         let times = Times::of(active, &context.minter.policy);
         warnings.extend(ends(active, times, now));

@@ -245,3 +245,21 @@ async fn an_agent_replaces_what_a_tainted_authority_signed_and_never_stops_servi
     served.await.unwrap();
     assert!(agent.process().is_running());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_jwt_svids_disabled_no_jwt_key_is_made_and_the_server_is_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let server_lines = "  disable_jwt_svids = true\n".to_owned();
+    let spec = ClusterSpec { members: 1, server_lines, ..ClusterSpec::default() };
+    let cluster = Cluster::start(folder.path(), &spec).await.unwrap();
+    let bundle = cluster.member(0).unwrap().cli_json(&["bundle", "show"]).unwrap();
+    assert_eq!(bundle["x509_authorities"].as_array().map(Vec::len), Some(1), "{bundle}");
+    assert_eq!(bundle["jwt_authorities"].as_array().map_or(0, Vec::len), 0, "{bundle}");
+    let mint = ["jwt", "mint", "-spiffeID", "spiffe://example.org/w", "-audience", "a"];
+    for words in [&mint[..], &["localauthority", "jwt", "show"], &["cluster", "rotate", "jwt"]] {
+        let text = refused(&cluster, 0, words);
+        assert!(text.contains("JWT functionality is disabled"), "{words:?}: {text}");
+    }
+    let said = std::fs::read_to_string(cluster.member(0).unwrap().log()).unwrap();
+    assert!(said.contains("JWT-SVID profile is disabled"), "{said}");
+}
