@@ -29,8 +29,9 @@ use super::chained::leads_to;
 use super::mint::{check_ca, random_serial};
 use super::planner::kind_name;
 use super::policy::{AuthorityPolicy, BACKDATE};
-use super::slots::Slots;
+use super::slots::{Slots, successor};
 use crate::keys::KeyRing;
+use crate::mutants::{self, Mutant};
 use crate::view::Views;
 
 /// What an X509-SVID is to contain.
@@ -390,12 +391,14 @@ impl Issuer {
     /// The slots of what the views show now. The task follows the views too, but a signature does not
     /// wait for it: an authority that a confirmed read has shown to be replaced signs no more.
     fn active(&self) -> Arc<Active> {
-        self.refresh();
+        if !mutants::on(Mutant::TaintSeenAtConnection) {
+            self.refresh();
+        }
         self.inner.active.load_full()
     }
 
     /// Looks at the views once.
-    fn refresh(&self) {
+    pub(super) fn refresh(&self) {
         self.look(false);
     }
 
@@ -491,10 +494,14 @@ fn slot<'a>(
     kind: AuthorityKind,
     bundle: Option<&Bundle>,
 ) -> Result<(&'a Authority, Arc<dyn Signer>), IssueError> {
-    let authority = Slots::of(journal, kind).current.ok_or_else(|| {
+    let mut authority = Slots::of(journal, kind).current.ok_or_else(|| {
         IssueError::NoAuthority { text: format!("no active {} authority", kind_name(kind)) }
     })?;
-    if !bundle.is_some_and(|bundle| is_published(authority, bundle)) {
+    if mutants::on(Mutant::KeyReleasedBeforeCommit) {
+        authority = successor(journal, kind).unwrap_or(authority);
+    }
+    let published = bundle.is_some_and(|bundle| is_published(authority, bundle));
+    if !published && !mutants::on(Mutant::SignBeforePublish) {
         let text = format!("active {} authority is not in the bundle", kind_name(kind));
         return Err(IssueError::NoAuthority { text });
     }

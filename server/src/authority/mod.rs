@@ -10,6 +10,8 @@ mod chained;
 pub mod evidence;
 mod issuer;
 mod mint;
+#[cfg(test)]
+mod month;
 mod planner;
 mod policy;
 mod rekey;

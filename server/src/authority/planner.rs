@@ -13,6 +13,7 @@ use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Timestamp};
 
 use super::policy::{AuthorityPolicy, activate_before, activate_regardless_before, prepare_before};
 use super::slots::{Slots, successor};
+use crate::mutants::{self, Mutant};
 
 /// Authorities of one kind that are published at the same time: old, active, prepared. Forced
 /// rotations may publish more; scheduled preparation then waits for a free place while it can.
@@ -129,7 +130,8 @@ fn activate_is_due(
     if !is_within(active, activate_before(lifetime), now) {
         return false;
     }
-    is_within(active, activate_regardless_before(lifetime), now)
+    let at_the_latest = !mutants::on(Mutant::AbsentForEver);
+    (at_the_latest && is_within(active, activate_regardless_before(lifetime), now))
         || evidence(prepared) == Evidence::Complete
 }
 
@@ -139,10 +141,19 @@ fn plan_prune(journal: &Journal, policy: &AuthorityPolicy, now: Timestamp) -> Op
         .authorities
         .iter()
         .filter(|one| one.status != AuthorityStatus::Active)
-        .filter(|one| now > one.not_after.plus(margin))
+        .filter(|one| now > last_use(one, policy).plus(margin))
         .map(|one| (one.kind, one.id.clone()))
         .collect();
     (!ended.is_empty()).then_some(Step::Prune(ended))
+}
+
+/// When the last of what an authority signed ends.
+fn last_use(one: &Authority, policy: &AuthorityPolicy) -> Timestamp {
+    if mutants::on(Mutant::PrunedAtLastSeen) {
+        let handed_over = one.not_after.minus(activate_before(lifetime(one)));
+        return handed_over.plus(policy.default_x509_svid_ttl.min(policy.default_jwt_svid_ttl));
+    }
+    one.not_after
 }
 
 /// Thresholds count from when it was prepared, not from the backdated start of a certificate.

@@ -16,7 +16,7 @@ type Name = (AuthorityKind, AuthorityId);
 
 /// Boot times of arrivals. Cheap to clone, shared.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Arrivals {
+pub(in crate::authority) struct Arrivals {
     known: Arc<Mutex<HashMap<Name, Duration>>>,
 }
 
@@ -38,7 +38,7 @@ impl Arrivals {
     }
 
     /// The views show this journal; `now` is boot time.
-    pub(super) fn note(&self, journal: &Journal, now: Duration) {
+    pub(in crate::authority) fn note(&self, journal: &Journal, now: Duration) {
         let name = |one: &Authority| (one.kind, one.id.clone());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|known, _| journal.authorities.iter().any(|one| name(one) == *known));

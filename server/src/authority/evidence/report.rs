@@ -11,6 +11,7 @@ use steeple_spiffe_core::authority::Authority;
 use steeple_spiffe_core::{SpiffeId, Timestamp};
 
 use crate::authority::planner::Evidence;
+use crate::mutants::{self, Mutant};
 
 /// What is made is committed within this time, also where an upstream authority signs it.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(30);
@@ -25,6 +26,9 @@ pub(in crate::authority) fn absent_until(
     prepared: &Authority,
     max_staleness: Duration,
 ) -> Timestamp {
+    if mutants::on(Mutant::AbsentForEver) {
+        return prepared.not_after;
+    }
     prepared.issued_at.plus(COMMITTED_WITHIN + max_staleness)
 }
 

@@ -17,7 +17,7 @@ use crate::authority::chained::leads_to;
 /// An agent, as members speak of it to each other: a hash of its id. Two agents with one mark would need
 /// billions of agents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Mark(pub(super) u64);
+pub(in crate::authority) struct Mark(pub(super) u64);
 
 impl Mark {
     /// The mark of an agent.
@@ -30,7 +30,7 @@ impl Mark {
 
 /// What agents were given. Shared by the services that give it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sightings {
+pub(in crate::authority) struct Sightings {
     last: Arc<Mutex<HashMap<Mark, Given>>>,
 }
 
@@ -43,7 +43,7 @@ struct Given {
 
 impl Sightings {
     /// An agent is given the bundle of its own trust domain; `at` is the boot time before it was looked up.
-    pub(super) fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>, at: Duration) {
+    pub(in crate::authority) fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>, at: Duration) {
         let given = || Given { bundle: Arc::clone(bundle), at };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let known = last.entry(Mark::of(agent)).or_insert_with(given);

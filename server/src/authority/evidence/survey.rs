@@ -1,15 +1,13 @@
 //! Asks every member what it knows of a prepared authority, and joins the answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use prost::Message;
 use steeple_api::pb::member::v1 as rpc;
-use steeple_raft_store::{
-    Answers, AskError, ClusterKeys, MemberStatus, MemberView, Role, StoreHandle,
-};
+use steeple_raft_store::{Answers, AskError, ClusterKeys, MemberView, Role, StoreHandle};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::{AgentRecord, Clock, SpiffeId, Timestamp};
@@ -17,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::arrivals::Arrivals;
+use super::join::{Reply, Round, What};
 use super::report::{MemberReport, Report, absent_until, assumed_at, peers_at};
 use super::sightings::{Mark, Sightings};
 use super::witness::{ChallengeBoard, Witness};
@@ -111,29 +110,25 @@ impl Survey {
         let began = self.clock.boot_time();
         let answers = join_all(asked.map(|view| self.ask(view, question.clone()))).await;
         let until = absent_until(authority, self.max_staleness);
-        let mut members = self.absent(&status, until);
-        let mut given = Given::new(self.clock.boot_time().saturating_sub(began));
-        if status.members.iter().any(|view| view.reachable == Some(false)) {
-            given.held_for(self.now().since(until));
-        }
-        for (view, answer) in answers {
-            let not_ready = match answer {
-                Ok(answer) => {
-                    given.add(&answer);
-                    Some(answer.not_ready).filter(|text| !text.is_empty())
-                }
-                Err(AskError::Older(_)) => {
-                    given.held_for(Duration::ZERO);
-                    not_caught_up(view)
-                }
-                Err(AskError::Unanswered { text, .. }) => Some(text),
+        let replies = answers.into_iter().map(|(view, answer)| {
+            let what = match answer {
+                Ok(answer) => What::Said(answer),
+                Err(AskError::Older(_)) => What::Older(not_caught_up(view)),
+                Err(AskError::Unanswered { text, .. }) => What::Failed(text),
             };
-            if view.role == Role::Voter {
-                members.push(MemberReport { member: view.id, not_ready });
-            }
-        }
-        let (survey, whole) = (self.clone(), given.seen());
-        let agents = tokio::task::spawn_blocking(move || survey.agents_without(&whole)).await;
+            Reply { member: view.id, votes: view.role == Role::Voter, what }
+        });
+        let absent = status.members.iter().filter(|view| view.reachable == Some(false));
+        let absent = absent.map(|view| Reply {
+            member: view.id,
+            votes: view.role == Role::Voter,
+            what: What::Absent,
+        });
+        let spread = self.clock.boot_time().saturating_sub(began);
+        let round = Round { asked_by: status.member_id, spread, until, now: self.now() };
+        let (mut members, seen) = round.join(&absent.chain(replies).collect::<Vec<_>>());
+        let (views, now) = (self.views.clone(), self.now());
+        let agents = tokio::task::spawn_blocking(move || agents_without(&views, now, &seen)).await;
         let (agents, without) = agents.unwrap_or_else(|error| {
             // Agents that were not counted are no evidence that all have seen it.
             let not_ready = Some(format!("agents could not be counted: {error}"));
@@ -143,19 +138,6 @@ impl Survey {
         let assumed_at = assumed_at(authority, self.max_staleness);
         let peers_at = self.peers_fetch_bound.map(|bound| peers_at(authority, bound));
         Report { members, agents, without, assumed_at, peers_at }
-    }
-
-    /// Members that do not answer and may still serve what they knew.
-    fn absent(&self, status: &MemberStatus, until: Timestamp) -> Vec<MemberReport> {
-        let left = until.since(self.now()).as_secs();
-        let absent = status.members.iter().filter(|view| left > 0 && view.reachable == Some(false));
-        let reports = absent.map(|view| MemberReport {
-            member: view.id,
-            not_ready: Some(format!(
-                "it does not answer; cut off, it may give out the bundle of before for {left} s more"
-            )),
-        });
-        reports.collect()
     }
 
     fn now(&self) -> Timestamp {
@@ -178,99 +160,33 @@ impl Survey {
         });
         (view, answer)
     }
-
-    /// How many agents may use their certificates, and which of them are not among those seen. Looks at
-    /// every agent: call it where blocking is allowed.
-    fn agents_without(&self, seen: &BTreeSet<Mark>) -> (usize, Vec<SpiffeId>) {
-        let now = self.now();
-        let all = self.views.agents_page(None, None, &AgentFilter::default()).shown;
-        let ends = |agent: &AgentRecord| {
-            agent.pending_not_after.map_or(agent.not_after, |pending| pending.max(agent.not_after))
-        };
-        let live = all.iter().filter(|(_, agent)| !agent.is_banned() && ends(agent) > now);
-        let (mut count, mut without) = (0, Vec::new());
-        for (_, agent) in live {
-            count += 1;
-            if !seen.contains(&Mark::of(&agent.id)) {
-                without.push(agent.id.clone());
-            }
-        }
-        without.sort();
-        (count, without)
-    }
 }
 
-/// What members say they gave, and since when nothing older can have been given by any of them.
-#[derive(Debug)]
-struct Given {
-    /// The answers were made at most this long apart.
-    spread: Duration,
-    held_for: Duration,
-    /// The shortest time since each agent was given the authority.
-    ago: BTreeMap<Mark, Duration>,
-}
-
-impl Given {
-    fn new(spread: Duration) -> Self {
-        Self { spread, held_for: Duration::MAX, ago: BTreeMap::new() }
-    }
-
-    /// Somebody gave out bundles without it until so long ago.
-    fn held_for(&mut self, time: Duration) {
-        self.held_for = self.held_for.min(time);
-    }
-
-    fn add(&mut self, answer: &rpc::EvidenceAnswer) {
-        self.held_for(Duration::from_millis(answer.held_for_ms));
-        for (mark, ago) in answer.agents.iter().zip(&answer.given_ms_ago) {
-            let ago = Duration::from_millis((*ago).into());
-            let known = self.ago.entry(Mark(*mark)).or_insert(ago);
-            *known = ago.min(*known);
+/// How many agents may use their certificates, and which of them are not among those seen. Looks at every
+/// agent: call it where blocking is allowed.
+pub(in crate::authority) fn agents_without(
+    views: &Views,
+    now: Timestamp,
+    seen: &BTreeSet<Mark>,
+) -> (usize, Vec<SpiffeId>) {
+    let all = views.agents_page(None, None, &AgentFilter::default()).shown;
+    let ends = |agent: &AgentRecord| {
+        agent.pending_not_after.map_or(agent.not_after, |pending| pending.max(agent.not_after))
+    };
+    let live = all.iter().filter(|(_, agent)| !agent.is_banned() && ends(agent) > now);
+    let (mut count, mut without) = (0, Vec::new());
+    for (_, agent) in live {
+        count += 1;
+        if !seen.contains(&Mark::of(&agent.id)) {
+            without.push(agent.id.clone());
         }
     }
-
-    /// Agents that were given it, and nothing older since.
-    fn seen(&self) -> BTreeSet<Mark> {
-        let since = |ago: Duration| ago.saturating_add(self.spread) <= self.held_for;
-        self.ago.iter().filter(|(_, ago)| since(**ago)).map(|(mark, _)| *mark).collect()
-    }
+    without.sort();
+    (count, without)
 }
 
 /// What a member of an older release is judged by.
 fn not_caught_up(view: &MemberView) -> Option<String> {
     let caught_up = view.lag.is_some_and(|lag| lag <= LAG_MAX);
     (!caught_up).then(|| "it has not caught up".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_agent_counts_that_was_given_it_after_the_last_member_had_it() {
-        let answer = |held_for_ms, given: &[(u64, u32)]| rpc::EvidenceAnswer {
-            not_ready: String::new(),
-            agents: given.iter().map(|(mark, _)| *mark).collect(),
-            given_ms_ago: given.iter().map(|(_, ago)| *ago).collect(),
-            held_for_ms,
-        };
-        let seen = |spread, absent: Option<u64>, answers: &[rpc::EvidenceAnswer]| {
-            let ms = Duration::from_millis;
-            let mut given = Given::new(ms(spread));
-            absent.into_iter().for_each(|gone_for| given.held_for(ms(gone_for)));
-            answers.iter().for_each(|answer| given.add(answer));
-            given.seen().into_iter().map(|mark| mark.0).collect::<Vec<_>>()
-        };
-        let first = answer(9_000, &[(1, 5_000), (2, 100), (3, 4_990)]);
-        assert_eq!(seen(0, None, std::slice::from_ref(&first)), [1, 2, 3]);
-        let later = answer(4_995, &[(1, 6_000), (4, 9)]);
-        let both = [first.clone(), later];
-        assert_eq!(seen(0, None, &both), [2, 3, 4], "the first may have asked the second before");
-        assert_eq!(seen(10, None, &both), [2, 4], "nobody knows which answer was made first");
-        let again = [first.clone(), answer(4_995, &[(1, 4_995)])];
-        assert_eq!(seen(0, None, &again), [1, 2, 3], "or after");
-        assert_eq!(seen(0, Some(100), &both), [2, 4], "one that is cut off served until then");
-        let older = rpc::EvidenceAnswer { given_ms_ago: Vec::new(), ..first };
-        assert_eq!(seen(0, None, &[older]), [0; 0], "it does not say when");
-    }
 }

@@ -11,7 +11,7 @@ use prost::bytes::Bytes;
 use steeple_api::pb::member::v1 as rpc;
 use steeple_raft_store::{Answers, ClusterKeys};
 use steeple_spiffe_core::Clock;
-use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind};
 use tokio::sync::watch;
 
 use super::arrivals::Arrivals;
@@ -32,7 +32,7 @@ pub type ChallengeBoard = Arc<watch::Sender<Option<[u8; 32]>>>;
 
 /// What a member can say of authorities. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Witness {
+pub(in crate::authority) struct Witness {
     views: Views,
     keys: Arc<ClusterKeys>,
     sightings: Sightings,
@@ -43,7 +43,7 @@ pub(super) struct Witness {
 
 impl Witness {
     /// A witness of what these views and this memory show.
-    pub(super) fn new(
+    pub(in crate::authority) fn new(
         views: Views,
         keys: Arc<ClusterKeys>,
         sightings: Sightings,
@@ -66,30 +66,42 @@ impl Witness {
 
     async fn evidence(self, asked: rpc::Evidence) -> rpc::EvidenceAnswer {
         let kind = if asked.jwt { AuthorityKind::Jwt } else { AuthorityKind::X509 };
-        let found = || {
-            let journal = self.views.journal();
-            let is_it =
-                |one: &&Authority| one.kind == kind && one.id.as_str() == asked.authority_id;
-            journal.authorities.iter().find(is_it).cloned()
-        };
+        let id = AuthorityId::new(asked.authority_id);
         // The question may overtake the command that prepared it.
         let mut moves = self.views.subscribe_revision();
-        let applied = moves.wait_for(|_| found().is_some());
+        let applied = moves.wait_for(|_| self.found(kind, &id).is_some());
         tokio::time::timeout(APPLY_WAIT, applied).await.ok();
-        let Some(authority) = found() else {
+        let Some(authority) = self.found(kind, &id) else {
             let not_ready = "it has not applied the authority yet".to_owned();
             return rpc::EvidenceAnswer { not_ready, ..Default::default() };
         };
+        let seen = self.seen(&authority);
+        let not_ready = self.signs_with(authority).await.err().unwrap_or_default();
+        rpc::EvidenceAnswer { not_ready, ..seen }
+    }
+
+    /// The authority, if it has been applied here.
+    pub(in crate::authority) fn found(
+        &self,
+        kind: AuthorityKind,
+        id: &AuthorityId,
+    ) -> Option<Authority> {
+        let journal = self.views.journal();
+        let is_it = |one: &&Authority| one.kind == kind && one.id == *id;
+        journal.authorities.iter().find(is_it).cloned()
+    }
+
+    /// Which agents were given an authority that was applied here, and since when nothing older is given.
+    pub(in crate::authority) fn seen(&self, authority: &Authority) -> rpc::EvidenceAnswer {
         self.forget();
         let now = self.clock.boot_time();
         self.arrivals.note(&self.views.journal(), now);
-        let held_for = self.arrivals.held_for(&authority, now);
-        let with = self.sightings.with(&authority).into_iter().take(AGENTS_MAX);
+        let held_for = self.arrivals.held_for(authority, now);
+        let with = self.sightings.with(authority).into_iter().take(AGENTS_MAX);
         let ago = |at| u32::try_from(now.saturating_sub(at).as_millis()).unwrap_or(u32::MAX);
         let (agents, given_ms_ago) = with.map(|(mark, at)| (mark.0, ago(at))).unzip();
         let held_for_ms = u64::try_from(held_for.as_millis()).unwrap_or(u64::MAX);
-        let not_ready = self.signs_with(authority).await.err().unwrap_or_default();
-        rpc::EvidenceAnswer { not_ready, agents, given_ms_ago, held_for_ms }
+        rpc::EvidenceAnswer { not_ready: String::new(), agents, given_ms_ago, held_for_ms }
     }
 
     /// Forgets agents that the registry has forgotten, before they outnumber the others.
