@@ -20,6 +20,34 @@ const BYTES_MIN: usize = 16;
 /// An integer of RSA that is no exponent of a public key.
 const RSA_BYTES_MIN: usize = 64;
 
+/// What stands before the scalar, or the numbers, of every private key in PKCS#8: version, algorithm,
+/// and what wraps the rest.
+const FRAMES: [(&str, &[u8]); 3] = [
+    (
+        "the frame of a P-256 key",
+        &[
+            0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+            0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x6d, 0x30, 0x6b, 0x02, 0x01, 0x01,
+            0x04, 0x20,
+        ],
+    ),
+    (
+        "the frame of a P-384 key",
+        &[
+            0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+            0x81, 0x04, 0x00, 0x22, 0x04, 0x81, 0x9e, 0x30, 0x81, 0x9b, 0x02, 0x01, 0x01, 0x04,
+            0x30,
+        ],
+    ),
+    (
+        "the frame of an RSA key",
+        &[
+            0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05,
+            0x00, 0x04, 0x82,
+        ],
+    ),
+];
+
 /// What must not be found.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets {
@@ -76,6 +104,17 @@ impl Secrets {
             bail!("{name} has no private number");
         }
         numbers.iter().try_for_each(|number| self.add(name, number))
+    }
+
+    /// Adds what every private key in PKCS#8 begins with, so that keys are found that nobody here knows.
+    ///
+    /// # Panics
+    ///
+    /// Never: each is long enough.
+    pub fn add_frames(&mut self) {
+        for (name, frame) in FRAMES {
+            self.add(name, frame).expect("a frame is long enough");
+        }
     }
 
     /// How many ways of writing are looked for.
@@ -204,6 +243,20 @@ mod tests {
             let mut secrets = Secrets::default();
             secrets.add_key("the key", pkcs8.expose()).unwrap();
             assert!(secrets.found_in(signer.public_key_spki()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_is_found_by_its_frame_and_a_public_one_is_not() {
+        let mut secrets = Secrets::default();
+        secrets.add_frames();
+        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048, KeyType::Rsa4096] {
+            let (signer, pkcs8) = LocalSigner::generate(key_type).unwrap();
+            let text = pem::encode_private_key(pkcs8.expose());
+            for written in [pkcs8.expose(), text.as_bytes()] {
+                assert!(!secrets.found_in(written).is_empty(), "{key_type}");
+            }
+            assert!(secrets.found_in(signer.public_key_spki()).is_empty(), "{key_type}");
         }
     }
 

@@ -7,4 +7,5 @@ mod bad_input;
 mod lifecycle;
 mod metrics;
 mod process;
+mod sealed;
 mod secrets;

@@ -1,23 +1,33 @@
 //! No private key is anywhere but in the memory of who signs with it.
 //!
-//! Three members and an agent rotate, save a snapshot, log everything. Then the sealed keys are opened
-//! with the cluster key, and every form of every private number is looked for: in the files of all
-//! members, in all logs, and in what went over the network.
+//! Three members and an agent rotate, revoke, save a snapshot, log everything, and are aborted. Then the
+//! sealed keys are opened with the cluster key, and every form of every private number is looked for: in
+//! the files of all members, in all logs, and in what went over the network. Of keys that never leave a
+//! process (a server's own, those of TLS) nothing is known but the bytes that begin every private key:
+//! these are looked for in files and logs (packets are all of this machine's, others' too). What `sealed`
+//! does with all key types and on one disk is seen here on real processes.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rustix::process::{Pid, Signal, kill_process};
 use steeple_raft_store::testing::{config, seams};
 use steeple_raft_store::{Change, ClusterKeys, Config, Storage, Store};
 use steeple_server::keys::{SealContext, open_key};
-use steeple_spiffe_core::authority::Authority;
+use steeple_spiffe_core::authority::{Authority, SealedKey};
 use steeple_spiffe_core::{Secret, pem};
 use steeple_testkit::capture::Capture;
 use steeple_testkit::leaks::Secrets;
 use steeple_testkit::{Agent, Cluster, ClusterSpec, skip};
+
+const SOON: Duration = Duration::from_secs(30);
 
 /// Runs a command that must succeed.
 fn done(cluster: &Cluster, member: usize, words: &[&str]) {
@@ -59,8 +69,78 @@ fn keys_of_clients(cluster: &Cluster, agent: &Agent, folder: &Path, secrets: &mu
     }
 }
 
+/// Kills a member and keeps what is on its disk now: keys that are destroyed later are in it.
+async fn keep(cluster: &mut Cluster, member: usize, to: &Path) {
+    cluster.kill_member(member).expect("it is killed");
+    let from = cluster.member(member).expect("a member").folder.join("data/raft");
+    copy(&from, &to.join("data/raft"));
+    cluster.start_member(member).expect("it starts");
+    cluster.wait_ready(SOON).await.expect("it comes back");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("its type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("a file is copied");
+        }
+    }
+}
+
+/// Taints and revokes the X.509 authority that signed before: its private key is destroyed.
+fn revoke_old(cluster: &Cluster) {
+    let shown = cluster.member(0).expect("a member").cli_json(&["localauthority", "x509", "show"]);
+    let shown = shown.expect("authorities");
+    let id = shown.pointer("/old/authority_id").and_then(serde_json::Value::as_str);
+    let id = id.expect("an old authority");
+    for verb in ["taint", "revoke"] {
+        done(cluster, 0, &["localauthority", "x509", verb, "-authorityID", id]);
+    }
+}
+
+/// A process that has been aborted, and would have left a core file if it were allowed to.
+fn left_no_core(name: &str, ended: ExitStatus) {
+    assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()), "{name}");
+    assert!(!ended.core_dumped(), "{name} has left a core file");
+}
+
+fn abort(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id");
+    kill_process(pid, Signal::ABORT).expect("a signal");
+}
+
+/// Ends everything: two members are stopped; a member and the agent are aborted, which would leave core
+/// files if they were allowed to.
+async fn end(cluster: &mut Cluster, mut agent: Agent) {
+    let agents = [agent.process().pid()];
+    let servers: Vec<u32> =
+        (0..3).map(|member| cluster.process(member).expect("it runs").pid()).collect();
+    for pid in servers.iter().chain(&agents) {
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let numbers: Vec<&str> = core.expect("a limit").split_whitespace().skip(4).collect();
+        assert!(numbers.starts_with(&["0", "0"]), "process {pid} may write a core file");
+    }
+    for member in 0..2 {
+        cluster.stop_member(member).await.expect("it stops");
+    }
+    let last = cluster.process(2).expect("it runs");
+    abort(last.pid());
+    left_no_core("a server", last.wait(SOON).await.expect("it ends"));
+    abort(agent.process().pid());
+    left_no_core("an agent", agent.process().wait(SOON).await.expect("it ends"));
+}
+
 /// Opens what a stopped member holds with the cluster key: every authority's private key.
-async fn sealed_keys(member: &Path, cluster_key: &str, secrets: &mut Secrets) -> Vec<Secret> {
+async fn sealed_keys(
+    member: &Path,
+    cluster_key: &str,
+    secrets: &mut Secrets,
+) -> BTreeMap<String, Secret> {
     let keys = Arc::new(ClusterKeys::parse(cluster_key).expect("the cluster key"));
     let settings = Config {
         keys: Arc::clone(&keys),
@@ -79,12 +159,13 @@ async fn sealed_keys(member: &Path, cluster_key: &str, secrets: &mut Secrets) ->
     let (cluster_id, journal) = (id.expect("it has formed"), journal.expect("it has authorities"));
     let open = |authority: &Authority| {
         let context = SealContext { cluster_id, kind: authority.kind, authority_id: &authority.id };
-        open_key(&keys, &context, &authority.sealed_key).expect("it opens")
+        let key = open_key(&keys, &context, &authority.sealed_key).expect("it opens");
+        (format!("{:?} authority {}", authority.kind, authority.id), key)
     };
-    let opened: Vec<Secret> = journal.authorities.iter().map(open).collect();
-    for (authority, key) in journal.authorities.iter().zip(&opened) {
-        let name = format!("{:?} authority {}", authority.kind, authority.id.as_str());
-        secrets.add_key(&name, key.expose()).expect("private numbers");
+    let sealed = journal.authorities.iter().filter(|one| one.sealed_key != SealedKey::destroyed());
+    let opened: BTreeMap<String, Secret> = sealed.map(open).collect();
+    for (name, key) in &opened {
+        secrets.add_key(name, key.expose()).expect("private numbers");
     }
     opened
 }
@@ -111,45 +192,41 @@ async fn no_private_key_is_in_a_file_a_log_a_packet_or_a_core() {
     done(&cluster, 0, &[&["entry", "create"], &entry[..]].concat());
     let order = [0, 1, 2];
     let agent = Agent::start(&place.join("agent"), &cluster, &order, &token, "").await;
-    let mut agent = agent.expect("an agent");
+    let agent = agent.expect("an agent");
     rotate(&cluster);
+    let kept = place.join("kept");
+    keep(&mut cluster, 2, &kept).await;
+    revoke_old(&cluster);
     let mut secrets = Secrets::default();
     keys_of_clients(&cluster, &agent, place, &mut secrets);
     let snapshot = place.join("cluster/saved.snapshot");
     done(&cluster, 0, &["cluster", "snapshot", "save", snapshot.to_str().expect("text")]);
 
-    // A process that would write a core file may not.
-    let agents = [agent.process().pid()];
-    let servers: Vec<u32> =
-        (0..3).map(|member| cluster.process(member).expect("it runs").pid()).collect();
-    for pid in servers.iter().chain(&agents) {
-        let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
-        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
-        let numbers: Vec<&str> = core.expect("a limit").split_whitespace().skip(4).collect();
-        assert_eq!(numbers[..2], ["0", "0"], "process {pid} may write a core file");
-    }
-
-    for member in 0..3 {
-        cluster.stop_member(member).await.expect("it stops");
-    }
-    drop(agent);
+    end(&mut cluster, agent).await;
     let key_file = place.join("cluster/cluster.key");
     let cluster_key = fs::read_to_string(&key_file).expect("the cluster key");
     let bytes = STANDARD.decode(cluster_key.trim()).expect("base64");
     secrets.add("the cluster key", &bytes).expect("it is long enough");
     let members: Vec<PathBuf> =
         cluster.members().iter().map(|member| member.folder.clone()).collect();
-    let opened = sealed_keys(&members[0], &cluster_key, &mut secrets).await;
-    assert!(opened.len() >= 4, "two authorities of each kind, not {}", opened.len());
+    let mut opened = sealed_keys(&members[0], &cluster_key, &mut secrets).await;
+    let left = opened.len();
+    opened.extend(sealed_keys(&kept, &cluster_key, &mut secrets).await);
+    assert!(left >= 3, "{left} are not two keys and one authority");
+    assert_eq!(opened.len(), left + 1, "one more was there before its revocation");
 
     let files = place.join("cluster");
     let excepted = [key_file];
     let (searched, mut found) = secrets.found_below(&files, &excepted).expect("files");
     assert!(searched > 20, "{searched} files are not three members'");
-    let (_, of_agent) = secrets
-        .found_below(&place.join("agent"), &[place.join("agent/data/keys.json")])
-        .expect("files");
-    found.extend(of_agent);
+    // The agent keeps its own key there, as SPIRE's does.
+    let of_agent = (place.join("agent"), [place.join("agent/data/keys.json")]);
+    let mut frames = Secrets::default();
+    frames.add_frames();
+    found.extend(secrets.found_below(&of_agent.0, &of_agent.1).expect("files").1);
+    for (files, excepted) in [(&files, &excepted), (&of_agent.0, &of_agent.1)] {
+        found.extend(frames.found_below(files, excepted).expect("files").1);
+    }
     if let Ok(capture) = capture {
         let packets = capture.stop().expect("packets");
         assert!(packets.len() > 100_000, "{} bytes are not a cluster's", packets.len());
@@ -158,7 +235,7 @@ async fn no_private_key_is_in_a_file_a_log_a_packet_or_a_core() {
     }
     assert!(found.is_empty(), "{found:#?}");
     // And one that were there would be found.
-    let planted = pem::encode_private_key(opened.last().expect("a key").expose());
+    let planted = pem::encode_private_key(opened.last_entry().expect("a key").get().expose());
     fs::write(files.join("planted"), planted.as_bytes()).expect("written");
     let (_, found) = secrets.found_below(&files, &excepted).expect("files");
     assert!(found.iter().any(|found| found.contains("planted: ")), "{found:?}");

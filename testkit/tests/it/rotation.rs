@@ -1,7 +1,8 @@
 //! Rotation by schedule, with lifetimes of seconds, on a cluster whose members are killed, stopped and
 //! started all the time.
 //!
-//! For a longer run, `STEEPLE_ROTATIONS` says how often the authorities are to be replaced.
+//! For a longer run, `STEEPLE_ROTATIONS` says how often the authorities are to be replaced, and
+//! `STEEPLE_DOWNS` how often a member is to be killed or stopped at least (`docs/TESTING.md`).
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,6 +26,12 @@ const CA_TTL: Duration = Duration::from_secs(24);
 
 /// How often both authorities are replaced, unless the environment says otherwise.
 const ROTATIONS: usize = 3;
+
+/// How often members go down at least, unless the environment says otherwise.
+const DOWNS: usize = 5;
+
+/// A member is back within this time, on a busy machine.
+const BACK: Duration = Duration::from_secs(15);
 
 /// A verifier may have fetched its bundle so long ago (the interval of an agent's syncs).
 const HELD: Duration = Duration::from_secs(5);
@@ -94,11 +101,27 @@ impl Seen {
         self.trusts.push(Trust { at: Instant::now(), keys });
     }
 
-    /// How often the X.509 authority and the JWT key were both replaced. Names of keys are shorter.
+    /// How often the X.509 authority and the JWT key were both replaced, each time after the one before the
+    /// one that was replaced had left. Names of keys are shorter.
     fn rotations(&self) -> usize {
-        let signers: BTreeSet<&str> = self.signed.iter().map(|one| one.key.as_str()).collect();
-        let roots = signers.iter().filter(|key| key.len() == 40).count();
-        roots.min(signers.len() - roots).saturating_sub(1)
+        let of_roots = self.replacements(&|key| key.len() == 40);
+        of_roots.min(self.replacements(&|key| key.len() != 40))
+    }
+
+    fn replacements(&self, is_of_kind: &dyn Fn(&str) -> bool) -> usize {
+        let mut signers: Vec<&Signed> = Vec::new();
+        for one in self.signed.iter().filter(|one| is_of_kind(&one.key)) {
+            if signers.iter().all(|known| known.key != one.key) {
+                signers.push(one);
+            }
+        }
+        let had_left = |three: &&[&Signed]| {
+            let (first, third) = (three[0], three[2]);
+            let then = self.trusts.iter().find(|trust| trust.at >= third.from);
+            then.is_none_or(|trust| !trust.keys.contains(&first.key))
+        };
+        // Before the first replacement there was none that could have left.
+        signers.windows(3).filter(had_left).count() + usize::from(signers.len() > 1)
     }
 
     /// Every SVID verifies with every bundle that anyone held between its signature and its end.
@@ -147,8 +170,8 @@ async fn sign(channel: tonic::transport::Channel) -> Result<[Signed; 2], Status>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_by_schedule_goes_on_while_members_come_and_go() {
-    let rotations = std::env::var("STEEPLE_ROTATIONS");
-    let rotations = rotations.map_or(ROTATIONS, |text| text.parse().unwrap());
+    let set = |name, usual| std::env::var(name).map_or(usual, |text| text.parse().unwrap());
+    let (rotations, least) = (set("STEEPLE_ROTATIONS", ROTATIONS), set("STEEPLE_DOWNS", DOWNS));
     let folder = tempfile::tempdir().unwrap();
     let ttl = CA_TTL.as_secs();
     let spec = ClusterSpec {
@@ -162,8 +185,9 @@ async fn rotation_by_schedule_goes_on_while_members_come_and_go() {
     let start = Instant::now();
     let mut seen = Seen::default();
     let longest = CA_TTL * u32::try_from(rotations + 2).unwrap();
+    let longest = longest.max(BACK * u32::try_from(least).unwrap());
     let mut downs = 0;
-    while seen.rotations() < rotations {
+    while seen.rotations() < rotations || downs < least {
         assert!(start.elapsed() < longest, "{} rotations in {longest:?}", seen.rotations());
         let leader = cluster.leader(SOON).await.unwrap();
         let victim = if downs % 2 == 0 { leader } else { downs % 3 };
@@ -191,10 +215,12 @@ async fn rotation_by_schedule_goes_on_while_members_come_and_go() {
     let published = seen.published.len();
     assert!(published as u64 <= most, "{published} authorities in {lasted:?}");
     println!(
-        "{rotations} rotations in {lasted:?}, {downs} members taken down: {published} authorities \
-         published, {} SVIDs and {} bundles seen, {} calls without an answer",
+        "{} rotations in {lasted:?}, {downs} members taken down: {published} authorities published, {} \
+         SVIDs and {} bundles seen, the last of sequence {}, {} calls without an answer",
+        seen.rotations(),
         seen.signed.len(),
         seen.trusts.len(),
+        seen.sequence,
         seen.failed
     );
     assert!(seen.failed <= downs, "{} calls had no answer, {downs} members went", seen.failed);
