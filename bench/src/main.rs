@@ -1,19 +1,26 @@
 //! Figures side by side with their limits and peers in one run, as ratios. Never a timed test.
 //!
-//! `issue`: BatchNewX509SVID through a real replica against what the cryptography alone costs here.
+//! `issue`: what issuance costs beside the cryptography alone, a Go program that does SPIRE's,
+//! OpenBao and SPIRE; rotation of many SVIDs; the bundle endpoint.
 //! `store`: writes, reads, failover and size of three replicas beside etcd and PostgreSQL.
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "figures go to the terminal")]
 
+mod closed_loop;
 mod floor;
 mod issue;
 mod machine;
+mod report;
 mod spread;
 mod store;
 
 use anyhow::{Context, Result, bail};
 use steeple_testkit::process::stop_signal;
+
+/// The server's, so that the echo and the limits that it is measured beside allocate as it does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -35,16 +42,13 @@ fn main() -> Result<()> {
 async fn run(words: &[&str]) -> Result<()> {
     match words {
         [] => {
-            issue().await?;
+            issue::run(&["x509", "--quick"]).await?;
             store::run(&["writes", "--quick"]).await
         }
-        ["issue"] => issue().await,
+        ["issue", words @ ..] => issue::run(words).await,
         ["store", words @ ..] => store::run(words).await,
+        // What the benchmark of issuance starts of itself as a process of its own.
+        ["echo", words @ ..] => issue::serve_echo(words).await,
         other => bail!("unknown benchmark {other:?}: issue or store"),
     }
-}
-
-async fn issue() -> Result<()> {
-    println!("{}\n", machine::describe());
-    issue::run().await
 }

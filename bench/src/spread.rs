@@ -1,10 +1,5 @@
 //! Minimum, median and maximum of rounds.
 
-use std::time::Duration;
-
-/// Rounds of each measurement; the median is quoted.
-pub(crate) const ROUNDS: usize = 5;
-
 /// The spread of some figures.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Spread {
@@ -31,13 +26,8 @@ impl Spread {
         format!("{:.2} ({:.2}–{:.2})", self.median, self.min, self.max)
     }
 
-    /// As text, with a unit.
-    pub(crate) fn text(self, unit: &str) -> String {
-        format!("{:.2} {unit} (min {:.2}, max {:.2})", self.median, self.min, self.max)
+    /// As the text of whole numbers.
+    pub(crate) fn whole(self) -> String {
+        format!("{:.0} ({:.0}–{:.0})", self.median, self.min, self.max)
     }
-}
-
-/// Microseconds for each of a number of things.
-pub(crate) fn micros_each(elapsed: Duration, count: usize) -> f64 {
-    elapsed.as_secs_f64() * 1e6 / count.max(1) as f64
 }

@@ -1,5 +1,8 @@
 //! One way into a system, and the calls that are made through it: the same work in each system's words.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use prost::Message as _;
 use steeple_api::pb;
@@ -10,6 +13,7 @@ use steeple_testkit::cluster::TRUST_DOMAIN;
 use tonic::transport::Channel;
 
 use super::etcd::rpc as etcd;
+use crate::closed_loop::{self, Caller, Pids, Round};
 
 /// Entries (keys) that reads pick from.
 pub(crate) const READABLE: u64 = 1000;
@@ -56,6 +60,36 @@ impl Door {
             Self::Etcd(channel) => etcd(channel.clone(), work, number).await,
         }
     }
+}
+
+/// Numbers everything that is ever written in this process, so that no name comes twice.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn next_number() -> u64 {
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A caller who does one kind of work at a door.
+struct Worker {
+    door: Door,
+    work: Work,
+}
+
+impl Caller for Worker {
+    async fn call(&mut self) -> Result<()> {
+        self.door.call(self.work, next_number()).await
+    }
+}
+
+/// Lets every door's caller work until the time is over. `pids` are all processes of the system.
+pub(crate) async fn load(
+    doors: Vec<Door>,
+    work: Work,
+    slice: Duration,
+    pids: &[u32],
+) -> Result<Round> {
+    let workers = doors.into_iter().map(|door| Worker { door, work }).collect();
+    closed_loop::run(workers, work.items(), slice, Pids::whole(pids)).await
 }
 
 async fn steeple(channel: Channel, work: Work, number: u64) -> Result<()> {

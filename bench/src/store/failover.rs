@@ -15,13 +15,12 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
-use super::closed_loop::next_number;
-use super::door::{Door, Work};
+use super::door::{Door, Work, next_number};
 use super::etcd::{Etcd, Timeouts};
 use super::folder;
 use super::plan::Plan;
-use super::report::Report;
 use super::steeple::{self, Steeple};
+use crate::report::Report;
 use crate::spread::Spread;
 
 /// A write is due so often.

@@ -4,7 +4,6 @@
 //! ratio of neighbouring rounds, with its spread, and the CPU time of all server processes of a system
 //! for each operation. A peer that cannot be had is said to be absent, with the reason.
 
-mod closed_loop;
 mod door;
 mod etcd;
 mod failover;
@@ -12,7 +11,6 @@ mod folder;
 mod plan;
 mod postgres;
 mod reads;
-mod report;
 mod scale;
 mod steeple;
 mod writes;

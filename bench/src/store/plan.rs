@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::report::Report;
 use super::{failover, reads, scale, writes};
 use crate::machine;
+use crate::report::Report;
 
 /// How much is measured.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use nix::unistd::{User, getuid};
 use steeple_testkit::ports;
 use steeple_testkit::process::{Process, wait_for};
 
-use super::closed_loop::{Round, percentiles_ms};
+use crate::closed_loop::{Round, percentiles_ms};
 use crate::machine::{children, cpu_micros, cpu_micros_with_ended};
 
 /// How long a start or an end may take on a busy machine.
@@ -178,6 +178,7 @@ impl Postgres {
             p50_ms,
             p99_ms,
             cpu_us: (after.0 - before.0) / operations,
+            called_cpu_us: (after.0 - before.0) / operations,
             caller_cpu_us: (after.1 - before.1) / operations,
         }))
     }

@@ -4,13 +4,12 @@ use anyhow::Result;
 use prost::Message as _;
 use steeple_testkit::client::unix_channel;
 
-use super::closed_loop;
-use super::door::{READABLE, Work, own_bundle};
+use super::door::{READABLE, Work, load, own_bundle};
 use super::etcd::{Etcd, Timeouts};
 use super::folder;
 use super::plan::Plan;
-use super::report::{Report, Row};
 use super::steeple::{self, Steeple};
+use crate::report::{Report, Row};
 
 const CALLERS: usize = 64;
 const CONNECTIONS: usize = 16;
@@ -50,13 +49,12 @@ pub(crate) async fn run(plan: &Plan, report: &mut Report) -> Result<()> {
             let member =
                 if *at_leader { steeple.leader().await? } else { steeple.follower().await? };
             let doors = steeple.doors(member, CALLERS, CONNECTIONS)?;
-            let mut rounds =
-                vec![closed_loop::run(doors, *work, plan.slice, &steeple.pids()?).await?];
+            let mut rounds = vec![load(doors, *work, plan.slice, &steeple.pids()?).await?];
             if let Some(etcd) = &etcd {
                 let member =
                     if *at_leader { etcd.leader().await? } else { etcd.follower().await? };
                 let doors = etcd.doors(member, CALLERS, CONNECTIONS)?;
-                rounds.push(closed_loop::run(doors, *work, plan.slice, &etcd.pids()).await?);
+                rounds.push(load(doors, *work, plan.slice, &etcd.pids()).await?);
             }
             for (row, round) in rows.iter_mut().zip(rounds) {
                 row.rounds.push(round);

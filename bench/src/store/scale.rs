@@ -8,13 +8,13 @@ use steeple_testkit::process::wait_for;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::closed_loop::{next_number, percentiles_ms};
-use super::door::{Door, Work};
+use super::door::{Door, Work, next_number};
 use super::folder;
 use super::plan::Plan;
-use super::report::Report;
 use super::steeple::{self, Steeple};
+use crate::closed_loop::percentiles_ms;
 use crate::machine;
+use crate::report::Report;
 use crate::spread::Spread;
 
 /// Entries of a call that fills, and callers that fill.

@@ -3,15 +3,14 @@
 use anyhow::Result;
 use tempfile::TempDir;
 
-use super::closed_loop::{self, Round};
-use super::door::{Door, Work};
+use super::door::{Work, load};
 use super::etcd::{Etcd, Timeouts};
 use super::folder;
 use super::plan::Plan;
 use super::postgres::Postgres;
-use super::report::{Report, Row};
 use super::steeple::{self, Steeple};
 use crate::floor;
+use crate::report::{Report, Row};
 
 /// Entries of a batch, and callers that send batches.
 const BATCH: usize = 100;
@@ -123,10 +122,11 @@ impl Systems {
         let connections = shape.callers.min(CONNECTIONS);
         let leader = self.steeple.leader().await?;
         let doors = self.steeple.doors(leader, shape.callers, connections)?;
-        let mut rounds = vec![loaded(doors, shape, plan, &self.steeple.pids()?).await?];
+        let pids = self.steeple.pids()?;
+        let mut rounds = vec![load(doors, shape.work, plan.slice, &pids).await?];
         if let Some(etcd) = &self.etcd {
             let doors = etcd.doors(etcd.leader().await?, shape.callers, connections)?;
-            rounds.push(loaded(doors, shape, plan, &etcd.pids()).await?);
+            rounds.push(load(doors, shape.work, plan.slice, &etcd.pids()).await?);
         }
         if let Some(postgres) = &mut self.postgres {
             rounds.push(postgres.round(shape.callers, plan.slice)?);
@@ -136,8 +136,4 @@ impl Systems {
         }
         Ok(())
     }
-}
-
-async fn loaded(doors: Vec<Door>, shape: Shape, plan: &Plan, pids: &[u32]) -> Result<Round> {
-    closed_loop::run(doors, shape.work, plan.slice, pids).await
 }

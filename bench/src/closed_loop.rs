@@ -1,74 +1,100 @@
 //! Callers that each have one call under way, for a given time.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::door::{Door, Work};
 use crate::machine::cpu_micros;
+
+/// A caller of some system, who has one call under way at a time.
+pub(crate) trait Caller: Send + 'static {
+    /// One call, ended by its answer; an answer that refuses is an error.
+    fn call(&mut self) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// Whose CPU time is counted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pids<'a> {
+    /// All processes of the system.
+    pub(crate) all: &'a [u32],
+    /// Those of them that are called.
+    pub(crate) called: &'a [u32],
+}
+
+impl<'a> Pids<'a> {
+    /// A system whose processes need not be told apart.
+    pub(crate) fn whole(all: &'a [u32]) -> Self {
+        Self { all, called: all }
+    }
+}
 
 /// What one round of one system came to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Round {
     /// Operations a second; a batch counts as its items.
     pub(crate) rate: f64,
-    /// Of calls.
+    /// Of calls; zero where there are none.
     pub(crate) p50_ms: f64,
-    /// Of calls.
+    /// Of calls; zero where there are none.
     pub(crate) p99_ms: f64,
     /// CPU of all server processes for an operation.
     pub(crate) cpu_us: f64,
+    /// CPU of the server processes that are called for an operation.
+    pub(crate) called_cpu_us: f64,
     /// CPU of the callers for an operation.
     pub(crate) caller_cpu_us: f64,
 }
 
-/// Numbers everything that is ever written in this process, so that no name comes twice.
-static NEXT: AtomicU64 = AtomicU64::new(0);
-
-pub(crate) fn next_number() -> u64 {
-    NEXT.fetch_add(1, Ordering::Relaxed)
+impl Round {
+    /// Work without callers, on one core.
+    pub(crate) fn of_cpu(cpu_us: f64) -> Self {
+        let rate = if cpu_us > 0.0 { 1e6 / cpu_us } else { 0.0 };
+        Self { rate, p50_ms: 0.0, p99_ms: 0.0, cpu_us, called_cpu_us: cpu_us, caller_cpu_us: 0.0 }
+    }
 }
 
-/// Lets every door's caller work until the time is over. `pids` are all processes of the system.
-pub(crate) async fn run(
-    doors: Vec<Door>,
-    work: Work,
+/// Lets every caller work until the time is over, after one call each that does not count. An
+/// operation is one of the `items` of a call.
+pub(crate) async fn run<C: Caller>(
+    mut callers: Vec<C>,
+    items: usize,
     slice: Duration,
-    pids: &[u32],
+    pids: Pids<'_>,
 ) -> Result<Round> {
-    for door in &doors {
-        door.clone().call(work, next_number()).await.context("the first call")?;
+    for caller in &mut callers {
+        caller.call().await.context("the first call")?;
     }
     let own = std::process::id();
-    let (cpu, caller_cpu) = (cpu_of(pids)?, cpu_micros(own)?);
+    let (all, called) = (cpu_of(pids.all)?, cpu_of(pids.called)?);
+    let caller_cpu = cpu_micros(own)?;
     let started = Instant::now();
-    let mut callers = JoinSet::new();
-    for mut door in doors {
-        callers.spawn(async move {
+    let mut running = JoinSet::new();
+    for mut caller in callers {
+        running.spawn(async move {
             let mut took = Vec::new();
             while started.elapsed() < slice {
                 let began = Instant::now();
-                door.call(work, next_number()).await?;
+                caller.call().await?;
                 took.push(began.elapsed().as_secs_f64() * 1e6);
             }
             anyhow::Ok(took)
         });
     }
     let mut took = Vec::new();
-    while let Some(ended) = callers.join_next().await {
+    while let Some(ended) = running.join_next().await {
         took.extend(ended.context("a caller")??);
     }
     let elapsed = started.elapsed().as_secs_f64();
-    let operations = (took.len() * work.items()).max(1) as f64;
+    let operations = (took.len() * items).max(1) as f64;
     let (p50_ms, p99_ms) = percentiles_ms(took);
     Ok(Round {
         rate: operations / elapsed,
         p50_ms,
         p99_ms,
-        cpu_us: (cpu_of(pids)? - cpu) / operations,
+        cpu_us: (cpu_of(pids.all)? - all) / operations,
+        called_cpu_us: (cpu_of(pids.called)? - called) / operations,
         caller_cpu_us: (cpu_micros(own)? - caller_cpu) / operations,
     })
 }

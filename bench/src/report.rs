@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::closed_loop::Round;
+use crate::closed_loop::{self, Round};
 use crate::spread::Spread;
 
 /// What a run has found so far.
@@ -55,9 +55,25 @@ impl Report {
         self.line(&format!("- peer absent: {peer}: {error:#}"));
     }
 
+    /// All lines so far.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Whether every row that was begun has figures.
     pub(crate) fn is_whole(&self) -> bool {
         self.missing.is_empty() && !self.text.is_empty()
+    }
+
+    /// Whether the figures mean nothing.
+    pub(crate) fn is_smoke(&self) -> bool {
+        self.smoke
+    }
+
+    /// Notes a row without figures, which a run must not end well with.
+    pub(crate) fn miss(&mut self, row: String) {
+        self.missing.push(row);
     }
 
     /// Rows without figures.
@@ -65,11 +81,16 @@ impl Report {
         &self.missing
     }
 
-    /// The head of a table of rates.
-    pub(crate) fn rates_head(&mut self, first: &str) {
+    /// Says of what follows that it is no measurement, where it is none.
+    pub(crate) fn smoke_note(&mut self) {
         if self.smoke {
             self.line("(a smoke: the figures below mean nothing)\n");
         }
+    }
+
+    /// The head of a table of rates.
+    pub(crate) fn rates_head(&mut self, first: &str) {
+        self.smoke_note();
         self.line(&format!(
             "| {first} | system | a second | p50 ms | p99 ms | CPU µs each | caller's CPU µs each | ours ÷ its rate | ours ÷ its p50 |"
         ));
@@ -113,7 +134,7 @@ impl Report {
     /// The fdatasync floor of the run.
     pub(crate) fn floor(&mut self, mut syncs: Vec<f64>) {
         syncs.sort_by(f64::total_cmp);
-        let at = |part: f64| super::closed_loop::at(&syncs, part) / 1000.0;
+        let at = |part: f64| closed_loop::at(&syncs, part) / 1000.0;
         let note = if at(0.5) > 1.5 { "; too noisy to judge what the disk limits" } else { "" };
         self.line(&format!(
             "- fdatasync of 300 bytes, between the rounds: p50 {:.3} ms, p99 {:.3} ms, one after the other {:.0} a second{note}",

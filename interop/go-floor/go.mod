@@ -1,0 +1,3 @@
+module steeple.invalid/interop/go-floor
+
+go 1.26
