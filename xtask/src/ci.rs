@@ -29,8 +29,10 @@ pub(crate) fn test() -> Result<ExitCode> {
     let mut quick = crate::lanes::chaos_program();
     counted("chaos", quick.arg("quick").env("STEEPLE_SKIPS", tally::skips_file()))?;
     interop::lanes(&[])?;
-    step("bench: a smoke, whose figures mean nothing");
-    one("bench-smoke", &mut crate::lanes::bench_smoke())?;
+    step("bench: smokes, whose figures mean nothing");
+    for (lane, mut smoke) in crate::lanes::bench_smokes() {
+        one(lane, &mut smoke)?;
+    }
     close()
 }
 

@@ -90,15 +90,17 @@ pub(crate) fn chaos_program() -> Command {
 /// `cargo xtask bench`: release builds, never a timed test.
 pub(crate) fn bench(args: &[String]) -> Result<ExitCode> {
     setup::ensure()?;
-    let etcd = if args.first().is_none_or(|word| word == "store") { peers::ensure() } else { None };
+    let wants = |kind: &str| args.first().is_none_or(|word| word == kind);
+    let etcd = if wants("store") { peers::ensure() } else { None };
     step("building with profile release (not shared with the tests)");
     let mut command = build::cargo();
     command.args(["build", "--locked", "--release", "--bins"]);
     check(command.args(["-p", "steeple-server", "-p", "steeple-agent", "-p", "steeple-bench"]))?;
-    let status = bench_program(&build::target().join("release"), etcd.as_deref())
-        .args(args)
-        .status()
-        .context("start the benchmark")?;
+    let mut program = bench_program(&build::target().join("release"), etcd.as_deref());
+    if wants("issue") {
+        tell_of_peers(&mut program);
+    }
+    let status = program.args(args).status().context("start the benchmark")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -112,10 +114,23 @@ fn bench_program(folder: &Path, etcd: Option<&Path>) -> Command {
     command
 }
 
-/// The benchmark of the store at its smallest, with the tests' products and the peers that are there:
-/// whether every program starts and every row has a figure, and nothing about the figures.
-pub(crate) fn bench_smoke() -> Command {
-    let mut command = bench_program(&binaries(), peers::etcd_if_built().as_deref());
-    command.args(["store", "--smoke"]);
-    command
+/// Names the peers of issuance that are there.
+fn tell_of_peers(program: &mut Command) {
+    for (name, peer) in peers::of_issuance() {
+        if let Some(peer) = peer {
+            program.env(name, peer);
+        }
+    }
+}
+
+/// The benchmarks at their smallest, each with its lane's name, with the tests' products and the
+/// peers that are there: whether every program starts and every row has a figure, and nothing about
+/// the figures.
+pub(crate) fn bench_smokes() -> [(&'static str, Command); 2] {
+    let mut store = bench_program(&binaries(), peers::etcd_if_built().as_deref());
+    store.args(["store", "--smoke"]);
+    let mut issue = bench_program(&binaries(), None);
+    tell_of_peers(&mut issue);
+    issue.args(["issue", "--smoke"]);
+    [("bench-smoke", store), ("bench-issue-smoke", issue)]
 }

@@ -1,7 +1,8 @@
 //! The programs that the benchmark measures the products beside.
 //!
-//! Owns how each is had: etcd is built by Go from its module, once, into the cache folder; PostgreSQL
-//! is Debian's. What cannot be had is said, and the benchmark prints it as absent.
+//! Owns how each is had: etcd is built by Go from its module, once, into the cache folder, our own
+//! program in Go each time it has changed; PostgreSQL is Debian's, OpenBao one of the tools that
+//! setup installs. What cannot be had is said, and the benchmark prints it as absent.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,6 +17,26 @@ const ETCD: &str = "etcd-3.6.15";
 
 fn etcd_program() -> PathBuf {
     cache().join("bench").join(ETCD)
+}
+
+/// Our program that does SPIRE's cryptography in Go, built where there is Go; and OpenBao's.
+pub(crate) fn of_issuance() -> [(&'static str, Option<PathBuf>); 2] {
+    let floor = go_floor();
+    if let Err(error) = &floor {
+        println!("no floor in Go: {error:#}");
+    }
+    [("STEEPLE_GO_FLOOR", floor.ok()), ("STEEPLE_BAO", find_program("bao"))]
+}
+
+fn go_floor() -> Result<PathBuf> {
+    if find_program("go").is_none() {
+        bail!("no go on PATH");
+    }
+    let program = cache().join("bench").join("go-floor");
+    let mut go = Command::new("go");
+    go.current_dir(root().join("interop/go-floor")).args(["build", "-mod=readonly", "-o"]);
+    check(go.arg(&program).arg("."))?;
+    Ok(program)
 }
 
 /// etcd, if it was built before.
