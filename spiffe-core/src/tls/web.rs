@@ -5,16 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::client::verify_server_name;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 
-use super::error::TlsError;
+use super::error::{TlsError, reason};
 use super::verifier::{ClockTime, PeerVerifier, Trust, provider};
+use crate::id::SpiffeId;
 use crate::key::Secret;
 use crate::svid::x509::{X509Error, certificate_facts};
 use crate::time::{Clock, Timestamp};
@@ -42,14 +45,16 @@ pub fn web_client_config(
 ) -> Result<ClientConfig, TlsError> {
     let (provider, time) = (provider(), Arc::new(ClockTime(clock)));
     let anybody = PeerVerifier::new(Trust::Anybody, &provider);
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        WebTrust::System => named_server(system_roots()?, &provider)?,
+        WebTrust::Roots(ders) => named_server(roots(ders)?, &provider)?,
+        WebTrust::Nobody => anybody,
+    };
     let builder = ClientConfig::builder_with_details(provider, time)
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(TlsError::Config)?;
-    let builder = match trust {
-        WebTrust::System => builder.with_root_certificates(system_roots()?),
-        WebTrust::Roots(ders) => builder.with_root_certificates(roots(ders)?),
-        WebTrust::Nobody => builder.dangerous().with_custom_certificate_verifier(anybody),
-    };
+        .map_err(TlsError::Config)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
     let Some((chain, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let chain = chain.into_iter().map(CertificateDer::from).collect();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.expose().to_vec()));
@@ -70,6 +75,84 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(found.certs);
     if store.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(store) }
+}
+
+/// A server that shows an X509-SVID where a certificate with the name of its host is expected: most
+/// likely it is to be known by its SPIFFE id.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("server certificate contains SPIFFE ID \"{id}\" and not the name of the host")]
+pub struct SpiffeServer {
+    /// The id, which nothing vouches for.
+    pub id: SpiffeId,
+    /// Why the certificate was refused.
+    #[source]
+    pub cause: rustls::Error,
+}
+
+fn named_server(
+    roots: RootCertStore,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<NamedServer>, TlsError> {
+    let inner =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    inner.map(|inner| Arc::new(NamedServer(inner))).map_err(|_empty| TlsError::NoSystemRoots)
+}
+
+/// The verifier of rustls, which decides alone; a refusal says more where there is more to say.
+#[derive(Debug)]
+struct NamedServer(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for NamedServer {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let inner = &self.0;
+        let verified =
+            inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.map_err(|cause| explained(end_entity, server_name, cause))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// A refusal, as [`SpiffeServer`] if the certificate lacks the name and has a SPIFFE id.
+fn explained(
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    cause: rustls::Error,
+) -> rustls::Error {
+    let named = ParsedCertificate::try_from(leaf).and_then(|leaf| verify_server_name(&leaf, name));
+    let uris = certificate_facts(leaf).map(|facts| facts.uris).unwrap_or_default();
+    let id = uris.first().and_then(|uri| SpiffeId::parse(uri).ok());
+    match (named, id) {
+        (Err(_), Some(id)) => reason(SpiffeServer { id, cause }).into(),
+        (Ok(()), _) | (_, None) => cause,
+    }
 }
 
 /// A certificate of the web with its private key.
