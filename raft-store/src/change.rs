@@ -72,6 +72,13 @@ pub enum Change {
         /// With whom it was.
         trust_domain: TrustDomain,
     },
+    /// It was noted how the fetching of a foreign trust domain's bundle goes.
+    RefreshWritten(Arc<RefreshStatus>),
+    /// Nothing is known any more of the fetching of a trust domain's bundle.
+    RefreshDeleted {
+        /// Whose bundle it was.
+        trust_domain: TrustDomain,
+    },
     /// The authority journal moved.
     JournalWritten(Arc<Journal>),
     /// The cluster's own row was written.
@@ -94,6 +101,32 @@ pub struct ChangeBatch {
     pub time: Timestamp,
     /// In the order they were made. May be empty (a rejected command still moves the revision).
     pub changes: Vec<Change>,
+}
+
+/// How the fetching of a foreign trust domain's bundle goes, as it was noted last: each change of
+/// the bundle, each beginning and end of a failure, and now and then that all is well. Never each
+/// fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshStatus {
+    /// Whose bundle.
+    pub trust_domain: TrustDomain,
+    /// When it was noted.
+    pub noted_at: Timestamp,
+    /// When the bundle was fetched last, as far as it was noted; `None` = never.
+    pub succeeded_at: Option<Timestamp>,
+    /// What keeps it from being fetched; `None` = nothing.
+    pub failure: Option<RefreshFailure>,
+}
+
+/// Why a foreign trust domain's bundle cannot be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshFailure {
+    /// Since when, whatever the reasons were.
+    pub since: Timestamp,
+    /// A word that stays the same while the reason does.
+    pub class: String,
+    /// The reason.
+    pub text: String,
 }
 
 /// The one journal of X.509 and JWT authorities.

@@ -3,6 +3,8 @@
 //! Owns the typed form; bytes are `codec`'s. A command carries every id, serial and key it needs:
 //! apply reads no clock and draws nothing at random. Time is stamped by the leader as it appends.
 
+use aws_lc_rs::digest;
+use prost::Message as _;
 use steeple_spiffe_core::agent::{Serial, Serials};
 use steeple_spiffe_core::authority::{Authority, AuthorityId, AuthorityKind, SealedKey};
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
@@ -13,6 +15,7 @@ use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::change::UnknownAgents;
+use crate::codec::bundle_to_pb;
 use crate::ids::ClusterId;
 use crate::sealed_values::SealedName;
 
@@ -142,6 +145,13 @@ pub enum Command {
     WriteRelationships(WriteRelationships),
     /// Ends federation relationships; one outcome per item, in order. The bundles stay.
     DeleteRelationships(Vec<TrustDomain>),
+    /// Notes how the fetching of a foreign trust domain's bundle goes, and stores what was fetched.
+    RecordRefresh {
+        /// Whose bundle.
+        trust_domain: TrustDomain,
+        /// How it goes.
+        refreshed: Refreshed,
+    },
     /// Takes a certificate for an agent's that a restored state has forgotten.
     AdoptAgent(AdoptAgent),
     /// Decides what becomes of agents that a restored state does not know.
@@ -382,4 +392,43 @@ pub struct RelationshipWrite {
     pub relationship: FederationRelationship,
     /// The trust domain's bundle, set in the same step: both are written or neither.
     pub bundle: Option<Bundle>,
+}
+
+/// See [`Command::RecordRefresh`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refreshed {
+    /// It was fetched. With the bundle where it is another than the stored one.
+    Succeeded(Option<FetchedBundle>),
+    /// It was not.
+    Failed {
+        /// A word that stays the same while the reason does.
+        class: String,
+        /// The reason.
+        text: String,
+    },
+    /// It is fetched no more: what was noted goes, the bundle stays.
+    Ended,
+}
+
+/// A bundle that takes the place of the one it was judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchedBundle {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// The one that was stored when it was judged; `None` = there was none. Compare-and-set.
+    pub seen: Option<BundleDigest>,
+}
+
+/// Stands for the exact content of a bundle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BundleDigest(pub(crate) [u8; 32]);
+
+impl BundleDigest {
+    /// The digest of a bundle.
+    pub fn of(bundle: &Bundle) -> Self {
+        let digest = digest::digest(&digest::SHA256, &bundle_to_pb(bundle).encode_to_vec());
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+        Self(bytes)
+    }
 }

@@ -43,8 +43,8 @@ pub struct Subscription {
     pub revision: Revision,
     /// Cluster time of that state.
     pub time: Timestamp,
-    /// Every row, as `…Written` changes: cluster, bundles, relationships, journal, agents, entries; each
-    /// kind by key.
+    /// Every row, as `…Written` changes: cluster, bundles, relationships, refreshes, journal,
+    /// agents, entries; each kind by key.
     pub snapshot: Vec<Change>,
     changes: broadcast::Receiver<Item>,
 }

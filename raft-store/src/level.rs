@@ -40,6 +40,7 @@ impl Command {
             Self::PrepareChained { .. } | Self::ChangeRoots { .. } | Self::PruneBundle { .. } => {
                 UPSTREAM_LEVEL
             }
+            Self::RecordRefresh { .. } => REFRESH_LEVEL,
         }
     }
 }
@@ -49,6 +50,9 @@ pub const REKEY_LEVEL: u32 = 5;
 
 /// The level from which on authorities can be below an upstream authority.
 pub const UPSTREAM_LEVEL: u32 = 5;
+
+/// The level from which on it is noted how the fetching of foreign bundles goes.
+pub const REFRESH_LEVEL: u32 = 6;
 
 /// The level from which on values can be kept sealed.
 pub const SEALED_VALUES_LEVEL: u32 = 6;
@@ -62,5 +66,5 @@ pub const SEALED_VALUES_LEVEL: u32 = 6;
 /// | 3 | federation relationships |
 /// | 4 | taint and revoke of authorities |
 /// | 5 | another cluster key; authorities below an upstream authority, its roots; pruning of others' roots and keys |
-/// | 6 | the endpoint's certificate by ACME |
+/// | 6 | how the fetching of foreign bundles goes; the endpoint's certificate by ACME |
 pub const FEATURE_LEVEL_MAX: u32 = 6;

@@ -20,6 +20,10 @@ pub const FEDERATED_BUNDLES_MAX: u64 = 10_000;
 /// Most federation relationships: as many as there may be bundles that they fetch.
 pub const FEDERATION_RELATIONSHIPS_MAX: u64 = FEDERATED_BUNDLES_MAX;
 
+/// Most trust domains of which it is noted how the fetching of their bundles goes: relationships of
+/// the registry and of files together.
+pub const REFRESHES_MAX: u64 = 2 * FEDERATION_RELATIONSHIPS_MAX;
+
 /// Largest encoded bundle: one row is at most one command.
 pub const BUNDLE_BYTES_MAX: usize = COMMAND_BYTES_MAX;
 

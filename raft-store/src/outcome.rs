@@ -172,6 +172,9 @@ pub enum Rejection {
     /// There is no bundle of the trust domain.
     #[error("bundle not found")]
     BundleNotFound,
+    /// The bundle is not the one that was seen.
+    #[error("bundle has changed meanwhile")]
+    BundleMoved,
     /// Entries federate with the trust domain.
     #[error("cannot delete bundle; federated with {0} registration entries")]
     BundleInUse(u64),

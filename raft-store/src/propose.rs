@@ -80,6 +80,9 @@ impl Command {
             | Self::AppendBundle(_)
             | Self::WriteRelationships(_)
             | Self::DeleteRelationships(_)
+            // Operators have a bundle fetched through any member; the stored bundle that it was
+            // judged by, which the command compares, keeps two who fetch from undoing each other.
+            | Self::RecordRefresh { .. }
             | Self::AdoptAgent(_)
             | Self::DecideAgents(_) => false,
         }

@@ -156,6 +156,7 @@ impl Failure {
             Rejection::RequestForgotten => wrapped(Code::Aborted),
             // Someone else was faster. Nothing was decided about the caller: it tries again.
             Rejection::SerialsChanged
+            | Rejection::BundleMoved
             | Rejection::JournalMoved { .. }
             | Rejection::SealedMoved { .. }
             | Rejection::ClusterKeyMoved { .. } => {

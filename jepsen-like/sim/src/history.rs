@@ -385,6 +385,7 @@ fn command_operation(command: &Command, number: u64) -> Option<h::Operation> {
         | Command::WriteBundles(_)
         | Command::DeleteBundles(_)
         | Command::AppendBundle(_)
+        | Command::RecordRefresh { .. }
         | Command::AdoptAgent(_)
         | Command::DecideAgents(_)
         | Command::RaiseFeatureLevel { .. } => return None,
@@ -477,6 +478,7 @@ fn rejection(rejection: &Rejection) -> Option<h::Rejection> {
         | Rejection::OwnBundle
         | Rejection::BundleExists
         | Rejection::BundleNotFound
+        | Rejection::BundleMoved
         | Rejection::BundleInUse(_)
         | Rejection::OwnRelationship
         | Rejection::NothingToAdopt => return None,
@@ -504,6 +506,9 @@ fn change(change: &Change) -> h::Change {
         Change::RelationshipDeleted { trust_domain, .. } => {
             h::Change::RelationshipDeleted { trust_domain: trust_domain.to_string() }
         }
+        Change::RefreshWritten(_) | Change::RefreshDeleted { .. } => {
+            h::Change::Other { what: "refresh".to_owned() }
+        }
         Change::JournalWritten(_) => h::Change::Other { what: "journal".to_owned() },
         Change::ClusterWritten(_) => h::Change::Other { what: "cluster".to_owned() },
         Change::SealedWritten { .. } => h::Change::Other { what: "sealed value".to_owned() },
@@ -525,6 +530,8 @@ fn read_reply(asked: &h::Operation, rows: &[Change]) -> h::Reply {
             | Change::BundleWritten { .. }
             | Change::BundleDeleted { .. }
             | Change::RelationshipDeleted { .. }
+            | Change::RefreshWritten(_)
+            | Change::RefreshDeleted { .. }
             | Change::JournalWritten(_)
             | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => {}

@@ -250,6 +250,8 @@ fn bundles_fit(changes: &[Change], operation: &Operation, items: &[RelationshipO
         | Change::BundleDeleted { .. }
         | Change::RelationshipWritten { .. }
         | Change::RelationshipDeleted { .. }
+        | Change::RefreshWritten(_)
+        | Change::RefreshDeleted { .. }
         | Change::JournalWritten(_)
         | Change::SealedWritten { .. }
         | Change::ClusterWritten(_) => None,

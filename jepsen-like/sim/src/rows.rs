@@ -13,6 +13,8 @@ pub(crate) enum Key {
     Bundle(String),
     /// A federation relationship.
     Relationship(String),
+    /// How the fetching of a foreign bundle goes.
+    Refresh(String),
     /// The authority journal.
     Journal,
     /// The cluster's own row.
@@ -38,6 +40,8 @@ pub(crate) fn key(change: &Change) -> Key {
         Change::RelationshipDeleted { trust_domain, .. } => {
             Key::Relationship(trust_domain.to_string())
         }
+        Change::RefreshWritten(status) => Key::Refresh(status.trust_domain.to_string()),
+        Change::RefreshDeleted { trust_domain } => Key::Refresh(trust_domain.to_string()),
         Change::JournalWritten(_) => Key::Journal,
         Change::ClusterWritten(_) => Key::Cluster,
         Change::SealedWritten { name, .. } => Key::Sealed(name.number()),
@@ -50,11 +54,13 @@ pub(crate) fn value(change: &Change) -> Option<Change> {
         Change::EntryDeleted { .. }
         | Change::AgentDeleted { .. }
         | Change::BundleDeleted { .. }
-        | Change::RelationshipDeleted { .. } => None,
+        | Change::RelationshipDeleted { .. }
+        | Change::RefreshDeleted { .. } => None,
         Change::EntryWritten { .. }
         | Change::AgentWritten { .. }
         | Change::BundleWritten { .. }
         | Change::RelationshipWritten { .. }
+        | Change::RefreshWritten(_)
         | Change::JournalWritten(_)
         | Change::SealedWritten { .. }
         | Change::ClusterWritten(_) => Some(change.clone()),

@@ -121,6 +121,7 @@ fn name(command: &Command) -> &'static str {
             RelationshipMode::Update(_) => "update_relationships",
         },
         Command::DeleteRelationships(_) => "delete_relationships",
+        Command::RecordRefresh { .. } => "record_refresh",
         Command::AdoptAgent(_) => "adopt_agent",
         Command::DecideAgents(_) => "decide_agents",
         Command::RaiseFeatureLevel { .. } => "raise_feature_level",
@@ -308,6 +309,8 @@ impl Workload {
             | Change::BundleDeleted { .. }
             | Change::RelationshipWritten { .. }
             | Change::RelationshipDeleted { .. }
+            | Change::RefreshWritten(_)
+            | Change::RefreshDeleted { .. }
             | Change::JournalWritten(_)
             | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => None,

@@ -8,8 +8,8 @@ use crate::apply::requests::Remembered;
 use crate::apply::step::Step;
 use crate::apply::txn::{TableError, Transaction};
 use crate::apply::{
-    adoption, agents, authorities, bundles, cluster, entries, prune, relationships, requests,
-    roots, sealed, state_hash, tokens,
+    adoption, agents, authorities, bundles, cluster, entries, prune, refreshes, relationships,
+    requests, roots, sealed, state_hash, tokens,
 };
 use crate::change::ChangeBatch;
 use crate::codec::{CodecError, command_from_pb};
@@ -147,6 +147,9 @@ fn run(step: &mut Step<'_, '_>, command: Command) -> Verdict {
         Command::AppendBundle(append) => bundles::append_own(step, append),
         Command::WriteRelationships(write) => relationships::write(step, write),
         Command::DeleteRelationships(names) => relationships::delete(step, &names),
+        Command::RecordRefresh { trust_domain, refreshed } => {
+            refreshes::record(step, trust_domain, refreshed)
+        }
         Command::AdoptAgent(adopt) => adoption::adopt(step, adopt),
         Command::DecideAgents(decision) => adoption::decide(step, decision),
         Command::RaiseFeatureLevel { to } => Ok(Ok(cluster::raise_level(step, to))),

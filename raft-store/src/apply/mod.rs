@@ -22,6 +22,9 @@ mod naive;
 mod prune;
 mod reading;
 #[cfg(test)]
+mod refresh_tests;
+mod refreshes;
+#[cfg(test)]
 mod relationship_tests;
 mod relationships;
 mod requests;

@@ -18,8 +18,9 @@ use crate::apply::testing::{
 use crate::apply::{self, Tables, Transaction, snapshot_changes};
 use crate::change::Change;
 use crate::command::{
-    AdmitAgent, Command, CreateJoinToken, PromoteSerial, PruneExpired, RelationshipFields,
-    RelationshipMode, RelationshipWrite, SetPendingSerial, WriteRelationships,
+    AdmitAgent, BundleDigest, Command, CreateJoinToken, FetchedBundle, PromoteSerial, PruneExpired,
+    Refreshed, RelationshipFields, RelationshipMode, RelationshipWrite, SetPendingSerial,
+    WriteRelationships,
 };
 use crate::mem::MemoryTables;
 use crate::outcome::{EntryOutcome, Outcome, Rejection, RelationshipOutcome};
@@ -41,6 +42,9 @@ enum Move {
     Federate { domain: u8, path: u8, web: bool, bundle: Option<u8> },
     Refederate { domain: u8, path: u8, web: bool, bundle: Option<u8>, fields: (bool, bool) },
     Unfederate { domain: u8 },
+    Refresh { domain: u8, bundle: Option<u8>, knows: bool },
+    FailRefresh { domain: u8 },
+    EndRefresh { domain: u8 },
     Prune,
     Wait { seconds: u8 },
 }
@@ -76,6 +80,10 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
                 fields
             }),
         (0..3_u8).prop_map(|domain| Move::Unfederate { domain }),
+        (0..3_u8, proptest::option::of(0..3_u8), any::<bool>())
+            .prop_map(|(domain, bundle, knows)| Move::Refresh { domain, bundle, knows }),
+        (0..3_u8).prop_map(|domain| Move::FailRefresh { domain }),
+        (0..3_u8).prop_map(|domain| Move::EndRefresh { domain }),
         Just(Move::Prune),
         (0..40_u8).prop_map(|seconds| Move::Wait { seconds }),
     ];
@@ -95,6 +103,8 @@ struct Model {
     relationships: BTreeMap<u8, (u8, bool)>,
     /// domain → sequence number
     bundles: BTreeMap<u8, u8>,
+    /// domain → when it was fetched last, since when it fails
+    refreshes: BTreeMap<u8, (Option<i64>, Option<i64>)>,
 }
 
 const TOKEN_LIFE_S: i64 = 30;
@@ -134,6 +144,17 @@ impl Model {
                 self.refederate(domain, (path, web), bundle, fields)
             }
             Move::Unfederate { domain } => self.unfederate(domain),
+            Move::Refresh { domain, bundle, knows } => self.refresh(domain, bundle, knows),
+            Move::FailRefresh { domain } => {
+                let (_, failing) = self.refreshes.entry(domain).or_default();
+                failing.get_or_insert(self.now_s);
+                let (class, text) = ("dial".to_owned(), "refused".to_owned());
+                (record_refresh(domain, Refreshed::Failed { class, text }), "done")
+            }
+            Move::EndRefresh { domain } => {
+                self.refreshes.remove(&domain);
+                (record_refresh(domain, Refreshed::Ended), "done")
+            }
             Move::Prune => self.prune(),
         })
     }
@@ -311,8 +332,28 @@ impl Model {
 
     fn unfederate(&mut self, domain: u8) -> Said {
         let known = self.relationships.remove(&domain).is_some();
+        if known {
+            self.refreshes.remove(&domain);
+        }
         let says = if known { "deleted" } else { "no relationship" };
         (Command::DeleteRelationships(vec![td(&domain_name(domain))]), says)
+    }
+
+    fn refresh(&mut self, domain: u8, bundle: Option<u8>, knows: bool) -> Said {
+        let stored = self.bundles.get(&domain).copied();
+        let seen = if knows { stored } else { None };
+        let says = if bundle.is_some() && seen != stored {
+            "bundle moved"
+        } else {
+            bundle.map(|number| self.bundles.insert(domain, number));
+            self.refreshes.insert(domain, (Some(self.now_s), None));
+            "done"
+        };
+        let fetched = bundle.map(|number| FetchedBundle {
+            bundle: bundle_of(domain, number),
+            seen: seen.map(|number| BundleDigest::of(&bundle_of(domain, number))),
+        });
+        (record_refresh(domain, Refreshed::Succeeded(fetched)), says)
     }
 
     fn prune(&mut self) -> Said {
@@ -346,12 +387,17 @@ fn write_relationship(
     content: (u8, bool),
     bundle: Option<u8>,
 ) -> Command {
-    let bundle = bundle.map(|number| Bundle {
-        sequence_number: number.into(),
-        ..Bundle::empty(td(&domain_name(domain)))
-    });
+    let bundle = bundle.map(|number| bundle_of(domain, number));
     let items = vec![RelationshipWrite { relationship: relationship(domain, content), bundle }];
     Command::WriteRelationships(WriteRelationships { mode, items })
+}
+
+fn bundle_of(domain: u8, number: u8) -> Bundle {
+    Bundle { sequence_number: number.into(), ..Bundle::empty(td(&domain_name(domain))) }
+}
+
+fn record_refresh(domain: u8, refreshed: Refreshed) -> Command {
+    Command::RecordRefresh { trust_domain: td(&domain_name(domain)), refreshed }
 }
 
 /// An outcome in the model's words.
@@ -387,6 +433,7 @@ fn rejected(rejection: &Rejection) -> String {
         (Rejection::SerialsChanged, "serials"),
         (Rejection::RelationshipExists, "relationship exists"),
         (Rejection::RelationshipNotFound, "no relationship"),
+        (Rejection::BundleMoved, "bundle moved"),
     ];
     if matches!(rejection, Rejection::EntryIdTaken(_)) {
         return "taken".to_owned();
@@ -412,6 +459,7 @@ proptest! {
         let mut agents = BTreeMap::new();
         let mut relationships = Vec::new();
         let mut bundles = BTreeMap::new();
+        let mut refreshes = BTreeMap::new();
         let mut rows = BTreeSet::new();
         for change in snapshot_changes(&registry.tables).unwrap() {
             match change {
@@ -431,10 +479,16 @@ proptest! {
                     prop_assert!(rows.insert(row));
                     bundles.insert(bundle.trust_domain.to_string(), bundle.sequence_number);
                 }
+                Change::RefreshWritten(status) => {
+                    let failing = status.failure.as_ref().map(|failure| failure.since.unix_s());
+                    let times = (status.succeeded_at.map(Timestamp::unix_s), failing);
+                    refreshes.insert(status.trust_domain.to_string(), times);
+                }
                 Change::EntryDeleted { .. }
                 | Change::AgentDeleted { .. }
                 | Change::BundleDeleted { .. }
                 | Change::RelationshipDeleted { .. }
+                | Change::RefreshDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::SealedWritten { .. }
                 | Change::ClusterWritten(_) => {}
@@ -452,6 +506,9 @@ proptest! {
         let expected_bundles: BTreeMap<_, _> =
             model.bundles.iter().map(|(id, number)| (domain_name(*id), (*number).into())).collect();
         prop_assert_eq!(bundles, expected_bundles);
+        let expected_refreshes: BTreeMap<_, _> =
+            model.refreshes.iter().map(|(id, times)| (domain_name(*id), *times)).collect();
+        prop_assert_eq!(refreshes, expected_refreshes);
     }
 
     #[test]

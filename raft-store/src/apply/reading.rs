@@ -11,7 +11,7 @@ use crate::apply::txn::{Rows, TableError};
 use crate::change::{Change, ClusterState, Journal};
 use crate::codec::{
     CodecError, agent_from_pb, bundle_from_pb, cluster_from_pb, entry_from_pb, journal_from_pb,
-    relationship_row_from_pb, sealed_value_from_pb,
+    refresh_row_from_pb, relationship_row_from_pb, sealed_value_from_pb,
 };
 use crate::ids::RowNumber;
 use crate::pb;
@@ -58,8 +58,8 @@ pub(crate) fn read_sealed(rows: &dyn Rows) -> Result<SealedValues, TableError> {
     Ok(values)
 }
 
-/// Every row as a change: cluster, bundles, relationships, journal, sealed values, agents, entries; each
-/// kind in key order.
+/// Every row as a change: cluster, bundles, relationships, refreshes, journal, sealed values, agents,
+/// entries; each kind in key order.
 pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableError> {
     let mut changes = Vec::new();
     if let Some(cluster) = read_cluster(rows)? {
@@ -77,6 +77,10 @@ pub(crate) fn snapshot_changes(rows: &dyn Rows) -> Result<Vec<Change>, TableErro
     each(rows, Table::Relationships, &mut |value| {
         let (row, relationship) = relationship_row_from_pb(decode(value)?)?;
         changes.push(Change::RelationshipWritten { row, relationship: Arc::new(relationship) });
+        Ok(())
+    })?;
+    each(rows, Table::Refreshes, &mut |value| {
+        changes.push(Change::RefreshWritten(Arc::new(refresh_row_from_pb(decode(value)?)?)));
         Ok(())
     })?;
     if let Some(journal) = read_message::<pb::store::Journal>(rows, Table::Journal, SINGLE)? {

@@ -10,7 +10,7 @@ use crate::apply::testing::{Registry, td};
 use crate::apply::{Table, snapshot_changes};
 use crate::change::Change;
 use crate::command::{
-    BundleDeletion, Command, DeleteBundles, RelationshipFields, RelationshipMode,
+    BundleDeletion, Command, DeleteBundles, Refreshed, RelationshipFields, RelationshipMode,
     RelationshipWrite, WriteRelationships,
 };
 use crate::ids::RowNumber;
@@ -185,8 +185,12 @@ fn a_relationship_ends_without_its_bundle_and_a_bundle_without_its_relationship(
         registry.accepted(write(CREATE, web(name, "1"), Some(bundle(name, vec![1]))));
     }
     let (row, _) = stored(&registry, "b.org").0.unwrap();
+    let refreshed = Refreshed::Succeeded(None);
+    registry.accepted(Command::RecordRefresh { trust_domain: td("b.org"), refreshed });
     let (_, changes) = registry.run_as(delete(&["b.org"]), [0; 16]);
-    assert_eq!(changes, [Change::RelationshipDeleted { row, trust_domain: td("b.org") }]);
+    let trust_domain = td("b.org");
+    let ended = Change::RelationshipDeleted { row, trust_domain: trust_domain.clone() };
+    assert_eq!(changes, [ended, Change::RefreshDeleted { trust_domain }]);
     assert_eq!(stored(&registry, "b.org"), (None, Some(bundle("b.org", vec![1]))));
     registry.accepted(Command::DeleteBundles(DeleteBundles {
         mode: BundleDeletion::Restrict,

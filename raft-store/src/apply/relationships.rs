@@ -2,18 +2,18 @@
 //! `spec/spire-api.md` 2.5.
 //!
 //! Each item of a batch is decided by itself. A bundle that comes with a relationship is set in the
-//! same step; ending a relationship leaves the bundle.
+//! same step; ending a relationship leaves the bundle, and forgets how its fetching went.
 
 use std::sync::Arc;
 
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::federation::FederationRelationship;
 
-use crate::apply::bundles;
 use crate::apply::dispatch::Verdict;
 use crate::apply::step::Step;
 use crate::apply::table::Table;
 use crate::apply::txn::TableError;
+use crate::apply::{bundles, refreshes};
 use crate::change::Change;
 use crate::codec::{relationship_row_from_pb, relationship_to_pb};
 use crate::command::{
@@ -45,6 +45,7 @@ pub(super) fn delete(step: &mut Step<'_, '_>, trust_domains: &[TrustDomain]) -> 
         step.txn.delete(Table::Relationships, trust_domain.as_str().as_bytes());
         step.counters.relationships = step.counters.relationships.saturating_sub(1);
         step.changes.push(Change::RelationshipDeleted { row, trust_domain: trust_domain.clone() });
+        refreshes::forget(step, trust_domain)?;
         outcomes.push(RelationshipOutcome::Deleted);
     }
     Ok(Ok(Outcome::Relationships(outcomes)))

@@ -21,6 +21,7 @@
 //! | 17 | state hash | empty: the newest; log index: a checkpoint | StateCheckpoint |
 //! | 18 | adopted agents | SPIFFE id; adopted or deleted in a restored epoch | empty |
 //! | 19 | relationships | trust domain | RelationshipRow |
+//! | 20 | refreshes | trust domain | RefreshRow |
 //! | 22 | sealed values | number of the name | SealedRow |
 //!
 //! Numbers in keys are big-endian with the sign bit flipped, so that byte order is number order.
@@ -47,6 +48,7 @@ pub(crate) enum Table {
     StateHash,
     AdoptedAgents,
     Relationships,
+    Refreshes,
     Sealed,
 }
 
@@ -71,6 +73,7 @@ impl Table {
         Self::StateHash,
         Self::AdoptedAgents,
         Self::Relationships,
+        Self::Refreshes,
         Self::Sealed,
     ];
 
@@ -96,6 +99,7 @@ impl Table {
             Self::StateHash => 17,
             Self::AdoptedAgents => 18,
             Self::Relationships => 19,
+            Self::Refreshes => 20,
             Self::Sealed => 22,
         }
     }
@@ -151,7 +155,7 @@ mod tests {
     #[test]
     fn table_numbers_are_unique_and_in_snapshot_order() {
         let numbers: Vec<u32> = Table::IN_SNAPSHOTS.iter().map(|t| t.number()).collect();
-        let expected: Vec<u32> = (1..=14).chain([16, 17, 18, 19, 22]).collect();
+        let expected: Vec<u32> = (1..=14).chain([16, 17, 18, 19, 20, 22]).collect();
         assert_eq!(numbers, expected);
         assert_eq!(Table::from_number(Table::Applied.number()), None);
     }

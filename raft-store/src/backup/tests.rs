@@ -28,7 +28,8 @@ use crate::backup::{
 use crate::change::{Change, ClusterState, UnknownAgents};
 use crate::cluster_key::ClusterKeys;
 use crate::command::{
-    AdmitAgent, Command, RelationshipMode, RelationshipWrite, WriteRelationships, WriteSealed,
+    AdmitAgent, Command, Refreshed, RelationshipMode, RelationshipWrite, WriteRelationships,
+    WriteSealed,
 };
 use crate::config::Config;
 use crate::error::OpenError;
@@ -139,6 +140,9 @@ async fn filled(path: &Path) -> TestStore {
     let items = vec![RelationshipWrite { relationship, bundle: None }];
     let write = WriteRelationships { mode: RelationshipMode::Create, items };
     accepted(&store, Command::WriteRelationships(write)).await;
+    let trust_domain = TrustDomain::parse("other.org").unwrap();
+    let refreshed = Refreshed::Failed { class: "dial".to_owned(), text: "refused".to_owned() };
+    accepted(&store, Command::RecordRefresh { trust_domain, refreshed }).await;
     for (journal, kind, id) in [(0, AuthorityKind::X509, "x"), (2, AuthorityKind::Jwt, "j")] {
         let authority = authority(kind, id);
         accepted(&store, Command::PrepareAuthority { expected_journal: journal, authority }).await;
@@ -270,6 +274,8 @@ async fn a_restored_registry_has_all_that_was_saved_in_a_new_epoch() {
     let (after, now) = content(&restored);
     assert_eq!(after, raised(before));
     let has = |one: &Change| matches!(one, Change::RelationshipWritten { .. });
+    assert!(after.iter().any(has), "{after:?}");
+    let has = |one: &Change| matches!(one, Change::RefreshWritten(_));
     assert!(after.iter().any(has), "{after:?}");
     assert_eq!(now.cluster_id, cluster.cluster_id);
     let began = now.restored.unwrap();

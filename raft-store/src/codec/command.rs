@@ -17,6 +17,7 @@ use crate::codec::model::{
     cluster_id_from_pb, entry_id_from_pb, trust_domain_from_pb, unknown_agents_from_pb,
     unknown_agents_to_pb,
 };
+use crate::codec::refreshes::{record_from_pb, record_to_pb};
 use crate::codec::relationships::{
     delete_relationships_from_pb, write_relationships_from_pb, write_relationships_to_pb,
 };
@@ -97,6 +98,9 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::DeleteRelationships(names) => {
             Kind::DeleteRelationships(delete_relationships_to_pb(names))
         }
+        Command::RecordRefresh { trust_domain, refreshed } => {
+            Kind::RecordRefresh(record_to_pb(trust_domain, refreshed))
+        }
         Command::AdoptAgent(adopt) => Kind::AdoptAgent(adopt_to_pb(adopt)),
         Command::DecideAgents(decision) => Kind::DecideAgents(pb::store::DecideAgents {
             unknown_agents: unknown_agents_to_pb(*decision).into(),
@@ -170,6 +174,7 @@ pub(crate) fn command_from_pb(command: pb::store::Command) -> Result<Command, Co
         Kind::DeleteRelationships(delete) => {
             Command::DeleteRelationships(delete_relationships_from_pb(&delete)?)
         }
+        Kind::RecordRefresh(record) => record_from_pb(record)?,
         Kind::AdoptAgent(adopt) => Command::AdoptAgent(adopt_from_pb(adopt)?),
         Kind::DecideAgents(decide) => {
             Command::DecideAgents(unknown_agents_from_pb(decide.unknown_agents)?)

@@ -24,10 +24,10 @@ use crate::codec::{
     relationship_to_pb,
 };
 use crate::command::{
-    AdoptAgent, AppendBundle, BundleDeletion, BundleFields, BundleWrite, Command, DeleteBundles,
-    InitCluster, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, ResealAuthority, RootChange, SetPendingSerial, WriteBundles,
-    WriteRelationships, WriteSealed,
+    AdoptAgent, AppendBundle, BundleDeletion, BundleDigest, BundleFields, BundleWrite, Command,
+    DeleteBundles, FetchedBundle, InitCluster, PromoteSerial, PruneExpired, Refreshed,
+    RelationshipFields, RelationshipMode, RelationshipWrite, ResealAuthority, RootChange,
+    SetPendingSerial, WriteBundles, WriteRelationships, WriteSealed,
 };
 use crate::ids::Revision;
 use crate::level::FEATURE_LEVEL_MAX;
@@ -80,6 +80,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("init_cluster_at_level_3", init_at(3)),
         ("init_cluster_at_level_4", init_at(4)),
         ("init_cluster_at_level_5", init_at(5)),
+        ("init_cluster_at_level_6", init_at(6)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -201,6 +202,30 @@ fn relationship_commands() -> Vec<(&'static str, Command)> {
         ("update_relationships_url", update(true, false)),
         ("update_relationships_profile", update(false, true)),
         ("delete_relationships", Command::DeleteRelationships(names)),
+    ]
+}
+
+fn refresh_commands() -> Vec<(&'static str, Command)> {
+    let trust_domain = TrustDomain::parse("other.org").unwrap();
+    let record = |refreshed| {
+        let trust_domain = trust_domain.clone();
+        Command::RecordRefresh { trust_domain, refreshed }
+    };
+    let bundle = Bundle { sequence_number: 2, ..Bundle::empty(trust_domain.clone()) };
+    let fetched = |seen| {
+        let bundle = bundle.clone();
+        record(Refreshed::Succeeded(Some(FetchedBundle { bundle, seen })))
+    };
+    let seen = BundleDigest::of(&Bundle::empty(trust_domain.clone()));
+    vec![
+        ("record_refresh_unchanged", record(Refreshed::Succeeded(None))),
+        ("record_refresh_first", fetched(None)),
+        ("record_refresh_changed", fetched(Some(seen))),
+        (
+            "record_refresh_failed",
+            record(Refreshed::Failed { class: "dial".to_owned(), text: "refused".to_owned() }),
+        ),
+        ("record_refresh_ended", record(Refreshed::Ended)),
     ]
 }
 
@@ -329,6 +354,7 @@ fn commands_keep_their_bytes_and_decode_to_themselves() {
     let more = bundle_commands()
         .into_iter()
         .chain(relationship_commands())
+        .chain(refresh_commands())
         .chain(duties())
         .chain(cluster_keys());
     for (name, command) in commands().into_iter().chain(more) {
@@ -389,6 +415,7 @@ fn outcomes_keep_their_bytes_and_decode_to_themselves() {
         ("outcome_nothing_to_adopt", Rejection::NothingToAdopt),
         ("outcome_cluster_key_moved", Rejection::ClusterKeyMoved { expected, actual }),
         ("outcome_sealed_moved", Rejection::SealedMoved { expected: 1, actual: 2 }),
+        ("outcome_bundle_moved", Rejection::BundleMoved),
     ];
     for (name, rejection) in later {
         let (revision, time) = (Revision::new(2, 9), Timestamp::from_unix_ms(1_800_000_000_000));

@@ -10,6 +10,7 @@ mod command;
 mod golden;
 mod model;
 mod outcome;
+mod refreshes;
 mod relationships;
 mod sealed;
 
@@ -24,6 +25,7 @@ pub(crate) use model::{
 };
 use model::{sealed_key_from_pb, sealed_key_to_pb};
 pub(crate) use outcome::{applied_from_pb, applied_to_pb, decision_from_pb, decision_to_pb};
+pub(crate) use refreshes::{refresh_row_from_pb, refresh_row_to_pb};
 pub(crate) use relationships::{
     relationship_from_pb, relationship_row_from_pb, relationship_to_pb,
 };

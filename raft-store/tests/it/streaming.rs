@@ -28,6 +28,8 @@ impl View {
                 | Change::BundleDeleted { .. }
                 | Change::RelationshipWritten { .. }
                 | Change::RelationshipDeleted { .. }
+                | Change::RefreshWritten(_)
+                | Change::RefreshDeleted { .. }
                 | Change::JournalWritten(_)
                 | Change::SealedWritten { .. }
                 | Change::ClusterWritten(_) => {}

@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use steeple_raft_store::change::{ClusterState, Journal};
+use steeple_raft_store::change::{ClusterState, Journal, RefreshStatus};
 use steeple_raft_store::{Revision, RowNumber, SealedValues, StoreHandle, Subscription};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::tls::BundleSource;
@@ -187,6 +187,21 @@ impl Views {
         limit: Option<usize>,
     ) -> Vec<(RowNumber, Arc<FederationRelationship>)> {
         self.read().relationships.page(after, limit)
+    }
+
+    /// How the fetching of a trust domain's bundle goes, as it was noted last.
+    pub fn refresh(&self, trust_domain: &TrustDomain) -> Option<Arc<RefreshStatus>> {
+        self.read().refreshes.get(trust_domain).cloned()
+    }
+
+    /// How the fetching of all bundles goes, ascending by trust domain.
+    pub fn refreshes(&self) -> Vec<Arc<RefreshStatus>> {
+        self.read().refreshes.values().cloned().collect()
+    }
+
+    /// The newest revision at which a bundle or a federation relationship may have changed.
+    pub fn federation_revision(&self) -> Revision {
+        self.read().federation_revision
     }
 
     /// How many bundles are stored, the own one included.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use steeple_raft_store::change::{ClusterState, Journal};
+use steeple_raft_store::change::{ClusterState, Journal, RefreshStatus};
 use steeple_raft_store::{Change, ChangeBatch, Revision, RowNumber, SealedValues};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::{SpiffeId, Timestamp, TrustDomain};
@@ -25,11 +25,14 @@ pub(super) struct Model {
     pub(super) bundles: BTreeMap<RowNumber, Arc<Bundle>>,
     bundle_rows: HashMap<TrustDomain, RowNumber>,
     pub(super) relationships: RelationshipIndex,
+    pub(super) refreshes: BTreeMap<TrustDomain, Arc<RefreshStatus>>,
     pub(super) journal: Arc<Journal>,
     pub(super) cluster: Option<Arc<ClusterState>>,
     pub(super) sealed: SealedValues,
     /// The newest revision at which an entry or a bundle may have changed.
     content_revision: Revision,
+    /// The newest revision at which a bundle or a federation relationship may have changed.
+    pub(super) federation_revision: Revision,
 }
 
 impl Model {
@@ -72,14 +75,20 @@ impl Model {
 
     fn apply_change(&mut self, change: Change, revision: Revision) {
         match &change {
-            Change::EntryWritten { .. }
-            | Change::EntryDeleted { .. }
-            | Change::BundleWritten { .. }
-            | Change::BundleDeleted { .. } => self.content_revision = revision,
+            Change::EntryWritten { .. } | Change::EntryDeleted { .. } => {
+                self.content_revision = revision;
+            }
+            Change::BundleWritten { .. } | Change::BundleDeleted { .. } => {
+                self.content_revision = revision;
+                self.federation_revision = revision;
+            }
+            Change::RelationshipWritten { .. } | Change::RelationshipDeleted { .. } => {
+                self.federation_revision = revision;
+            }
             Change::AgentWritten { .. }
             | Change::AgentDeleted { .. }
-            | Change::RelationshipWritten { .. }
-            | Change::RelationshipDeleted { .. }
+            | Change::RefreshWritten(_)
+            | Change::RefreshDeleted { .. }
             | Change::JournalWritten(_)
             | Change::SealedWritten { .. }
             | Change::ClusterWritten(_) => {}
@@ -102,6 +111,12 @@ impl Model {
             }
             Change::RelationshipDeleted { row, trust_domain } => {
                 self.relationships.remove(row, &trust_domain);
+            }
+            Change::RefreshWritten(status) => {
+                self.refreshes.insert(status.trust_domain.clone(), status);
+            }
+            Change::RefreshDeleted { trust_domain } => {
+                self.refreshes.remove(&trust_domain);
             }
             Change::JournalWritten(journal) => self.journal = journal,
             Change::ClusterWritten(cluster) => self.cluster = Some(cluster),
