@@ -1,12 +1,18 @@
-//! SPIFFE Federation: gives out the bundle of the own trust domain.
+//! SPIFFE Federation: gives out the bundle of the own trust domain, and fetches those of others.
 //!
-//! Owns the bundle endpoint and its certificates of the web. Knows no store: what is served, and what
-//! the replicas share of an order, is asked for behind a trait, so that the endpoint answers from
-//! whatever its replica knows, with a quorum or without.
+//! Owns the bundle endpoint, its certificates of the web, and the refresher. Knows no store: what is
+//! served, and what the replicas share of an order, is asked for behind a trait, so that the endpoint
+//! answers from whatever its replica knows, with a quorum or without; what is fetched is handed to the
+//! caller, who alone decides what becomes of it.
 
 pub mod acme;
 mod endpoint;
+mod refresher;
 mod serving_files;
 
 pub use endpoint::{Document, Documents, Endpoint, EndpointError};
+pub use refresher::{
+    DOCUMENT_BYTES_MAX, Danger, ExchangeError, Fetch, FetchError, Fetching, Followed, HttpsFetcher,
+    Managed, Plan, Refusal, Source, Timing, Verdict, danger, judge,
+};
 pub use serving_files::{ServingFiles, ServingFilesError};
