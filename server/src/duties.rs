@@ -1,9 +1,9 @@
 //! Duties of the leader: tasks that run on one replica at a time and move with leadership.
 //!
 //! Owns when they start and stop; what they do is `authority`'s (rotation, the first authorities
-//! included) and raft-store's (what a prune removes, decided in apply by cluster time). Each command
-//! carries the term in which this replica leads, so a replica that has not yet noticed its loss of
-//! leadership changes nothing.
+//! included), `refresher`'s (bundles of foreign trust domains) and raft-store's (what a prune
+//! removes, decided in apply by cluster time). Each command carries the term in which this replica
+//! leads, so a replica that has not yet noticed its loss of leadership changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{MintError, Rekeyer, RotateError, Rotator};
 use crate::endpoint_certificate::EndpointCertificate;
+use crate::refresher::Refresher;
 use crate::snapshots::Schedule;
 use crate::upstream::UpstreamError;
 use crate::view::Views;
@@ -67,6 +68,8 @@ pub struct Duties {
     pub schedule: Option<Schedule>,
     /// The bundle endpoint's certificate, if it is ordered by ACME.
     pub endpoint_certificate: Option<EndpointCertificate>,
+    /// Bundles of foreign trust domains.
+    pub refresher: Refresher,
 }
 
 impl Duties {
@@ -109,8 +112,9 @@ impl Duties {
             }
         };
         let upstream = self.rotator.follow_upstream(term);
+        let refresh = self.refresher.lead(term);
         let keys = async { tokio::join!(self.rotate(term), self.rekey(term), upstream) };
-        tokio::join!(keys, self.prune(term), snapshots, certificate);
+        tokio::join!(keys, self.prune(term), snapshots, certificate, refresh);
     }
 
     async fn rotate(&self, term: u64) {
@@ -251,6 +255,7 @@ mod tests {
 
     use std::collections::BTreeSet;
 
+    use steeple_federation::{HttpsFetcher, Timing};
     use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{
@@ -270,6 +275,7 @@ mod tests {
     use crate::authority::{AuthorityPolicy, Issuer, Minter, RekeyError, X509Params};
     use crate::endpoint_certificate::KeptRecords;
     use crate::keys::KeyRing;
+    use crate::refresher::Live;
     use crate::upstream::Upstream;
     use crate::upstream::fake::{Fake, Mood};
     use crate::view::EntryFilter;
@@ -347,6 +353,15 @@ mod tests {
                 agent_pruning: AgentPruning::default(),
                 schedule: None,
                 endpoint_certificate: None,
+                refresher: Refresher {
+                    handle: self.store.handle.clone(),
+                    views: self.views.clone(),
+                    of_file: Arc::default(),
+                    fetch: Arc::new(HttpsFetcher::new(Arc::<FixedClock>::clone(&self.clock))),
+                    clock: Arc::<FixedClock>::clone(&self.clock),
+                    timing: Timing::default(),
+                    live: Live::default(),
+                },
             }
         }
 

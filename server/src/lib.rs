@@ -29,6 +29,7 @@ pub mod logging;
 pub mod metrics;
 mod mutants;
 mod own_bundle;
+pub mod refresher;
 pub mod service;
 pub mod shutdown;
 mod snapshot_files;

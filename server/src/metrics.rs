@@ -3,6 +3,7 @@
 //! Owns the names that are made from methods (`spec/spire-semantics` 17) and the recorder. What a
 //! component measures it records itself, under a name with the prefix `spire_server_`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use metrics::Label;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use steeple_federation::Danger;
 use steeple_raft_store::{MemberStatus, Revision, Role, StoreHandle};
 use steeple_spiffe_core::authority::AuthorityKind;
 use steeple_spiffe_core::{Clock, Timestamp, TrustDomain};
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{AuthorityPolicy, Slots};
 use crate::gate::policy::Rule;
+use crate::refresher::Refresher;
 use crate::view::Views;
 
 /// Scrapes at a time; a monitoring system opens one or two.
@@ -34,6 +37,10 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often the gauges about the cluster are set; scrapes come every 10 s or less often.
 const GAUGES_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Of so many rounds of gauges one is about foreign bundles too: there may be ten thousand, and
+/// they change by the minute.
+const FEDERATION_EVERY: u64 = 10;
 
 /// Counters of events that should not happen. They are there from the start, so that the first event is
 /// a change from zero, which alerts on an increase see.
@@ -155,10 +162,13 @@ pub async fn follow(
     views: Views,
     clock: Arc<dyn Clock>,
     default_x509_svid_ttl: Duration,
+    refresher: Refresher,
     shutdown: CancellationToken,
 ) {
     let started = Instant::now();
+    let mut followed = BTreeSet::new();
     let mut tick = tokio::time::interval(GAUGES_INTERVAL);
+    let mut rounds = 0_u64;
     while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
         let uptime_ms = started.elapsed().as_secs_f64() * 1000.0;
         metrics::gauge!("spire_server_uptime_in_ms").set(uptime_ms);
@@ -167,7 +177,58 @@ pub async fn follow(
         record(&status);
         record_lag(store.revision(), views.revision());
         record_state(&views, default_x509_svid_ttl, clock.now());
+        if rounds.is_multiple_of(FEDERATION_EVERY) {
+            followed = record_federation(&refresher, followed, clock.now());
+        }
+        rounds += 1;
     }
+}
+
+/// How old the bundles of foreign trust domains are, and how long they verify anything. Of those
+/// that are followed no more nothing is said: there is no number. Returns those that are.
+fn record_federation(
+    refresher: &Refresher,
+    mut before: BTreeSet<TrustDomain>,
+    now: Timestamp,
+) -> BTreeSet<TrustDomain> {
+    let followed: BTreeSet<TrustDomain> = refresher.relationships().into_keys().collect();
+    for name in &followed {
+        let status = refresher.views.refresh(name);
+        let bundle = refresher.views.bundle(name);
+        let ends = bundle.as_deref().and_then(Danger::last_authority_ends);
+        let failing = status.as_ref().map(|status| status.failure.is_some());
+        let succeeded_at = status.and_then(|status| status.succeeded_at);
+        record_bundle(
+            name,
+            FederationGauges {
+                age: succeeded_at.map_or(f64::NAN, |at| now.since(at).as_secs_f64()),
+                ends_in: ends.map_or(f64::NAN, |at| at.since(now).as_secs_f64()),
+                failing: failing.map_or(f64::NAN, |failing| f64::from(u8::from(failing))),
+            },
+        );
+        before.remove(name);
+    }
+    for name in &before {
+        record_bundle(
+            name,
+            FederationGauges { age: f64::NAN, ends_in: f64::NAN, failing: f64::NAN },
+        );
+    }
+    followed
+}
+
+/// The gauges of one foreign trust domain; not a number: not known.
+struct FederationGauges {
+    age: f64,
+    ends_in: f64,
+    failing: f64,
+}
+
+fn record_bundle(name: &TrustDomain, gauges: FederationGauges) {
+    let labels = vec![Label::new("trust_domain_id", name.to_string())];
+    metrics::gauge!("spire_server_federation_bundle_age", labels.clone()).set(gauges.age);
+    metrics::gauge!("spire_server_federation_bundle_ends_in", labels.clone()).set(gauges.ends_in);
+    metrics::gauge!("spire_server_federation_failing", labels).set(gauges.failing);
 }
 
 /// How far the views, from which everything is answered, are behind what is applied. The views are asked
@@ -295,8 +356,6 @@ fn snake_case(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     /// What is served after something was recorded.

@@ -41,6 +41,9 @@ pub struct ClusterSpec {
     pub places: Vec<Place>,
     /// Variables that the members are started with.
     pub environment: Vec<(&'static str, PathBuf)>,
+    /// How long the minute of the bundle refresher is; `None`: a minute. Needs binaries with
+    /// assertions.
+    pub refresh_minute: Option<Duration>,
 }
 
 /// Where a member listens, and what starts it there: a network namespace, for instance.
@@ -71,6 +74,7 @@ impl Default for ClusterSpec {
             feature_level_max: None,
             places: Vec::new(),
             environment: Vec::new(),
+            refresh_minute: None,
         }
     }
 }
@@ -104,6 +108,8 @@ pub struct Member {
     /// As in [`ClusterSpec`].
     feature_level_max: Option<u32>,
     environment: Vec<(&'static str, PathBuf)>,
+    /// As in [`ClusterSpec`].
+    refresh_minute: Option<Duration>,
     place: Place,
     process: Option<Process>,
 }
@@ -126,6 +132,7 @@ impl Cluster {
             let mut member = Member::prepare(folder, index)?;
             member.feature_level_max = spec.feature_level_max;
             member.environment.clone_from(&spec.environment);
+            member.refresh_minute = spec.refresh_minute;
             if let Some(place) = spec.places.get(index) {
                 member.place = place.clone();
                 member.api_address = place.address;
@@ -239,6 +246,9 @@ impl Cluster {
             command.env("STEEPLE_FEATURE_LEVEL_MAX", level.to_string());
         }
         command.envs(member.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(minute) = member.refresh_minute {
+            command.env("STEEPLE_REFRESH_MINUTE_MS", minute.as_millis().to_string());
+        }
         let process = Process::spawn(&format!("server-{index}"), &mut command, &member.log())?;
         member.process = Some(process);
         Ok(())
@@ -329,6 +339,7 @@ impl Member {
             health_port,
             feature_level_max: None,
             environment: Vec::new(),
+            refresh_minute: None,
             place: Place::default(),
             process: None,
         })
@@ -407,6 +418,7 @@ impl Member {
              live_path = \"/live\"\n  ready_path = \"/ready\"\n}}\n",
             address = self.api_address,
             api = self.api_port,
+            trust_domain = spec.trust_domain,
             socket = self.socket().display(),
             data = self.data().display(),
             trust_domain = spec.trust_domain,

@@ -6,6 +6,7 @@
 mod agents;
 mod change;
 mod check;
+mod federated;
 mod keygen;
 mod members;
 mod rebuild;

@@ -13,6 +13,7 @@ use steeple_api::pb::cluster::v1::{
     UnknownAgents,
 };
 
+use super::federated::write_federated_bundles;
 use super::table::{line, members, observations, or_dash, write_cluster_keys, write_table};
 use crate::command::{Command, Running};
 use crate::conn::ServerSocket;
@@ -77,6 +78,10 @@ fn print(response: &StatusResponse, out: &mut (dyn Write + Send)) -> std::io::Re
     if !response.cluster_keys.is_empty() {
         writeln!(out)?;
         write_cluster_keys(out, &response.cluster_keys)?;
+    }
+    if !response.federated_bundles.is_empty() {
+        writeln!(out)?;
+        write_federated_bundles(out, &response.federated_bundles)?;
     }
     if !response.warnings.is_empty() {
         writeln!(out, "\nWarnings:")?;

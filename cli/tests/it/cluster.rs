@@ -99,6 +99,7 @@ fn healthy() -> StatusResponse {
         restored: None,
         snapshots: None,
         cluster_keys: Vec::new(),
+        federated_bundles: Vec::new(),
     }
 }
 
@@ -463,4 +464,49 @@ async fn keygen_prints_a_new_key_of_32_bytes_each_time() {
     let stdout = line("spire-server cluster keygen -output json").run().await.success();
     let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(value["key"].as_str().expect("a text").len(), 44);
+}
+
+#[tokio::test]
+async fn status_shows_whose_bundles_are_fetched_and_what_keeps_one() {
+    let bundle = |name: &str, from_file| FederatedBundle {
+        trust_domain: name.to_owned(),
+        bundle_endpoint_url: format!("https://{name}:8443"),
+        bundle_endpoint_profile: "https_spiffe".to_owned(),
+        endpoint_spiffe_id: format!("spiffe://{name}/spire/server"),
+        from_file,
+        ..FederatedBundle::default()
+    };
+    let federated_bundles = vec![
+        FederatedBundle {
+            stored: true,
+            sequence_number: 7,
+            succeeded_at: NOW,
+            authorities_end_at: NOW + 24 * 3600,
+            next_try_at: NOW + 75,
+            ..bundle("bar.test", true)
+        },
+        FederatedBundle {
+            failing_since: NOW,
+            failure: "failed to fetch".to_owned(),
+            ..bundle("c.test", false)
+        },
+        bundle("d.test", false),
+    ];
+    let fake = Fake::start();
+    fake.answer("status", StatusResponse { federated_bundles, ..healthy() });
+    let stdout = line("spire-server cluster status").on(&fake).await.success();
+    let shown: Vec<_> = stdout.lines().rev().take(5).collect();
+    let expected = [
+        "c.test cannot be fetched: failed to fetch",
+        "d.test          api     no bundle yet                              -         \
+         -                              -                              -",
+        "c.test          api     fails since 2026-01-02 03:04:05 +0000 UTC  -         \
+         -                              -                              -",
+        "bar.test        file    ok                                         7         \
+         2026-01-02 03:04:05 +0000 UTC  2026-01-03 03:04:05 +0000 UTC  \
+         2026-01-02 03:05:20 +0000 UTC",
+        "FEDERATED WITH  SOURCE  STATE                                      SEQUENCE  \
+         LAST FETCHED                   AUTHORITIES END                NEXT",
+    ];
+    assert_eq!(shown, expected, "{stdout}");
 }

@@ -1,5 +1,7 @@
-//! `server { federation { } }`: the bundle endpoint. Rules of `spec/spire-config.md` 2.2.
+//! `server { federation { } }`: the bundle endpoint, and relationships with other trust domains.
+//! Rules of `spec/spire-config.md` 2.2.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -7,7 +9,8 @@ use rustls_pki_types::DnsName;
 use steeple_federation::ServingFiles;
 use steeple_federation::acme::{AcmeSettings, LETS_ENCRYPT_URL};
 use steeple_hcl1::decode::Block;
-use steeple_spiffe_core::{SpiffeId, TrustDomain};
+use steeple_spiffe_core::federation::EndpointProfile as PeerProfile;
+use steeple_spiffe_core::{EndpointUrl, FederationRelationship, SpiffeId, TrustDomain};
 
 use super::error::{ConfigError, UnknownKey};
 use super::load::Notice;
@@ -52,30 +55,52 @@ pub enum EndpointProfile {
     HttpsWebAcme(AcmeSettings),
 }
 
-/// Reads the section.
+/// What the section says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct FederationConfig {
+    /// `bundle_endpoint`; `None` = none is served.
+    pub(super) bundle_endpoint: Option<BundleEndpointConfig>,
+    /// `federates_with`, by trust domain.
+    pub(super) federates_with: Vec<FederationRelationship>,
+}
+
+/// Reads the section; `own` is the trust domain of the server.
 pub(super) fn read(
     server: &Section<'_>,
+    own: &TrustDomain,
     notices: &mut Vec<Notice>,
     unknown: &mut Vec<UnknownKey>,
-) -> Result<Option<BundleEndpointConfig>, ConfigError> {
-    let Some(section) = server.section("federation")? else { return Ok(None) };
+) -> Result<FederationConfig, ConfigError> {
+    let Some(section) = server.section("federation")? else {
+        return Ok(FederationConfig::default());
+    };
     let endpoint = section.section("bundle_endpoint")?;
     let endpoint = endpoint.map(|endpoint| bundle_endpoint(&endpoint, notices, unknown));
-    let relationships = section.block().labelled("federates_with");
-    let relationships = relationships.map_err(|error| ConfigError::decode("federation", error))?;
-    for (name, block) in relationships {
-        check_relationship(&name.text, block)?;
-        notices.push(Notice::warning(format!(
-            "federates_with {:?} is not fetched by this version: set its bundle by \"bundle set\"",
-            name.text
-        )));
+    let blocks = section.block().labelled("federates_with");
+    let mut federates_with = BTreeMap::new();
+    for (name, block) in blocks.map_err(|error| ConfigError::decode("federation", error))? {
+        let relationship = relationship(&name.text, block)?;
+        if relationship.trust_domain == *own {
+            // SPIRE fetches the server's own bundle, and overwrites it with itself.
+            notices.push(Notice::warning(format!(
+                "federates_with {:?} is the server's own trust domain and has no effect",
+                name.text
+            )));
+            continue;
+        }
+        let trust_domain = relationship.trust_domain.clone();
+        if federates_with.insert(trust_domain, relationship).is_some() {
+            let text = format!("federation.federates_with[{:?}] is there twice", name.text);
+            return Err(ConfigError::Missing(text));
+        }
     }
     // SPIRE looks for unknown keys in the endpoint alone.
     for key in section.unknown() {
         notices
             .push(Notice::warning(format!("federation.{} is unknown and has no effect", key.key)));
     }
-    endpoint.transpose()
+    let federates_with = federates_with.into_values().collect();
+    Ok(FederationConfig { bundle_endpoint: endpoint.transpose()?, federates_with })
 }
 
 fn bundle_endpoint(
@@ -219,11 +244,12 @@ fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) {
     }
 }
 
-/// Checks a relationship as SPIRE does.
-fn check_relationship(name: &str, block: Block<'_>) -> Result<(), ConfigError> {
+/// A relationship of the file, with SPIRE's checks; its URL is checked as those of the API are.
+fn relationship(name: &str, block: Block<'_>) -> Result<FederationRelationship, ConfigError> {
     let section = Section::new(format!("federation.federates_with[{name:?}]"), block);
     let wrong = |text: String| ConfigError::Missing(text);
-    TrustDomain::parse_name_or_id(name).map_err(|error| wrong(format!("{name:?}: {error}")))?;
+    let trust_domain = TrustDomain::parse_name_or_id(name);
+    let trust_domain = trust_domain.map_err(|error| wrong(format!("{name:?}: {error}")))?;
     let url = section.string("bundle_endpoint_url")?.unwrap_or_default();
     let key = format!("federation.federates_with[{name:?}].bundle_endpoint_url");
     if url.is_empty() {
@@ -232,6 +258,8 @@ fn check_relationship(name: &str, block: Block<'_>) -> Result<(), ConfigError> {
     if !url.to_ascii_lowercase().starts_with("https://") {
         return Err(wrong(format!("{key} must use the HTTPS protocol; URL found: {url:?}")));
     }
+    let endpoint_url =
+        EndpointUrl::parse(&url).map_err(|error| wrong(format!("{key}: {error}")))?;
     let profiles = section.block().labelled("bundle_endpoint_profile");
     let profiles = profiles.map_err(|error| ConfigError::decode("federates_with", error))?;
     let [(label, profile)] = profiles.as_slice() else {
@@ -243,21 +271,24 @@ fn check_relationship(name: &str, block: Block<'_>) -> Result<(), ConfigError> {
             "exactly one bundle endpoint profile is expected".to_owned()
         }));
     };
-    match label.text.as_str() {
-        "https_web" => Ok(()),
+    let profile = match label.text.as_str() {
+        "https_web" => PeerProfile::HttpsWeb,
         "https_spiffe" => {
             let id = profile.string("endpoint_spiffe_id");
             let id = id.map_err(|error| ConfigError::decode("https_spiffe", error))?;
-            let parsed = SpiffeId::parse(&id.unwrap_or_default());
-            let wrong =
-                |error| wrong(format!("{name:?}: could not get endpoint SPIFFE ID: {error}"));
-            parsed.map(|_id| ()).map_err(wrong)
+            let endpoint_id = SpiffeId::parse(&id.unwrap_or_default()).map_err(|error| {
+                wrong(format!("{name:?}: could not get endpoint SPIFFE ID: {error}"))
+            })?;
+            PeerProfile::HttpsSpiffe { endpoint_id }
         }
-        _ => Err(wrong(format!(
-            "{name:?}: no bundle endpoint profile defined; current supported profiles are \
-             \"https_spiffe\" and \"https_web\""
-        ))),
-    }
+        _ => {
+            return Err(wrong(format!(
+                "{name:?}: no bundle endpoint profile defined; current supported profiles are \
+                 \"https_spiffe\" and \"https_web\""
+            )));
+        }
+    };
+    Ok(FederationRelationship { trust_domain, endpoint_url, profile })
 }
 
 #[cfg(test)]
@@ -422,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn relationships_of_the_file_are_checked_and_said_to_be_unused() {
+    fn relationships_of_the_file_are_checked_and_kept() {
         let with = |text: &str| load(&format!("federates_with \"other.test\" {{ {text} }}"));
         let url = "bundle_endpoint_url = \"https://other.test\"\n";
         for (text, expected) in [
@@ -430,6 +461,10 @@ mod tests {
             (
                 "bundle_endpoint_url = \"http://x\"",
                 "must use the HTTPS protocol; URL found: \"http://x\"",
+            ),
+            (
+                "bundle_endpoint_url = \"https://u:p@x\"",
+                "bundle_endpoint_url: bundle endpoint URL must not contain user info",
             ),
             (url, "trust domain \"other.test\": missing bundle endpoint configuration"),
             (
@@ -444,15 +479,43 @@ mod tests {
             let said = with(text).unwrap_err();
             assert!(said.contains(expected), "{text}: {said}");
         }
-        for profile in [
-            "\"https_web\" {}",
-            "\"https_spiffe\" { endpoint_spiffe_id = \"spiffe://other.test/x\" }",
+        let endpoint_id = SpiffeId::parse("spiffe://other.test/x").unwrap();
+        for (text, profile) in [
+            ("\"https_web\" {}", PeerProfile::HttpsWeb),
+            (
+                "\"https_spiffe\" { endpoint_spiffe_id = \"spiffe://other.test/x\" }",
+                PeerProfile::HttpsSpiffe { endpoint_id },
+            ),
         ] {
-            let config = with(&format!("{url} bundle_endpoint_profile {profile}")).unwrap();
-            let told = config.notices.iter().any(|notice| notice.text.contains("is not fetched"));
-            assert!(told, "{:?}", config.notices);
+            let config = with(&format!("{url} bundle_endpoint_profile {text}")).unwrap();
+            let expected = FederationRelationship {
+                trust_domain: TrustDomain::parse("other.test").unwrap(),
+                endpoint_url: EndpointUrl::parse("https://other.test").unwrap(),
+                profile,
+            };
+            assert_eq!(config.server.federates_with, [expected]);
         }
         let config = load("nope = 1").unwrap();
         assert!(config.notices.iter().any(|one| one.text.contains("federation.nope is unknown")));
+    }
+
+    #[test]
+    fn a_trust_domain_is_federated_with_once_and_never_with_itself() {
+        let block = |name: &str| {
+            format!(
+                "federates_with {name:?} {{\n bundle_endpoint_url = \"https://x.test\"\n \
+                 bundle_endpoint_profile \"https_web\" {{}}\n}}\n"
+            )
+        };
+        let own = load(&block("example.org")).unwrap();
+        assert_eq!(own.server.federates_with, []);
+        let told = own.notices.iter().any(|one| one.text.contains("own trust domain"));
+        assert!(told, "{:?}", own.notices);
+        let twice = [block("b.test"), block("spiffe://b.test")].concat();
+        let said = load(&twice).unwrap_err();
+        assert!(said.contains("federates_with[\"spiffe://b.test\"] is there twice"), "{said}");
+        let two = load(&[block("c.test"), block("b.test")].concat()).unwrap();
+        let names = two.server.federates_with.iter().map(|one| one.trust_domain.as_str());
+        assert_eq!(names.collect::<Vec<_>>(), ["b.test", "c.test"]);
     }
 }

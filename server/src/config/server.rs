@@ -7,10 +7,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use steeple_spiffe_core::svid::x509::CaSubject;
-use steeple_spiffe_core::{SpiffeId, TrustDomain};
+use steeple_spiffe_core::{FederationRelationship, SpiffeId, TrustDomain};
 
 use super::error::{ConfigError, UnknownKey};
-use super::federation::{self, BundleEndpointConfig};
+use super::federation::{self, BundleEndpointConfig, FederationConfig};
 use super::flags::RunFlags;
 use super::load::Notice;
 use super::section::Section;
@@ -55,6 +55,8 @@ pub struct ServerConfig {
     pub settings: Settings,
     /// `federation.bundle_endpoint`; `None` = none is served.
     pub bundle_endpoint: Option<BundleEndpointConfig>,
+    /// `federation.federates_with`, ascending by trust domain, one each, never the own one.
+    pub federates_with: Vec<FederationRelationship>,
 }
 
 /// Where and how log lines are written.
@@ -143,7 +145,8 @@ pub(super) fn read(
     }
     let settings = experimental(section, notices)?;
     let (limit_attestation, limit_signing) = ratelimit(section, unknown)?;
-    let bundle_endpoint = federation::read(section, notices, unknown)?;
+    let federation = federation::read(section, &trust_domain, notices, unknown)?;
+    let FederationConfig { bundle_endpoint, federates_with } = federation;
     let refresh_hint = bundle_endpoint.as_ref().map(|endpoint| endpoint.refresh_hint);
     let config = ServerConfig {
         trust_domain,
@@ -160,6 +163,7 @@ pub(super) fn read(
         limit_signing,
         settings: Settings { disable_jwt_svids, ..settings },
         bundle_endpoint,
+        federates_with,
     };
     Ok(config)
 }

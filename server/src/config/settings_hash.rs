@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
+use steeple_spiffe_core::{EndpointProfile, FederationRelationship};
 
 use super::federation::EndpointProfile;
 use super::load::Config;
@@ -66,8 +67,21 @@ fn lines(config: &Config) -> String {
         EndpointProfile::HttpsWebAcme(settings) => Some(("acme", format!("{settings:?}"))),
         EndpointProfile::HttpsSpiffe | EndpointProfile::HttpsWeb { .. } => None,
     });
-    let optional = composer.iter().chain(upstream.iter()).chain(hint.iter()).chain(acme.iter());
+    // Whichever member leads fetches by its own file.
+    let peers = server.federates_with.iter().map(relationship).collect::<Vec<_>>().join(" ");
+    let peers = (!peers.is_empty()).then_some(("federates_with", peers));
+    let optional = composer.iter().chain(&upstream).chain(&hint).chain(&acme).chain(&peers);
     pairs.iter().chain(optional).map(|(key, value)| format!("{key}={value}\n")).collect()
+}
+
+fn relationship(relationship: &FederationRelationship) -> String {
+    let FederationRelationship { trust_domain, endpoint_url, profile } = relationship;
+    match profile {
+        EndpointProfile::HttpsWeb => format!("{trust_domain},{endpoint_url},https_web"),
+        EndpointProfile::HttpsSpiffe { endpoint_id } => {
+            format!("{trust_domain},{endpoint_url},{endpoint_id}")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +95,13 @@ mod tests {
              cluster {{\n key_env = \"K\"\n {cluster}\n}}\nplugins {{\n}}\n"
         );
         settings_hash(&load_text(&text, &RunFlags::default()).unwrap())
+    }
+
+    fn federates_with(url: &str) -> String {
+        format!(
+            "federation {{\n federates_with \"b.test\" {{\n bundle_endpoint_url = {url:?}\n \
+             bundle_endpoint_profile \"https_web\" {{}}\n}}\n}}"
+        )
     }
 
     #[test]
@@ -98,11 +119,14 @@ mod tests {
             ),
             ("", "voters_max = 3"),
             ("federation { bundle_endpoint { port = 8443 } }", ""),
+            (&federates_with("https://b.test"), ""),
             ("", "max_staleness = \"1m\""),
             ("", "heartbeat_interval = \"80ms\""),
         ] {
             assert_ne!(hash(server, cluster), base, "{server} {cluster}");
         }
+        let hash_of = |url: &str| hash(&federates_with(url), "");
+        assert_ne!(hash_of("https://b.test"), hash_of("https://c.test"));
         for (server, cluster) in [
             ("bind_port = \"9\"", ""),
             ("log_level = \"DEBUG\"", ""),

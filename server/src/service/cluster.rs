@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::{endpoint_certificate, observed, rekey, rotating, upgrading};
+use super::{endpoint_certificate, federated, observed, rekey, rotating, upgrading};
 use crate::authority::IssueError;
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
@@ -54,6 +54,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let cluster_id = cluster.as_ref().map(|cluster| cluster.cluster_id).or(status.cluster_id);
         let mut warnings = self.warnings(&status, &quorum);
         warnings.extend(rotating::warnings(&self.context).await);
+        warnings.extend(federated::warnings(&self.context));
         Ok(Response::new(rpc::StatusResponse {
             cluster_id: cluster_id.map(|id| id.to_string()).unwrap_or_default(),
             cluster_name: self.cluster_name.clone(),
@@ -68,6 +69,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
             restored: cluster.as_ref().and_then(|cluster| cluster.restored).map(restored),
             snapshots: self.context.schedule.as_ref().map(|schedule| schedule.to_pb()),
             cluster_keys: rekey::keys(&self.context, &status),
+            federated_bundles: federated::bundles(&self.context),
         }))
     }
 

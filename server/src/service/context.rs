@@ -13,6 +13,7 @@ use crate::authority::{Issuer, Minter};
 use crate::endpoint_certificate::EndpointCertificate;
 use crate::gate::ratelimit::RateLimits;
 use crate::gate::{Call, Gate};
+use crate::refresher::Refresher;
 use crate::snapshots::Schedule;
 use crate::status::Failure;
 use crate::view::Views;
@@ -38,6 +39,8 @@ pub struct Context {
     pub schedule: Option<Schedule>,
     /// The bundle endpoint's certificate, if it is ordered by ACME.
     pub endpoint_certificate: Option<EndpointCertificate>,
+    /// Fetches bundles of foreign trust domains.
+    pub refresher: Refresher,
     /// Cancelled when the process stops: streams that would go on end then.
     pub stop: CancellationToken,
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod context;
 mod endpoint_certificate;
 mod entry;
+mod federated;
 mod health;
 mod local_authority;
 mod observed;

@@ -1,9 +1,11 @@
 //! `spire.api.server.trustdomain.v1.TrustDomain`: federation relationships.
 //!
 //! Items are checked in SPIRE's order and proposed in commands that fit; what the registry decided is
-//! put into SPIRE's words. Nothing here fetches a bundle: this build has no refresher.
+//! put into SPIRE's words. The leader hears of changes by the views, and fetches by itself; what an
+//! operator has fetched at once is fetched by the replica that was asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use steeple_api::convert::{federation as convert, id};
@@ -12,14 +14,15 @@ use steeple_api::pb::server::trustdomain::v1 as rpc;
 use steeple_raft_store::command::{
     RelationshipFields, RelationshipMode, RelationshipWrite, WriteRelationships,
 };
-use steeple_raft_store::{Command, Outcome, Rejection, RelationshipOutcome};
-use steeple_spiffe_core::{Bundle, FederationRelationship, TrustDomain};
+use steeple_raft_store::{BundleOutcome, Command, Outcome, Rejection, RelationshipOutcome};
+use steeple_spiffe_core::{Bundle, EndpointProfile, FederationRelationship, TrustDomain};
 use tonic::{Request, Response, Status};
 
 use super::batch::Batch;
 use super::context::Context;
 use super::paging::Page;
 use crate::gate::Call;
+use crate::refresher::Tried;
 use crate::status::Failure;
 
 /// The service.
@@ -96,7 +99,26 @@ impl TrustDomainService {
         let refused = |rejection: &Rejection| refused_write(mode, rejection);
         let outcome = |outcome, len| settle(outcome, len, &refused);
         batch.run(&self.context, call, command, outcome).await?;
-        Ok(batch.into_items().zip(bundles).collect())
+        let written: Vec<(Item, Option<Bundle>)> = batch.into_items().zip(bundles).collect();
+        for (item, bundle) in &written {
+            if let (Some(relationship), None) = (&item.relationship, bundle) {
+                self.warn_without_bundle(relationship);
+            }
+        }
+        Ok(written)
+    }
+
+    /// An endpoint is known by the bundle of its trust domain: without one nothing can be fetched.
+    fn warn_without_bundle(&self, relationship: &FederationRelationship) {
+        let EndpointProfile::HttpsSpiffe { endpoint_id } = &relationship.profile else { return };
+        let trust_domain = endpoint_id.trust_domain();
+        if self.context.views().bundle(trust_domain).is_none() {
+            tracing::warn!(
+                endpoint_spiffe_id = %endpoint_id,
+                fix = format!("spire-server bundle set -id {} -path FILE", trust_domain.id_string()),
+                "bundle not found for the endpoint SPIFFE ID trust domain"
+            );
+        }
     }
 }
 
@@ -226,17 +248,73 @@ impl rpc::trust_domain_server::TrustDomain for TrustDomainService {
     ) -> Result<Response<()>, Status> {
         let call = Call::of(&request)?;
         let trust_domain = trust_domain(&request.into_inner().trust_domain)?;
-        match self.find(&call, &trust_domain).await? {
-            Some(_) => Err(Failure::unimplemented(
-                "failed to refresh bundle: this version fetches no bundles; set it with `bundle set`",
-            )
-            .into()),
-            None => {
-                let text = format!("no relationship with trust domain \"{trust_domain}\"");
-                Err(Failure::not_found(text).into())
+        // By what is known to all: the newest relationship and the newest bundles.
+        self.context.confirm(&call).await?;
+        let relationship = self.context.refresher.relationship(&trust_domain);
+        let relationship = relationship.ok_or_else(|| {
+            Failure::not_found(format!("no relationship with trust domain \"{trust_domain}\""))
+        })?;
+        let refreshed = self.refresh(&call, relationship);
+        match call.client_deadline {
+            None => refreshed.await?,
+            Some(deadline) => tokio::time::timeout_at(deadline, refreshed)
+                .await
+                .unwrap_or_else(|_elapsed| Err(Failure::deadline_exceeded()))?,
+        }
+        tracing::debug!(trust_domain_id = %trust_domain, "Bundle refreshed");
+        Ok(Response::new(()))
+    }
+}
+
+/// What an operator has refreshed is tried again so often when something changes under it.
+const OVERTAKEN_MAX: u32 = 3;
+
+impl TrustDomainService {
+    /// Fetches a bundle now, and stores it if it is another.
+    async fn refresh(
+        &self,
+        call: &Call,
+        mut relationship: Arc<FederationRelationship>,
+    ) -> Result<(), Failure> {
+        let refresher = &self.context.refresher;
+        let trust_domain = relationship.trust_domain.clone();
+        for part in 0..OVERTAKEN_MAX {
+            let tried = refresher.attempt(&relationship).await;
+            if let Tried::Failed(error) = &tried {
+                let text = format!("failed to refresh bundle: {}", error.full_text());
+                return Err(Failure::internal(text));
+            }
+            if !matches!(tried, Tried::Overtaken) {
+                let Some(command) = refresher.command(&trust_domain, &tried, 0) else {
+                    return Ok(());
+                };
+                let applied = self.context.propose(call, part, command).await?;
+                match refused_refresh(applied.outcome) {
+                    Ok(()) => return Ok(()),
+                    Err(Rejection::BundleMoved) => {}
+                    Err(rejection) => {
+                        return Err(Failure::rejected("failed to refresh bundle", &rejection));
+                    }
+                }
+            }
+            self.context.confirm(call).await?;
+            if let Some(newer) = refresher.relationship(&trust_domain) {
+                relationship = newer;
             }
         }
+        let text = "failed to refresh bundle: it changes meanwhile";
+        Err(Failure::unavailable(text, Duration::ZERO))
     }
+}
+
+/// What the registry said to a fetched bundle.
+fn refused_refresh(outcome: Result<Outcome, Rejection>) -> Result<(), Rejection> {
+    let Outcome::Bundles(items) = outcome? else { return Ok(()) };
+    let refused = items.into_iter().find_map(|item| match item {
+        BundleOutcome::Rejected(rejection) => Some(rejection),
+        BundleOutcome::Written(_) | BundleOutcome::Deleted => None,
+    });
+    refused.map_or(Ok(()), Err)
 }
 
 fn trust_domain(text: &str) -> Result<TrustDomain, Failure> {

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use steeple_api::pb;
+use steeple_federation::{HttpsFetcher, Timing};
 use steeple_raft_store::{ClusterKeys, Seams, Storage, StoreHandle, Tcp, Tuning};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::random::{Random, SystemRandom};
@@ -18,6 +20,7 @@ use crate::check::CheckParts;
 use crate::config::{AttestorConfig, Config, UpstreamConfig, settings_hash};
 use crate::gate::Reads;
 use crate::gate::staleness::Limits;
+use crate::refresher::{Live, Refresher};
 use crate::service::{
     AgentService, BundleService, ClusterService, Context, EntryService, HealthService,
     LocalAuthorityService, SvidService, TrustDomainService,
@@ -199,6 +202,40 @@ fn tuning() -> anyhow::Result<Tuning> {
     match older_release()? {
         Some(feature_level_max) => Ok(Tuning { feature_level_max, ..tuning }),
         None => Ok(tuning),
+    }
+}
+
+/// What fetches the bundles of foreign trust domains.
+pub(super) fn refresher(
+    config: &Config,
+    handle: StoreHandle,
+    views: Views,
+    world: &World,
+) -> anyhow::Result<Refresher> {
+    let of_file = config.server.federates_with.iter();
+    let of_file = of_file.map(|one| (one.trust_domain.clone(), Arc::new(one.clone())));
+    let timing = refresh_minute()?.map_or_else(Timing::default, Timing::with_minute);
+    Ok(Refresher {
+        handle,
+        views,
+        of_file: Arc::new(of_file.collect()),
+        fetch: Arc::new(HttpsFetcher::new(Arc::clone(&world.clock))),
+        clock: Arc::clone(&world.clock),
+        timing,
+        live: Live::default(),
+    })
+}
+
+/// How long the refresher's minute is, so that tests need not wait for it. Builds with assertions
+/// alone look at it: none that is shipped does.
+fn refresh_minute() -> anyhow::Result<Option<Duration>> {
+    const VARIABLE: &str = "STEEPLE_REFRESH_MINUTE_MS";
+    match std::env::var(VARIABLE) {
+        Ok(text) if cfg!(debug_assertions) => {
+            let ms = text.parse().with_context(|| format!("{VARIABLE} is not a number"))?;
+            Ok(Some(Duration::from_millis(ms)))
+        }
+        Ok(_) | Err(_) => Ok(None),
     }
 }
 

@@ -207,6 +207,7 @@ impl Start {
             settings: self.config.server.settings,
             schedule: self.schedule(&handle, &reads),
             endpoint_certificate: self.endpoint_certificate(&handle, &views, &keys)?,
+            refresher: parts::refresher(&self.config, handle.clone(), views.clone(), &self.world)?,
             stop: self.stages.stop.clone(),
         };
         let duties = self.duties(&context, &keys);
@@ -293,6 +294,7 @@ impl Start {
             agent_pruning: self.config.server.agent_pruning,
             schedule: context.schedule.clone(),
             endpoint_certificate: context.endpoint_certificate.clone(),
+            refresher: context.refresher.clone(),
         }
     }
 
@@ -344,6 +346,7 @@ impl Start {
     ) {
         let handle = store.handle();
         let (views, clock) = (duties.views.clone(), Arc::clone(&self.world.clock));
+        let refresher = duties.refresher.clone();
         let close = self.stages.close.clone();
         self.spawn("registry", async move { store.run(close).await.map_err(with_fix) });
         let close = self.stages.close.clone();
@@ -357,7 +360,10 @@ impl Start {
         self.spawn_until_close("reads", reads.run(self.go_away.clone(), close));
         let close = self.stages.close.clone();
         let ttl = self.config.server.authority.default_x509_svid_ttl;
-        self.spawn_until_close("gauges", metrics::follow(handle, views, clock, ttl, close));
+        self.spawn_until_close(
+            "gauges",
+            metrics::follow(handle, views, clock, ttl, refresher, close),
+        );
     }
 
     fn spawn_listeners(

@@ -19,6 +19,12 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_server_ca_sign_x509_ca_svid",
     "spire_server_bundle_endpoint_requests",
     "spire_server_bundle_endpoint_certificate_days_left",
+    "spire_server_bundle_manager_fetch_federated_bundle",
+    "spire_server_bundle_manager_fetch_federated_bundle_elapsed_time",
+    "spire_server_bundle_manager_update_federated_bundle",
+    "spire_server_federation_bundle_age",
+    "spire_server_federation_bundle_ends_in",
+    "spire_server_federation_failing",
 ];
 
 #[test]

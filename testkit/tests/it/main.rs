@@ -22,6 +22,7 @@ mod growing;
 mod membership;
 mod nesting;
 mod power_cut;
+mod refreshing;
 mod registry;
 mod rekey;
 mod relationships;

@@ -36,12 +36,12 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
     }
 
     let level = cluster.member(2).unwrap().cli_json(&["cluster", "upgrade", "status"]).unwrap();
-    assert_eq!(level["feature_level"], 5, "{level}");
+    assert_eq!(level["feature_level"], 6, "{level}");
     assert_eq!(level["members"].as_array().map(Vec::len), Some(3), "{level}");
     let raised = cluster.member(2).unwrap().cli(&["cluster", "upgrade", "finalize"]).unwrap();
     assert_eq!(raised.status.code(), Some(0));
     let text = String::from_utf8_lossy(&raised.stdout).into_owned();
-    assert!(text.starts_with("Nothing to do: the cluster is at feature level 5"), "{text}");
+    assert!(text.starts_with("Nothing to do: the cluster is at feature level 6"), "{text}");
 
     let gone = cluster.member(0).unwrap().status().await.unwrap().this_member.unwrap().id;
     cluster.kill_member(0).unwrap();
