@@ -28,8 +28,13 @@ impl Server {
         io: &mut Io<'_>,
         doing: &str,
     ) -> Result<TrustDomainClient<Channel>, Error> {
-        let channel = self.socket.connect_for(io, doing).await?;
+        let channel = self.channel(io, doing).await?;
         Ok(TrustDomainClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX))
+    }
+
+    /// The way to the server.
+    pub(super) async fn channel(&self, io: &mut Io<'_>, doing: &str) -> Result<Channel, Error> {
+        self.socket.connect_for(io, doing).await
     }
 }
 

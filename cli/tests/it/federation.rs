@@ -8,7 +8,7 @@ use steeple_api::{pb, status};
 use tonic::{Code, Status};
 
 use crate::certificates::Ca;
-use crate::driver::line;
+use crate::driver::{NOW, line};
 use crate::fake::Fake;
 
 const WEB: &str = "-trustDomain td1.test -bundleEndpointURL https://td1.test/bundle \
@@ -200,6 +200,55 @@ async fn list_and_show_print_blocks() {
     fake.answer("get_federation_relationship", spiffe(vec![1, 2, 3]));
     let command = line("spire-server federation show -trustDomain td2.test");
     command.on(&fake).await.matches("federation-show");
+}
+
+#[tokio::test]
+async fn show_says_how_the_fetching_goes_if_it_is_asked_to() {
+    use pb::cluster::v1::{FederatedBundle, StatusResponse};
+    let bundle = FederatedBundle {
+        trust_domain: "td2.test".to_owned(),
+        bundle_endpoint_url: "https://td2.test/bundle".to_owned(),
+        bundle_endpoint_profile: "https_spiffe".to_owned(),
+        endpoint_spiffe_id: "spiffe://td2.test/e".to_owned(),
+        from_file: true,
+        stored: true,
+        sequence_number: 7,
+        authorities_end_at: NOW + 24 * 3600,
+        succeeded_at: NOW,
+        failing_since: NOW + 60,
+        failure: "no such host".to_owned(),
+        ..FederatedBundle::default()
+    };
+    let fake = Fake::start();
+    let answer = || {
+        let federated_bundles = vec![bundle.clone()];
+        fake.answer("status", StatusResponse { federated_bundles, ..StatusResponse::default() });
+    };
+    answer();
+    let show = "spire-server federation show -status -trustDomain";
+    let stdout = line(&format!("{show} spiffe://td2.test")).on(&fake).await.success();
+    let expected = "Trust domain              : td2.test\n\
+                    Bundle endpoint URL       : https://td2.test/bundle\n\
+                    Bundle endpoint profile   : https_spiffe\n\
+                    Endpoint SPIFFE ID        : spiffe://td2.test/e\n\
+                    Source                    : file\n\
+                    Bundle stored             : yes\n\
+                    Sequence number           : 7\n\
+                    Authorities end           : 2026-01-03 03:04:05 +0000 UTC\n\
+                    Last fetched              : 2026-01-02 03:04:05 +0000 UTC\n\
+                    Last try                  : -\n\
+                    Next try                  : -\n\
+                    Failing since             : 2026-01-02 03:05:05 +0000 UTC\n\
+                    Failure                   : no such host\n";
+    assert_eq!(stdout, expected);
+    answer();
+    let stdout = line(&format!("{show} td2.test -output json")).on(&fake).await.success();
+    let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(value["failure"], "no such host");
+    answer();
+    let stderr = line(&format!("{show} td3.test")).on(&fake).await.failure();
+    let none = "Error: there is no federation relationship with trust domain \"td3.test\"\n";
+    assert_eq!(stderr, none);
 }
 
 #[tokio::test]
