@@ -98,9 +98,7 @@ pub(crate) fn command_to_pb(command: &Command) -> pb::store::Command {
         Command::DeleteRelationships(names) => {
             Kind::DeleteRelationships(delete_relationships_to_pb(names))
         }
-        Command::RecordRefresh { trust_domain, refreshed } => {
-            Kind::RecordRefresh(record_to_pb(trust_domain, refreshed))
-        }
+        Command::RecordRefresh { trust_domain, refreshed } => record_to_pb(trust_domain, refreshed),
         Command::AdoptAgent(adopt) => Kind::AdoptAgent(adopt_to_pb(adopt)),
         Command::DecideAgents(decision) => Kind::DecideAgents(pb::store::DecideAgents {
             unknown_agents: unknown_agents_to_pb(*decision).into(),

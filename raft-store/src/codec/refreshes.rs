@@ -43,7 +43,7 @@ pub(crate) fn refresh_row_from_pb(row: pb::store::RefreshRow) -> Result<RefreshS
 pub(super) fn record_to_pb(
     trust_domain: &TrustDomain,
     refreshed: &Refreshed,
-) -> pb::store::RecordRefresh {
+) -> pb::store::command::Kind {
     let kind = match refreshed {
         Refreshed::Succeeded(None) => Kind::Unchanged(Done {}),
         Refreshed::Succeeded(Some(FetchedBundle { bundle, seen })) => {
@@ -58,7 +58,8 @@ pub(super) fn record_to_pb(
         }
         Refreshed::Ended => Kind::Ended(Done {}),
     };
-    pb::store::RecordRefresh { trust_domain: trust_domain.to_string(), refreshed: Some(kind) }
+    let (trust_domain, refreshed) = (trust_domain.to_string(), Some(kind));
+    pb::store::command::Kind::RecordRefresh(pb::store::RecordRefresh { trust_domain, refreshed })
 }
 
 pub(super) fn record_from_pb(record: pb::store::RecordRefresh) -> Result<Command, CodecError> {
