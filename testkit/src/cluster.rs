@@ -421,7 +421,6 @@ impl Member {
             trust_domain = spec.trust_domain,
             socket = self.socket().display(),
             data = self.data().display(),
-            trust_domain = spec.trust_domain,
             level = spec.log_level,
             lines = spec.server_lines,
             plugins = spec.plugin_lines,

@@ -7,7 +7,8 @@
 use std::fmt::Write as _;
 
 use aws_lc_rs::digest;
-use steeple_spiffe_core::{EndpointProfile, FederationRelationship};
+use steeple_spiffe_core::FederationRelationship;
+use steeple_spiffe_core::federation::EndpointProfile as PeerProfile;
 
 use super::federation::EndpointProfile;
 use super::load::Config;
@@ -77,8 +78,8 @@ fn lines(config: &Config) -> String {
 fn relationship(relationship: &FederationRelationship) -> String {
     let FederationRelationship { trust_domain, endpoint_url, profile } = relationship;
     match profile {
-        EndpointProfile::HttpsWeb => format!("{trust_domain},{endpoint_url},https_web"),
-        EndpointProfile::HttpsSpiffe { endpoint_id } => {
+        PeerProfile::HttpsWeb => format!("{trust_domain},{endpoint_url},https_web"),
+        PeerProfile::HttpsSpiffe { endpoint_id } => {
             format!("{trust_domain},{endpoint_url},{endpoint_id}")
         }
     }

@@ -97,6 +97,7 @@ impl Bench {
             Arc::clone(&keys),
             Arc::<FixedClock>::clone(&clock),
             HOUR / 6,
+            None,
         );
         let policy = Arc::new(AuthorityPolicy::default());
         let rotator = Rotator {

@@ -22,6 +22,6 @@ pub use identity::Identity;
 pub use server::{PublicIdentity, public_server_config, server_config};
 pub use verifier::{AcceptId, BundleSource};
 pub use web::{
-    ACME_TLS_ALPN, AcmeChallenge, AcmeIdentity, SpiffeServer, WebIdentity, WebIdentityError, WebTrust,
-    web_client_config,
+    ACME_TLS_ALPN, AcmeChallenge, AcmeIdentity, SpiffeServer, WebIdentity, WebIdentityError,
+    WebTrust, web_client_config,
 };

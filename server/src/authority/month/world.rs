@@ -388,7 +388,13 @@ impl World {
         let round = Round { asked_by: member_id(by), spread: Duration::ZERO, until, now };
         let (members, seen) = round.join(&replies);
         let (agents, without) = agents_without(&me.views, now, &seen);
-        Report { members, agents, without, assumed_at: assumed_at(prepared, MAX_STALENESS), peers_at: None }
+        Report {
+            members,
+            agents,
+            without,
+            assumed_at: assumed_at(prepared, MAX_STALENESS),
+            peers_at: None,
+        }
     }
 
     /// A member starts again: on its own tables, or with a snapshot if it lost them.
