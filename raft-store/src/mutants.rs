@@ -94,6 +94,8 @@ impl Mutant {
         ("ack-before-sync", Self::AckBeforeSync),
         #[cfg(feature = "rocks")]
         ("log-cut-at-damage", Self::LogCutAtDamage),
+        #[cfg(feature = "rocks")]
+        ("epoch-not-raised", Self::EpochNotRaised),
     ];
 }
 

@@ -38,3 +38,10 @@ pub mod status;
 pub mod upstream;
 pub mod view;
 pub mod wiring;
+
+/// Switches a deliberate bug of the server on for the rest of the process; false if there is none
+/// of that name.
+#[cfg(all(feature = "mutants", not(test)))]
+pub fn switch_on_mutant(name: &str) -> bool {
+    mutants::switch_on(name)
+}

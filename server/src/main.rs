@@ -19,7 +19,8 @@ fn main() -> std::process::ExitCode {
 fn switch_on_mutant() -> Option<std::process::ExitCode> {
     use std::io::Write as _;
     let name = std::env::var("STEEPLE_MUTANT").ok()?;
-    let is_on = steeple_raft_store::testing::switch_on_mutant(&name);
+    let is_on = steeple_raft_store::testing::switch_on_mutant(&name)
+        || steeple_server::switch_on_mutant(&name);
     let text = if is_on { "is on" } else { "does not exist" };
     // Whoever waits for this line misses it if it cannot be written.
     writeln!(std::io::stderr(), "deliberate bug {name} {text}").ok();

@@ -1,7 +1,8 @@
-//! Deliberate bugs of the server, to prove that its tests find them.
+//! Deliberate bugs of the server, to prove that its tests and the fault runs find them.
 //!
-//! Owns their names and which one is on. They exist in unit tests alone, where a test runs the one that
-//! must find the bug in a process of its own; everywhere else the compiler removes them. Those of the
+//! Owns their names and which one is on. They exist in unit tests, where a test runs the one that
+//! must find the bug in a process of its own, and in builds with the feature `mutants`, which
+//! nothing that is shipped enables; everywhere else the compiler removes them. Those of the
 //! registry are in `raft-store/src/mutants.rs`.
 
 /// A deliberate bug.
@@ -47,8 +48,11 @@ const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
 #[cfg(test)]
 const MONTH: &str = "authority::month::tests::thirty_days_of_rotation_surprise_nobody";
 
+#[cfg(all(feature = "mutants", not(test)))]
+pub(crate) use of_processes::{on, still_clock, switch_on};
+
 /// Never.
-#[cfg(not(test))]
+#[cfg(not(any(feature = "mutants", test)))]
 pub(crate) const fn on(_mutant: Mutant) -> bool {
     false
 }
@@ -60,6 +64,65 @@ pub(crate) fn on(mutant: Mutant) -> bool {
     let found =
         STARTED_WITH.get_or_init(|| steeple_raft_store::testing::started_with(FOUND_BY_TESTS));
     *found == Some(mutant)
+}
+
+/// The clock of [`Mutant::ClockStandsStill`]: in unit tests it never goes on.
+#[cfg(any(test, not(feature = "mutants")))]
+pub(crate) const fn still_clock() -> std::time::Duration {
+    std::time::Duration::ZERO
+}
+
+/// Bugs of a whole process, for the fault runs.
+#[cfg(all(feature = "mutants", not(test)))]
+mod of_processes {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
+
+    use super::Mutant;
+
+    const ALL: &[(&str, Mutant)] = &[("clock-stands-still", Mutant::ClockStandsStill)];
+
+    static ON: OnceLock<Mutant> = OnceLock::new();
+
+    /// Milliseconds in which the process was seen to run.
+    static RAN_MS: AtomicU64 = AtomicU64::new(0);
+
+    /// Between two looks of the clock that stands still.
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// The most that is counted between two looks: more has passed only if the process did not run.
+    const STEP_MAX: Duration = Duration::from_millis(100);
+
+    /// Switches one on for the rest of the process; false if there is none of that name, or another
+    /// is on.
+    pub(crate) fn switch_on(name: &str) -> bool {
+        let found = ALL.iter().find(|(known, _)| *known == name);
+        let counter = std::thread::Builder::new().name("still-clock".to_owned());
+        found.is_some_and(|(_, mutant)| ON.set(*mutant).is_ok() && counter.spawn(count).is_ok())
+    }
+
+    /// Whether the mutant is on.
+    pub(crate) fn on(mutant: Mutant) -> bool {
+        ON.get() == Some(&mutant)
+    }
+
+    /// How long this process has run. While it is stopped this stands still, as the clock of a
+    /// machine does that is suspended.
+    pub(crate) fn still_clock() -> Duration {
+        Duration::from_millis(RAN_MS.load(Ordering::Relaxed))
+    }
+
+    fn count() {
+        let mut last = Instant::now();
+        loop {
+            std::thread::park_timeout(STEP);
+            let now = Instant::now();
+            let ran = (now - last).min(STEP_MAX);
+            RAN_MS.fetch_add(u64::try_from(ran.as_millis()).unwrap_or(0), Ordering::Relaxed);
+            last = now;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -83,7 +83,9 @@ impl Reads {
         metrics::histogram!("spire_server_cluster_read_barrier_elapsed_time")
             .record(started.elapsed().as_secs_f64() * 1000.0);
         let mut at = self.confirmed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *at = (*at).max(Some(confirmed.started_at_boot));
+        let still = mutants::on(Mutant::ClockStandsStill);
+        let started = if still { mutants::still_clock() } else { confirmed.started_at_boot };
+        *at = (*at).max(Some(started));
         Ok(confirmed.revision)
     }
 
@@ -132,9 +134,9 @@ impl Reads {
     /// Time since the start of the last confirmed read; `None` = none since this process started.
     pub fn confirmed_age(&self) -> Option<Duration> {
         let at = *self.confirmed_at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A clock that stands still in a suspend shows what it showed before.
         let still = mutants::on(Mutant::ClockStandsStill);
-        at.map(|at| if still { at } else { self.clock.boot_time() }.saturating_sub(at))
+        let now = if still { mutants::still_clock() } else { self.clock.boot_time() };
+        at.map(|at| now.saturating_sub(at))
     }
 
     /// Waits until this replica has applied a revision that the caller has seen elsewhere.
