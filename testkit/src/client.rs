@@ -3,6 +3,7 @@
 //!
 //! Owns dialling. Verifies servers by the bundle it was given, with the product's own verifiers.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,13 +35,17 @@ pub fn unix_channel(path: &Path) -> Channel {
     ))
 }
 
-/// A lazy channel over TLS with the given configuration.
+/// A lazy channel over TLS with the given configuration, to a port on loopback.
 pub fn tls_channel(port: u16, config: Arc<rustls::ClientConfig>) -> Channel {
+    tls_channel_to((Ipv4Addr::LOCALHOST, port).into(), config)
+}
+
+fn tls_channel_to(address: SocketAddr, config: Arc<rustls::ClientConfig>) -> Channel {
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(service_fn(
         move |_: Uri| {
             let connector = tokio_rustls::TlsConnector::from(Arc::clone(&config));
             async move {
-                let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 let name = ServerName::try_from("localhost").map_err(std::io::Error::other)?;
                 let stream = connector.connect(name, stream).await?;
@@ -94,10 +99,16 @@ pub struct AttestedClient {
 }
 
 impl AttestedClient {
-    /// Attests by join token through the first of the given API ports.
+    /// Attests by join token through the first of the given API ports on loopback.
     pub async fn attest(ports: &[u16], token: &str) -> Result<Self> {
-        let first = *ports.first().context("no port to attest through")?;
-        let bootstrap = tls_channel(first, tls::insecure_bootstrap_client_config(server_id()?)?);
+        let local = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        Self::attest_at(&ports.iter().map(local).collect::<Vec<_>>(), token).await
+    }
+
+    /// As [`AttestedClient::attest`], where the server API is not on loopback.
+    pub async fn attest_at(addresses: &[SocketAddr], token: &str) -> Result<Self> {
+        let first = *addresses.first().context("no address to attest at")?;
+        let bootstrap = tls_channel_to(first, tls::insecure_bootstrap_client_config(server_id()?)?);
         let (key, csr) = request_key()?;
         let step = pb::server::agent::v1::attest_agent_request::Step::Params(
             pb::server::agent::v1::attest_agent_request::Params {
@@ -130,11 +141,12 @@ impl AttestedClient {
             Arc::new(move |id: &SpiffeId| *id == expected),
             Arc::new(steeple_spiffe_core::time::SystemClock),
         )?;
-        let channels = ports.iter().map(|port| tls_channel(*port, Arc::clone(&config))).collect();
+        let channel = |address: &SocketAddr| tls_channel_to(*address, Arc::clone(&config));
+        let channels = addresses.iter().map(channel).collect();
         Ok(Self { id, told, channels })
     }
 
-    /// One channel a server, in the order of the ports.
+    /// One channel a server, in the order of their addresses.
     pub fn channels(&self) -> &[Channel] {
         &self.channels
     }
