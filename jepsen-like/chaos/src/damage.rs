@@ -51,6 +51,20 @@ impl Damage {
         }
     }
 
+    /// The kinds in the order in which to try them: from a place that is drawn, those that were
+    /// done already last.
+    pub(crate) fn in_turn(from: usize, done: &[Self]) -> Vec<Self> {
+        let (mut turns, mut again) = (Vec::new(), Vec::new());
+        for place in from..from + Self::ALL.len() {
+            if let Some(damage) = Self::ALL.get(place % Self::ALL.len()) {
+                let list = if done.contains(damage) { &mut again } else { &mut turns };
+                list.push(*damage);
+            }
+        }
+        turns.append(&mut again);
+        turns
+    }
+
     /// Does it to a registry's folder. What: a sentence; none if there is no such file.
     pub(crate) fn inflict(self, raft: &Path, dice: &Dice) -> Result<Option<String>> {
         let Some(path) = self.victim(raft, dice)? else { return Ok(None) };
@@ -111,6 +125,17 @@ impl Damage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_kind_has_its_turn_before_any_has_a_second() {
+        let first = Damage::in_turn(4, &[]);
+        assert_eq!(first[..2], [Damage::Snapshot, Damage::Current]);
+        assert_eq!(first[2], Damage::ALL[0], "around");
+        let next = Damage::in_turn(4, &[Damage::Snapshot, Damage::LogEnd]);
+        assert_eq!(next[..2], [Damage::Current, Damage::Table]);
+        assert_eq!(next[4..], [Damage::Snapshot, Damage::LogEnd], "what was done comes last");
+        assert_eq!(next.len(), Damage::ALL.len());
+    }
 
     #[test]
     fn each_kind_changes_one_file_of_its_own_and_says_which() {

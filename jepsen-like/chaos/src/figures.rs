@@ -9,6 +9,8 @@ use steeple_checker::results::{self, say};
 use crate::agents::judge::Figures;
 use crate::issuers::Issued;
 use crate::report::Line;
+use crate::restore::Restored;
+use crate::suspend::Suspended;
 
 /// Prints the table of result files. True if no call failed, and there were any.
 pub(crate) fn print(files: &[String]) -> Result<bool> {
@@ -69,6 +71,44 @@ fn table(lines: &[Line]) -> String {
             most(|one| one.slowest_ms),
         ));
     }
+    text.push_str(&of_faults(lines));
+    text
+}
+
+/// Rows of faults that have figures of their own.
+fn of_faults(lines: &[Line]) -> String {
+    let restores: Vec<_> = lines.iter().flat_map(|line| &line.restores).collect();
+    let suspends: Vec<_> = lines.iter().flat_map(|line| &line.suspends).collect();
+    let mut text = String::new();
+    if !restores.is_empty() {
+        let most = |of: fn(&Restored) -> u64| restores.iter().map(|one| of(one)).max().unwrap_or(0);
+        text.push_str(&format!(
+            "\n| restores | {}; {} writes lost by right; answering again after at most {} ms; \
+             {} late members ended, after at most {} ms; whole after at most {} ms |",
+            restores.len(),
+            restores.iter().map(|one| one.lost).sum::<u64>(),
+            most(|one| one.back_ms),
+            restores.iter().filter(|one| one.fenced_ms.is_some()).count(),
+            most(|one| one.fenced_ms.unwrap_or(0)),
+            most(|one| one.whole_ms),
+        ));
+    }
+    if !suspends.is_empty() {
+        let sum = |of: fn(&Suspended) -> u64| suspends.iter().map(|one| of(one)).sum::<u64>();
+        let most =
+            |of: fn(&Suspended) -> u64| suspends.iter().map(|one| of(one)).max().unwrap_or(0);
+        text.push_str(&format!(
+            "\n| suspends | {}; {} renewed from while they were young enough, first after at most \
+             {} ms; still for at most {} ms; then {} answers that say \"unavailable\", {} SVIDs of a \
+             state too old |",
+            suspends.len(),
+            suspends.iter().filter(|one| one.renewed > 0).count(),
+            most(|one| one.first_renewed_ms),
+            most(|one| one.still_ms),
+            sum(|one| one.unavailable),
+            sum(|one| one.too_old),
+        ));
+    }
     text
 }
 
@@ -108,6 +148,26 @@ mod tests {
             "| 11 calls, 0 failed",
         ] {
             assert!(table.contains(row), "{row}: {table}");
+        }
+        assert!(!table.contains("restores") && !table.contains("suspends"), "{table}");
+    }
+
+    #[test]
+    fn restores_and_suspends_have_rows_of_their_own() {
+        let line = judge(&Facts::new(&Options::parse(&[]).unwrap(), 1, PathBuf::new()));
+        let restored = |back_ms, fenced_ms| Restored { back_ms, fenced_ms, lost: 6, whole_ms: 9 };
+        let suspended = Suspended { renewed: 1, unavailable: 7, ..Suspended::default() };
+        let lines = [
+            Line { restores: vec![restored(4, Some(12)), restored(5, None)], ..line.clone() },
+            Line { suspends: vec![suspended, Suspended::default()], ..line },
+        ];
+        let table = table(&lines);
+        for text in [
+            "| restores | 2; 12 writes lost by right; answering again after at most 5 ms; 1 late",
+            "| suspends | 2; 1 renewed",
+            "7 answers",
+        ] {
+            assert!(table.contains(text), "{text}: {table}");
         }
     }
 }

@@ -150,17 +150,19 @@ async fn attest(targets: &Targets, recorder: &Recorder) -> Result<AttestedClient
     let ask = Ask::Attest { token: targets.token.clone(), client: targets.client };
     let call = recorder.invoke(targets.client, "m0", None, ask.operation());
     let attested = AttestedClient::attest(&targets.ports, &targets.token).await;
-    let outcome = match &attested {
-        Ok(attested) => match revision(&attested.told) {
-            Some(revision) => {
-                h::Outcome::Ok { revision, time_ms: None, stale: false, reply: h::Reply::Done }
-            }
-            None => h::Outcome::Unknown { text: "no revision".to_owned() },
-        },
-        Err(error) => h::Outcome::Unknown { text: format!("{error:#}") },
-    };
-    recorder.complete(call, outcome);
+    let told = attested.as_ref().ok().and_then(|attested| revision(&attested.told));
+    recorder.complete(call, self::attested(told));
     attested.context("attest an issuer")
+}
+
+/// What an attestation came to that the history does not see: its revision, if it told one.
+pub(crate) fn attested(revision: Option<u64>) -> h::Outcome {
+    match revision {
+        Some(revision) => {
+            h::Outcome::Ok { revision, time_ms: None, stale: false, reply: h::Reply::Done }
+        }
+        None => h::Outcome::Unknown { text: "no revision".to_owned() },
+    }
 }
 
 async fn mint(

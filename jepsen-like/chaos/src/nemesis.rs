@@ -11,10 +11,16 @@ use anyhow::{Context as _, Result};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::clients::Client;
+use crate::clients::workload::Workload;
+use crate::damage::Damage;
 use crate::journal::Journal;
 use crate::net::{Link, Links};
 use crate::options::Nemesis;
 use crate::plan::{Plan, Planned, Victims};
+use crate::record::Recorder;
+use crate::restore::Restored;
+use crate::suspend::Suspended;
 use crate::watch::{Eyes, apart};
 use crate::world::World;
 use steeple_spiffe_core::dice::Dice;
@@ -36,6 +42,25 @@ pub(crate) struct Stage {
     pub(crate) unexplained: Arc<Mutex<Vec<String>>>,
     /// Whether releases change to the older one now.
     pub(crate) to_older: Arc<Mutex<bool>>,
+    /// What clients do, which can be held up.
+    pub(crate) workload: Workload,
+    /// A client for what a fault asks, in the history like the others.
+    pub(crate) hand: Arc<Mutex<Client>>,
+    /// The history.
+    pub(crate) recorder: Recorder,
+    /// What was damaged so far.
+    pub(crate) damaged: Arc<Mutex<Vec<Damage>>>,
+    /// What restores and suspends have shown.
+    pub(crate) noted: Arc<Mutex<Noted>>,
+}
+
+/// Figures of faults that have some.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Noted {
+    /// Of each restore.
+    pub(crate) restores: Vec<Restored>,
+    /// Of each suspend.
+    pub(crate) suspends: Vec<Suspended>,
 }
 
 /// Installs the faults of a track until the time is over.
@@ -78,6 +103,8 @@ impl Stage {
             Nemesis::Upgrade => self.change_release(planned).await,
             Nemesis::Corrupt => self.corrupt(planned, number).await,
             Nemesis::Membership => self.change_members(planned, lasts).await,
+            Nemesis::Restore => self.restore(planned, number).await,
+            Nemesis::Suspend => self.suspend(planned, number).await,
         }
     }
 
@@ -173,7 +200,7 @@ impl Stage {
     }
 
     /// The links, and how many of the nodes are members: the first ones.
-    async fn links(&self) -> Result<(Links, usize)> {
+    pub(crate) async fn links(&self) -> Result<(Links, usize)> {
         let world = self.world.lock().await;
         let spaces = world.spaces().context("the run has no network of its own")?;
         Ok((spaces.links().clone(), world.members()))
@@ -287,6 +314,11 @@ impl Stage {
             world.start(at)?;
         }
         Ok(())
+    }
+
+    /// Holds it against the cluster.
+    pub(crate) async fn blame(&self, what: impl IntoIterator<Item = String>) {
+        self.unexplained.lock().await.extend(what);
     }
 
     pub(crate) async fn wait_together(&self, within: Duration) -> Result<()> {

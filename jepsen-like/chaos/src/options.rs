@@ -34,11 +34,15 @@ pub(crate) enum Nemesis {
     Corrupt,
     /// Commands change who leads, who votes and who belongs to the cluster.
     Membership,
+    /// Everything is restored from a snapshot, and one member comes back with its old folder.
+    Restore,
+    /// A member is cut off and stands still for longer than it may serve what it knows.
+    Suspend,
 }
 
 impl Nemesis {
     /// Every kind.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Kill,
         Self::Pause,
         Self::PowerCut,
@@ -52,6 +56,8 @@ impl Nemesis {
         Self::Upgrade,
         Self::Corrupt,
         Self::Membership,
+        Self::Restore,
+        Self::Suspend,
     ];
 
     /// Its name.
@@ -70,12 +76,14 @@ impl Nemesis {
             Self::Upgrade => "upgrade",
             Self::Corrupt => "corrupt",
             Self::Membership => "membership",
+            Self::Restore => "restore",
+            Self::Suspend => "suspend",
         }
     }
 
     /// Whether it needs the switch.
     pub(crate) fn needs_network(self) -> bool {
-        matches!(self, Self::Partition | Self::Network | Self::Move)
+        matches!(self, Self::Partition | Self::Network | Self::Move | Self::Suspend)
     }
 
     /// Whether it needs disks of its own.
@@ -97,7 +105,8 @@ impl Nemesis {
     /// before the end. None: it waits for nothing.
     pub(crate) fn waits_s(self) -> Option<u64> {
         match self {
-            Self::Wipe | Self::Move | Self::Corrupt | Self::Membership => Some(60),
+            Self::Wipe | Self::Move | Self::Corrupt | Self::Membership | Self::Restore => Some(60),
+            Self::Suspend => Some(30),
             Self::Rolling | Self::Upgrade => Some(25),
             Self::Kill
             | Self::Pause
@@ -106,6 +115,29 @@ impl Nemesis {
             | Self::Network
             | Self::DiskFull
             | Self::Clock => None,
+        }
+    }
+
+    /// With how many members it means anything.
+    fn members_min(self) -> usize {
+        match self {
+            // The others go on without the one that stands still.
+            Self::Suspend => 3,
+            // One is restored, one comes back late.
+            Self::Restore => 2,
+            Self::Kill
+            | Self::Pause
+            | Self::PowerCut
+            | Self::Partition
+            | Self::Network
+            | Self::Rolling
+            | Self::DiskFull
+            | Self::Wipe
+            | Self::Move
+            | Self::Clock
+            | Self::Upgrade
+            | Self::Corrupt
+            | Self::Membership => 1,
         }
     }
 
@@ -145,7 +177,7 @@ pub(crate) const USAGE: &str = "usage: steeple-chaos [--seed N | --seeds A..B] [
        steeple-chaos quick [--out FOLDER]
        steeple-chaos merge FILE…, steeple-chaos figures FILE…
 nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock, \
-upgrade, corrupt, membership";
+upgrade, corrupt, membership, restore, suspend";
 
 impl Options {
     /// Parses a command line.
@@ -196,6 +228,15 @@ impl Options {
         ensure!(parsed.agents <= 8, "--agents is 0 to 8");
         ensure!(parsed.seconds >= 5, "--seconds is 5 or more: faults need time to begin and end");
         ensure!(!parsed.seeds.is_empty(), "--seeds names no seed");
+        for nemesis in &parsed.nemeses {
+            let (name, least) = (nemesis.name(), nemesis.members_min());
+            ensure!(parsed.members >= least, "{name} needs --members {least} or more");
+        }
+        let has = |nemesis| parsed.nemeses.contains(&nemesis);
+        ensure!(
+            !has(Nemesis::Restore) || !parsed.nemeses.iter().any(|one| one.is_of_links()),
+            "restore goes without faults of links: those who join vote after ten quiet seconds"
+        );
         Ok(parsed)
     }
 
@@ -263,9 +304,31 @@ mod tests {
 
     #[test]
     fn what_is_no_run_is_refused() {
-        for words in ["--nemesis earthquake", "--seconds 1", "--members 9", "--seeds 5..5", "--x"] {
-            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
-            assert!(Options::parse(&words).is_err(), "{words:?}");
+        for line in [
+            "--nemesis earthquake",
+            "--seconds 1",
+            "--members 9",
+            "--seeds 5..5",
+            "--x",
+            "--nemesis suspend --members 2",
+            "--nemesis kill,restore --members 1",
+            "--nemesis restore,partition",
+        ] {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert!(Options::parse(&words).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn every_nemesis_is_known_by_its_name_and_told_of_in_the_usage() {
+        for nemesis in Nemesis::ALL {
+            assert_eq!(Nemesis::parse(nemesis.name()).unwrap(), nemesis);
+            assert!(USAGE.contains(nemesis.name()), "{}", nemesis.name());
+        }
+        // What restores, or stands still for so long, is noticed, and is waited for.
+        for nemesis in [Nemesis::Restore, Nemesis::Suspend] {
+            assert!(!nemesis.is_planned() && nemesis.waits_s().is_some(), "{}", nemesis.name());
+        }
+        assert!(Nemesis::Suspend.needs_network() && !Nemesis::Suspend.is_of_links());
     }
 }

@@ -92,7 +92,9 @@ impl Plan {
                 | Nemesis::Wipe
                 | Nemesis::Move
                 | Nemesis::Upgrade
-                | Nemesis::Corrupt,
+                | Nemesis::Corrupt
+                | Nemesis::Restore
+                | Nemesis::Suspend,
                 _,
             ) => (0, 1_000),
             (Nemesis::Membership, _) => (300, 3_000),
@@ -129,5 +131,17 @@ mod tests {
             ]
         );
         assert!(Plan::new(3, 1, Vec::new()).next().is_none());
+    }
+
+    #[test]
+    fn what_takes_as_long_as_it_takes_is_planned_beside_the_rest() {
+        let kinds = vec![Nemesis::Restore, Nemesis::Suspend];
+        let mut plan = Plan::new(5, 1, kinds.clone());
+        let planned: Vec<_> = (0..20).map(|_| plan.next().unwrap()).collect();
+        assert_eq!(planned[0].nemesis, Nemesis::Restore);
+        assert_eq!(planned[1].nemesis, Nemesis::Suspend);
+        assert!(planned.iter().all(|one| kinds.contains(&one.nemesis) && one.lasts_ms <= 1_000));
+        let rolls: std::collections::BTreeSet<_> = planned.iter().map(|one| one.roll).collect();
+        assert_eq!(rolls.len(), planned.len(), "each draws for itself");
     }
 }

@@ -26,24 +26,30 @@ impl Stage {
     pub(crate) async fn corrupt(&self, planned: Planned, number: u8) -> Result<()> {
         self.wait_together(TOGETHER_MAX).await?;
         let planned = Planned { victims: one_of(planned.victims), ..planned };
-        let mut world = self.world.lock().await;
-        let (hit, hit_leader) = self.choose(planned, world.members());
+        let members = self.world.lock().await.members();
+        let (hit, _) = self.choose(planned, members);
         let at = *hit.first().context("nobody to hit")?;
-        world.kill(at)?;
-        let registry = world.registry(at)?;
-        let said_before = std::fs::read_to_string(world.log(at)?).context("read a log")?.len();
         let dice = Dice::new(planned.roll, 9);
         // Each kind in its turn; from a turn that a seed draws.
         let turn = usize::from(number) + dice.place(Damage::ALL.len());
-        let turns = (0..Damage::ALL.len()).map(|more| (turn + more) % Damage::ALL.len());
+        let turns = Damage::in_turn(turn, &self.damaged.lock().await);
+        if turns.first() == Some(&Damage::Table) {
+            self.make_tables(at).await?;
+        }
+        let mut world = self.world.lock().await;
+        let hit_leader = self.eyes.seen().leader == Some(at);
+        world.kill(at)?;
+        let registry = world.registry(at)?;
+        let said_before = std::fs::read_to_string(world.log(at)?).context("read a log")?.len();
         let mut done = None;
-        for damage in turns.filter_map(|turn| Damage::ALL.get(turn)) {
+        for damage in turns {
             if let Some(how) = damage.inflict(&registry, &dice)? {
-                done = Some((*damage, how));
+                done = Some((damage, how));
                 break;
             }
         }
         let (damage, how) = done.context("nothing to damage")?;
+        self.damaged.lock().await.push(damage);
         let how = format!("{}: {how}", damage.name());
         let entry = self.journal.begin(Nemesis::Corrupt, &how, &hit, hit_leader)?;
         world.await_end(at, true);
@@ -59,13 +65,30 @@ impl Stage {
         let wrong = wrong(damage, &did, said);
         self.unexplained.lock().await.extend(wrong.map(|why| format!("m{at}, {how}: {why}")));
         // The runbook's step.
-        let aside = registry.with_extension(format!("damaged-{number}"));
-        std::fs::rename(&registry, &aside).context("move a damaged registry away")?;
+        world.set_registry_aside(at, &format!("damaged-{number}"))?;
         world.await_end(at, false);
         world.start(at)?;
         drop(world);
         self.wait_together(TOGETHER_MAX).await?;
         self.journal.end(Nemesis::Corrupt, entry)
+    }
+
+    /// Lets a member start anew if it has no table on its disk yet: RocksDB makes tables of its log
+    /// when it is opened.
+    async fn make_tables(&self, at: usize) -> Result<()> {
+        let mut world = self.world.lock().await;
+        let files = world.registry(at)?.join("db");
+        let mut names = std::fs::read_dir(&files).context("read a registry's folder")?;
+        let is_table = |name: &std::fs::DirEntry| {
+            name.path().extension().is_some_and(|ending| ending == "sst")
+        };
+        if names.any(|name| name.is_ok_and(|name| is_table(&name))) {
+            return Ok(());
+        }
+        world.kill(at)?;
+        world.start(at)?;
+        drop(world);
+        self.wait_together(TOGETHER_MAX).await
     }
 
     /// Looks at a damaged member until it is clear what it does.

@@ -14,8 +14,11 @@ use crate::agents::judge as agents;
 use crate::agents::judge::{Figures, Story};
 use crate::issuers::Issued;
 use crate::journal::Entry;
+use crate::nemesis::Noted;
 use crate::options::Options;
 use crate::record::Told;
+use crate::restore::Restored;
+use crate::suspend::Suspended;
 use crate::watch::Seen;
 
 /// The word for a run.
@@ -66,6 +69,8 @@ pub(crate) struct Facts {
     pub(crate) story: Story,
     /// What issuers came to, if there were any.
     pub(crate) issued: Vec<Issued>,
+    /// What restores and suspends have shown.
+    pub(crate) noted: Noted,
 }
 
 /// A run in a line of the results.
@@ -103,6 +108,12 @@ pub(crate) struct Line {
     /// Issuance in runs of planned work.
     #[serde(default)]
     pub(crate) issued: Vec<Issued>,
+    /// Restores; nothing in results from before there were any.
+    #[serde(default)]
+    pub(crate) restores: Vec<Restored>,
+    /// Members that stood still while they were cut off.
+    #[serde(default)]
+    pub(crate) suspends: Vec<Suspended>,
     pub(crate) replay: String,
     pub(crate) folder: PathBuf,
 }
@@ -126,6 +137,7 @@ impl Facts {
             checked: None,
             story: Story::default(),
             issued: Vec::new(),
+            noted: Noted::default(),
         }
     }
 
@@ -247,6 +259,8 @@ pub(crate) fn judge(facts: &Facts) -> Line {
         elections: facts.seen.elections,
         agents: agents::figures(&facts.story, &facts.faults),
         issued: facts.issued.clone(),
+        restores: facts.noted.restores.clone(),
+        suspends: facts.noted.suspends.clone(),
         replay: facts.replay.clone(),
         folder: facts.folder.clone(),
     }

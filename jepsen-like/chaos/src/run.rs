@@ -32,6 +32,7 @@ use crate::plan::Plan;
 use crate::record::Recorder;
 use crate::releases;
 use crate::report::{FINAL_PHASE, Facts, LOAD, Line, Word, judge};
+use crate::suspend;
 use crate::timeline;
 use crate::watch::{Eyes, apart};
 use crate::world::{World, lacks};
@@ -123,32 +124,30 @@ async fn perform(
     recorder: &Recorder,
     facts: &mut Facts,
 ) -> Result<()> {
-    let sockets = {
-        let mut world = world.lock().await;
-        for at in 0..options.members {
-            world.start(at)?;
-        }
-        world.sockets()
-    };
-    let channels: Vec<Channel> = sockets.iter().map(|socket| unix_channel(socket)).collect();
-    let eyes = Eyes::open(&sockets);
-    wait_until_one(&eyes, FORM_MAX, true).await.context("the cluster does not form")?;
-    if let Some(mutant) = &options.mutant {
-        let log = std::fs::read_to_string(facts.folder.join("server-0/server.log"));
-        let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
-        ensure!(said, "spire-server was built without deliberate bugs");
-    }
+    let (eyes, channels) = form(options, &world, &facts.folder).await?;
     let mut crew = begin_agents(options, seed, &world, &channels, recorder, facts).await?;
     let journal = Journal::create(&facts.folder.join("faults.jsonl"), recorder.clone())?;
     let issuers = begin_issuers(options, seed, &world, &channels, recorder).await?;
     // It begins with the older release everywhere: the first change is to the newer.
     let (unexplained, to_older) = (Arc::default(), Arc::new(Mutex::new(older.is_some())));
-    let stage =
-        Stage { world, eyes: eyes.clone(), journal: journal.clone(), unexplained, to_older };
+    let workload = Workload::new(seed);
+    let hand = nemesis_client(options, seed, &channels, recorder)?;
+    let stage = Stage {
+        world,
+        eyes: eyes.clone(),
+        journal: journal.clone(),
+        unexplained,
+        to_older,
+        workload: workload.clone(),
+        hand: Arc::new(Mutex::new(hand)),
+        recorder: recorder.clone(),
+        damaged: Arc::default(),
+        noted: Arc::default(),
+    };
     let (stop_looking, looking) = watch::channel(false);
     let looks = tokio::spawn(eyes.clone().keep_looking(recorder.clone(), looking));
     recorder.mark(LOAD);
-    let crowd = Crowd::start(options, seed, &channels, recorder)?;
+    let crowd = Crowd::start(options, seed, &workload, &channels, recorder)?;
     let disturbed = disturb(options, seed, &stage, recorder).await;
     if let Some(issuers) = issuers {
         facts.issued = issuers.stop().await?;
@@ -179,7 +178,32 @@ async fn perform(
     facts.faults = journal.entries();
     facts.seen = eyes.seen();
     facts.unexplained = stage.unexplained.lock().await.clone();
+    facts.noted = stage.noted.lock().await.clone();
     ended.and(found).and(told)
+}
+
+/// Starts all members and waits until they are one cluster.
+async fn form(
+    options: &Options,
+    world: &Mutex<World>,
+    folder: &Path,
+) -> Result<(Eyes, Vec<Channel>)> {
+    let sockets = {
+        let mut world = world.lock().await;
+        for at in 0..options.members {
+            world.start(at)?;
+        }
+        world.sockets()
+    };
+    let eyes = Eyes::open(&sockets);
+    wait_until_one(&eyes, FORM_MAX, true).await.context("the cluster does not form")?;
+    if let Some(mutant) = &options.mutant {
+        let log = std::fs::read_to_string(folder.join("server-0/server.log"));
+        let said = log.is_ok_and(|log| log.contains(&format!("deliberate bug {mutant} is on")));
+        ensure!(said, "spire-server was built without deliberate bugs");
+    }
+    let channels = sockets.iter().map(|socket| unix_channel(socket)).collect();
+    Ok((eyes, channels))
 }
 
 /// Entries for agents, as a client makes them, and the agents; none if the run has none.
@@ -245,6 +269,17 @@ fn agents_client(
     Client::new(number, dice, channels.to_vec(), recorder.clone())
 }
 
+/// A client of the faults' own.
+fn nemesis_client(
+    options: &Options,
+    seed: u64,
+    channels: &[Channel],
+    recorder: &Recorder,
+) -> Result<Client> {
+    let number = options.clients + channels.len() as u64 + 1;
+    Client::new(number, Dice::new(seed, 2_003), channels.to_vec(), recorder.clone())
+}
+
 /// An identity for each agent that none has had, which must reach its workloads. Returns why not.
 async fn last_identities(
     options: &Options,
@@ -292,11 +327,11 @@ impl Crowd {
     fn start(
         options: &Options,
         seed: u64,
+        workload: &Workload,
         channels: &[Channel],
         recorder: &Recorder,
     ) -> Result<Self> {
         let (stop, stopped) = watch::channel(false);
-        let workload = Workload::new(seed);
         let mut tasks = Vec::new();
         for number in 0..options.clients {
             let dice = Dice::new(seed, 100 + number);
@@ -417,6 +452,12 @@ fn requirements(options: &Options) -> Requirements {
         required.leader_and_follower = names(|one| {
             matches!(one, Nemesis::Kill | Nemesis::Pause | Nemesis::PowerCut | Nemesis::Partition)
         });
+    }
+    if options.nemeses.contains(&Nemesis::Suspend) {
+        // A member that serves nothing while it is cut off shows nothing either.
+        required.marks = [(suspend::RENEWED, 1), (suspend::REFUSED, 1)]
+            .map(|(mark, times)| (mark.to_owned(), times))
+            .into();
     }
     required.examined = [("witness".to_owned(), 5 * options.seconds)].into();
     required

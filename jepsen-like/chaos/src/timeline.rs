@@ -165,6 +165,8 @@ fn one_fault(svg: &mut String, fault: &Entry, top: u64, height: u64, end_ns: u64
         "power-cut" => "#222222",
         "partition" => "#2e86ab",
         "network" => "#66b3c9",
+        "restore" => "#3d6b35",
+        "suspend" => "#5b3f8c",
         _ => "#6b8e23",
     };
     let note = format!(
@@ -274,6 +276,16 @@ mod tests {
             from_ns: 1_000_000_000,
             until_ns: Some(2_000_000_000),
         }];
+        facts.faults.push(Entry {
+            number: 1,
+            nemesis: "suspend".to_owned(),
+            how: "cut off, then SIGSTOP".to_owned(),
+            members: vec![2],
+            hit_leader: false,
+            from_ns: 2_500_000_000,
+            until_ns: None,
+        });
+        facts.told.marks = vec![(3_000_000_000, "renewed_while_cut_off".to_owned())];
         facts.story.agents = 1;
         let svid = |serial: &str| What::Svids {
             svids: vec![Svid { id: "w".to_owned(), serial: serial.to_owned(), not_after_ms: 0 }],
@@ -289,6 +301,9 @@ mod tests {
             assert!(page.contains(text), "{text}");
         }
         for text in ["VIOLATION", "no write for 4.000 s", "kill: one on [1]", "&lt;why&gt;"] {
+            assert!(page.contains(text), "{text}");
+        }
+        for text in ["suspend: cut off, then SIGSTOP on [2]", "#5b3f8c", "renewed_while_cut_off"] {
             assert!(page.contains(text), "{text}");
         }
         assert!(!page.contains("<script"), "it works without any");

@@ -33,8 +33,8 @@ pub(crate) struct Eyes {
 pub(crate) struct Seen {
     /// The leader's place, as the newest term has it.
     pub(crate) leader: Option<usize>,
-    /// The newest term.
-    pub(crate) term: u64,
+    /// The newest epoch and term: a restore begins an epoch, whose terms may be lower.
+    pub(crate) term: (u32, u64),
     /// Who led from when on, in nanoseconds of the run.
     pub(crate) leaders: Vec<(u64, Option<usize>)>,
     /// Terms in which someone led, after the first.
@@ -98,7 +98,7 @@ impl Eyes {
             if term < seen.term {
                 return;
             }
-            let is_new = leader.is_some() && term > seen.term && seen.term > 0;
+            let is_new = leader.is_some() && term > seen.term && seen.term.1 > 0;
             if leader.is_some() {
                 seen.term = term;
             }
@@ -119,18 +119,18 @@ impl Eyes {
     }
 }
 
-/// The newest term that any member knows, and the place of its leader.
-fn leader_of(statuses: &[Option<Status>]) -> (u64, Option<usize>) {
-    let quorums = statuses.iter().flatten().filter_map(|status| status.quorum.as_ref());
-    let Some(newest) = quorums.max_by_key(|quorum| (quorum.term, !quorum.leader_id.is_empty()))
-    else {
-        return (0, None);
-    };
+/// The newest epoch and term that any member knows, and the place of its leader.
+fn leader_of(statuses: &[Option<Status>]) -> ((u32, u64), Option<usize>) {
+    let known = statuses.iter().flatten();
+    let known = known.filter_map(|status| Some((status.epoch, status.quorum.as_ref()?)));
+    let newest =
+        known.max_by_key(|(epoch, quorum)| (*epoch, quorum.term, !quorum.leader_id.is_empty()));
+    let Some((epoch, newest)) = newest else { return ((0, 0), None) };
     let is_leader = |status: &Option<Status>| {
         let own = status.as_ref().and_then(|status| status.this_member.as_ref());
         own.is_some_and(|own| own.id == newest.leader_id)
     };
-    (newest.term, statuses.iter().position(is_leader))
+    ((epoch, newest.term), statuses.iter().position(is_leader))
 }
 
 /// What all members must show alike.
@@ -185,4 +185,30 @@ pub(crate) fn apart(statuses: &[Option<Status>], is_quiet: bool) -> Option<Strin
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_of_a_newer_epoch_counts_whatever_the_terms_are() {
+        let says = |epoch: u32, term: u64, id: &str, leader: &str| {
+            Some(Status {
+                epoch,
+                this_member: Some(cluster::ThisMember { id: id.to_owned(), ..Default::default() }),
+                quorum: Some(cluster::Quorum {
+                    term,
+                    leader_id: leader.to_owned(),
+                    ..Default::default()
+                }),
+                ..Status::default()
+            })
+        };
+        let late = says(1, 40, "late", "late");
+        let statuses = [says(2, 5, "new", "new"), late.clone(), None];
+        assert_eq!(leader_of(&statuses), ((2, 5), Some(0)));
+        assert_eq!(leader_of(&[late]), ((1, 40), Some(0)));
+        assert_eq!(leader_of(&[None]), ((0, 0), None));
+    }
 }

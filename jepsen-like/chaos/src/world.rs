@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use steeple_testkit::cluster::Place;
 use steeple_testkit::{Cluster, ClusterSpec, Machines};
@@ -14,8 +14,10 @@ use steeple_testkit::{Cluster, ClusterSpec, Machines};
 use crate::agents::TTL_S;
 use crate::agents::crew::Site;
 use crate::disk::{self, Disk};
+use crate::neighbour;
 use crate::net::Spaces;
 use crate::options::{Nemesis, Options};
+use crate::suspend;
 use crate::system;
 
 /// What a run needs of the system, and whether it is there.
@@ -25,6 +27,9 @@ pub(crate) struct Needs {
     disks: bool,
     clocks: bool,
 }
+
+/// What the members' configuration calls their cluster.
+pub(crate) const CLUSTER_NAME: &str = "testkit";
 
 /// Fakes the wall clock of a process, and nothing else.
 const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
@@ -101,6 +106,10 @@ impl World {
             ),
             feature_level_max: older,
             plugin_lines: machines.plugin(folder)?,
+            cluster_lines: match options.nemeses.contains(&Nemesis::Suspend) {
+                true => suspend::cluster_lines(),
+                false => String::new(),
+            },
             ..ClusterSpec::default()
         };
         for at in 0..options.members {
@@ -161,6 +170,50 @@ impl World {
     /// A member's registry: what it would lose with its volume.
     pub(crate) fn registry(&self, at: usize) -> Result<PathBuf> {
         Ok(self.cluster.member(at)?.data().join("raft"))
+    }
+
+    /// Moves a member's registry away, as runbooks say: beside where it was, with another ending.
+    pub(crate) fn set_registry_aside(&self, at: usize, ending: &str) -> Result<()> {
+        let registry = self.registry(at)?;
+        let aside = registry.with_extension(ending);
+        std::fs::rename(&registry, &aside).context("move a registry away")
+    }
+
+    /// Runs a command of `spire-server` on a member's machine. What it prints if it fails is the
+    /// error.
+    pub(crate) fn type_in(&self, at: usize, words: &[&str]) -> Result<()> {
+        let member = self.cluster.member(at)?;
+        let output = tokio::task::block_in_place(|| member.cli(words))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {}", words.join(" "), said.trim());
+        Ok(())
+    }
+
+    /// Starts a member that is only to be rebuilt.
+    pub(crate) async fn hold(&mut self, at: usize) -> Result<()> {
+        self.cluster.hold_member(at).await
+    }
+
+    /// The run's folder.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where somebody on a member's machine is, who attests by a token and asks for an entry.
+    pub(crate) fn neighbourhood(
+        &self,
+        at: usize,
+        token: &str,
+        entry_id: &str,
+    ) -> Result<neighbour::Place> {
+        let spaces = self.spaces.as_ref().context("the run has no network of its own")?;
+        let member = self.cluster.member(at)?;
+        Ok(neighbour::Place {
+            namespace: spaces.path(at)?,
+            address: (member.api_address, member.api_port).into(),
+            token: token.to_owned(),
+            entry_id: entry_id.to_owned(),
+        })
     }
 
     /// A member's log.

@@ -29,6 +29,9 @@ pub(crate) enum Said {
     NotDone(String),
     /// It may have had an effect, or may yet have one.
     Maybe(String),
+    /// Nobody will ever know: the outcome, if there was one, is forgotten, and the request will
+    /// never be applied from now on.
+    Forgotten { revision: u64, text: String },
     /// Something that no client should be told.
     Strange(String),
 }
@@ -226,8 +229,25 @@ fn rejected(status: &Status, rejection: h::Rejection) -> Said {
     answer(status.metadata(), h::Reply::Rejected(rejection))
 }
 
-/// What an item of a batch says, if it is something that a client may be told.
-type Item = Result<h::ItemReply, String>;
+/// What an item of a batch says, if it is a decision.
+type Item = Result<h::ItemReply, NoDecision>;
+
+/// An item of a batch that decides nothing.
+#[derive(Debug)]
+enum NoDecision {
+    /// As [`Said::Forgotten`].
+    Forgotten(String),
+    /// As [`Said::Strange`].
+    Strange(String),
+}
+
+impl NoDecision {
+    fn of(what: &str, status: &pb::types::Status) -> Self {
+        let code = Code::from_i32(status.code);
+        let text = format!("{what}: {code:?}: {}", status.message);
+        if code == Code::Aborted { Self::Forgotten(text) } else { Self::Strange(text) }
+    }
+}
 
 fn created(status: Option<pb::types::Status>, entry: Option<pb::types::Entry>) -> Item {
     let status = status.unwrap_or_default();
@@ -237,10 +257,10 @@ fn created(status: Option<pb::types::Status>, entry: Option<pb::types::Entry>) -
         (Code::AlreadyExists, None) => {
             let id = status.message.strip_prefix("failed to create entry: entry id ");
             let id = id.and_then(|rest| rest.strip_suffix(" is taken"));
-            let id = id.ok_or_else(|| format!("create: {}", status.message))?.to_owned();
+            let id = id.ok_or_else(|| NoDecision::of("create", &status))?.to_owned();
             Ok(h::ItemReply::Rejected(h::Rejection::EntryIdTaken { id }))
         }
-        (code, _) => Err(format!("create: {code:?}: {}", status.message)),
+        _ => Err(NoDecision::of("create", &status)),
     }
 }
 
@@ -249,7 +269,7 @@ fn updated(status: Option<pb::types::Status>, entry: Option<pb::types::Entry>) -
     match (Code::from_i32(status.code), entry) {
         (Code::Ok, Some(entry)) => Ok(h::ItemReply::Updated(ask::entry(entry))),
         (Code::NotFound, _) => Ok(h::ItemReply::Rejected(h::Rejection::EntryNotFound)),
-        (code, _) => Err(format!("update: {code:?}: {}", status.message)),
+        _ => Err(NoDecision::of("update", &status)),
     }
 }
 
@@ -262,13 +282,17 @@ fn deleted(status: Option<pb::types::Status>) -> Item {
     if code == Code::NotFound {
         return Ok(h::ItemReply::Rejected(h::Rejection::EntryNotFound));
     }
-    Err(format!("delete: {code:?}: {}", status.message))
+    Err(NoDecision::of("delete", &status))
 }
 
 fn batch(told: &MetadataMap, items: impl Iterator<Item = Item>) -> Said {
     match items.collect::<Result<Vec<_>, _>>() {
         Ok(items) => answer(told, h::Reply::Items(items)),
-        Err(what) => Said::Strange(what),
+        Err(NoDecision::Forgotten(text)) => match revision(told) {
+            Some(revision) => Said::Forgotten { revision, text },
+            None => Said::Strange(text),
+        },
+        Err(NoDecision::Strange(text)) => Said::Strange(text),
     }
 }
 
@@ -294,14 +318,15 @@ pub(crate) fn revision(told: &MetadataMap) -> Option<u64> {
 /// What a call that failed as a whole means for its effect.
 fn refused(status: &Status) -> Said {
     let text = format!("{:?}: {}", status.code(), status.message());
-    if revision(status.metadata()).is_none() {
+    let Some(revision) = revision(status.metadata()) else {
         // Not a server's answer: the connection broke, or there was none.
         return if was_never_sent(status) { Said::NotDone(text) } else { Said::Maybe(text) };
-    }
+    };
     match status.code() {
         Code::Unavailable if status.message().starts_with("outcome unknown") => Said::Maybe(text),
         Code::Unavailable | Code::ResourceExhausted => Said::NotDone(text),
-        Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => Said::Maybe(text),
+        Code::DeadlineExceeded | Code::Cancelled => Said::Maybe(text),
+        Code::Aborted => Said::Forgotten { revision, text },
         Code::Ok
         | Code::Unknown
         | Code::InvalidArgument
@@ -339,5 +364,27 @@ impl Attempt {
             request.metadata_mut().insert("steeple-request-id", id);
         }
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forgotten_request_is_not_tried_again_and_says_what_the_next_id_must_know() {
+        let mut status = Status::aborted("request forgotten");
+        assert!(matches!(refused(&status), Said::Maybe(_)), "no server's answer");
+        status.metadata_mut().insert("steeple-revision", MetadataValue::from_static("71"));
+        assert!(matches!(refused(&status), Said::Forgotten { revision: 71, .. }));
+        // Of a batch, each item says so.
+        let status_told = status.metadata();
+        let item = |code: Code| {
+            let status = pb::types::Status { code: code as i32, message: String::new() };
+            batch(status_told, [deleted(Some(status))].into_iter())
+        };
+        assert!(matches!(item(Code::Aborted), Said::Forgotten { revision: 71, .. }));
+        assert!(matches!(item(Code::Internal), Said::Strange(_)));
+        assert!(matches!(item(Code::NotFound), Said::Answer { revision: 71, .. }));
     }
 }

@@ -89,6 +89,11 @@ impl Client {
                         break ended(maybe, text);
                     }
                 }
+                Said::Forgotten { revision, text } => {
+                    // An id that says this revision is not too old.
+                    self.seen = self.seen.max(revision);
+                    break h::Outcome::Unknown { text };
+                }
                 Said::Strange(text) => {
                     self.recorder.strange(text.clone());
                     break h::Outcome::Unknown { text };

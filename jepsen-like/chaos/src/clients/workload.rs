@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use steeple_checker::history as h;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 
 use super::ask::{Ask, NewEntry};
 use super::client::Client;
@@ -32,22 +32,35 @@ struct Shared {
     calls: AtomicU64,
     tokens: Mutex<VecDeque<String>>,
     agents: Mutex<VecDeque<String>>,
+    /// Shared by calls; whoever has it alone holds all of them up.
+    gate: RwLock<()>,
 }
 
 impl Workload {
     /// The workload of a seed.
     pub(crate) fn new(seed: u64) -> Self {
-        let (tokens, agents) = Default::default();
-        Self(Arc::new(Shared { seed, calls: AtomicU64::new(0), tokens, agents }))
+        let (tokens, agents, gate) = Default::default();
+        Self(Arc::new(Shared { seed, calls: AtomicU64::new(0), tokens, agents, gate }))
     }
 
     /// Calls until told to stop.
     pub(crate) async fn run(self, mut client: Client, stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
+            let _passes = self.0.gate.read().await;
             let ask = self.next(&client);
             let reply = client.ask(&ask).await;
             self.learn(&ask, reply.as_ref());
         }
+    }
+
+    /// Waits until no call is under way; none begins before what is returned is dropped.
+    pub(crate) async fn hold_up(&self) -> RwLockWriteGuard<'_, ()> {
+        self.0.gate.write().await
+    }
+
+    /// Join tokens that were not spent are void from now on: nobody tries them.
+    pub(crate) fn forget_tokens(&self) {
+        lock(&self.0.tokens).clear();
     }
 
     fn next(&self, client: &Client) -> Ask {
@@ -116,4 +129,24 @@ fn remember(among: &Mutex<VecDeque<String>>, what: &str) {
 
 fn lock(among: &Mutex<VecDeque<String>>) -> MutexGuard<'_, VecDeque<String>> {
     among.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn calls_are_held_up_and_tokens_of_before_a_restore_are_not_tried() {
+        let workload = Workload::new(1);
+        let under_way = workload.0.gate.read().await;
+        assert!(workload.0.gate.try_write().is_err(), "it waits for calls under way");
+        drop(under_way);
+        let held_up = workload.hold_up().await;
+        assert!(workload.0.gate.try_read().is_err(), "no call begins");
+        workload.learn(&Ask::Token("old".to_owned()), Some(&h::Reply::Done));
+        workload.forget_tokens();
+        assert!(lock(&workload.0.tokens).is_empty());
+        drop(held_up);
+        assert!(workload.0.gate.try_read().is_ok());
+    }
 }

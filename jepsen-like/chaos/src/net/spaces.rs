@@ -5,7 +5,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use super::links::Links;
 use super::switch::{self, Addresses};
 use crate::system::{find, run};
+
+/// Where namespaces have their names.
+const NAMESPACES: &str = "/run/netns";
 
 /// The device in each namespace.
 const DEVICE: &str = "tun0";
@@ -93,6 +96,11 @@ impl Spaces {
         Ok(vec![find("nsenter"), namespace_of(self.name(at)?)])
     }
 
+    /// The file that stands for a node's namespace.
+    pub(crate) fn path(&self, at: usize) -> Result<PathBuf> {
+        Ok(Path::new(NAMESPACES).join(self.name(at)?))
+    }
+
     /// What happens to packets.
     pub(crate) fn links(&self) -> &Links {
         &self.links
@@ -122,7 +130,7 @@ impl Drop for Spaces {
 
 /// The argument of `nsenter` that names a network namespace.
 fn namespace_of(name: &str) -> String {
-    format!("--net=/run/netns/{name}")
+    format!("--net={NAMESPACES}/{name}")
 }
 
 fn open_device(namespace: &str, listener: &UnixListener, socket: &Path) -> Result<File> {

@@ -11,7 +11,7 @@ use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::time::FixedClock;
 use steeple_spiffe_core::{Clock, SpiffeId, Timestamp, TrustDomain};
 
-use super::super::evidence::{Arrivals, Sightings, What, Witness};
+use super::super::evidence::{Arrivals, ChallengeBoard, Sightings, What, Witness};
 use super::super::issuer::Issuer;
 use super::super::policy::AuthorityPolicy;
 use crate::keys::test_signature;
