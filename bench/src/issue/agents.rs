@@ -31,7 +31,8 @@ const CREATED_AT_ONCE: usize = 500;
 /// Keys and requests that are made; of more entries some share one.
 const REQUESTS_MAX: usize = 1_000;
 
-/// Until a new entry is signed for. SPIRE reads its database anew every five seconds.
+/// Until a server gives a token, and until a new entry is signed for. SPIRE reads its database anew
+/// every five seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seconds that the join token may be used.
@@ -78,7 +79,11 @@ impl Agents {
     pub(crate) async fn register(socket: &Path, ports: &[u16], entries: usize) -> Result<Self> {
         let admin = unix_channel(socket);
         let request = CreateJoinTokenRequest { ttl: TOKEN_TTL, ..Default::default() };
-        let token = AgentClient::new(admin.clone()).create_join_token(request).await?.into_inner();
+        // A server that was just started may not have its first authority yet.
+        let token = wait_for("a join token", PATIENCE, async || {
+            Ok(AgentClient::new(admin.clone()).create_join_token(request.clone()).await?)
+        });
+        let token = token.await?.into_inner();
         let client = AttestedClient::attest(ports, &token.value).await?;
         create_entries(admin, &client.id, entries).await?;
         let made = tokio::task::spawn_blocking(move || {

@@ -56,7 +56,7 @@ impl Plan {
             slice: Duration::from_millis(100),
             entries: 200,
             renewed: 200,
-            rotations: 1,
+            rotations: 3,
             smoke: true,
         }
     }
@@ -87,6 +87,9 @@ pub(crate) async fn run(words: &[&str]) -> Result<()> {
     let mut report = Report::new(plan.smoke, results);
     let before = machine::Times::now()?;
     report.line(&format!("{}\n", machine::describe()));
+    if cfg!(debug_assertions) {
+        report.line("A build with assertions: not to be compared with anything.\n");
+    }
     for part in PARTS {
         if wanted.is_empty() || wanted.contains(&part) {
             run_part(part, &plan, &mut report).await.with_context(|| format!("part {part}"))?;

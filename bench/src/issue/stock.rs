@@ -12,7 +12,7 @@ use steeple_testkit::cluster::TRUST_DOMAIN;
 use steeple_testkit::ports;
 use steeple_testkit::process::{Process, wait_for};
 use tempfile::TempDir;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long a start may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,7 +53,8 @@ impl Stock {
         let process = &mut stock.process;
         wait_for("the stock server", PATIENCE, async || {
             ensure!(process.is_running(), "it ended: {}", process.log_tail(10));
-            UnixStream::connect(&socket).await.map(drop).context("connect")
+            UnixStream::connect(&socket).await.context("connect to its socket")?;
+            TcpStream::connect(("127.0.0.1", port)).await.map(drop).context("connect to its port")
         })
         .await?;
         Ok(stock)

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use http::HeaderValue;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::{http1, http2};
@@ -77,8 +79,15 @@ async fn svids(stream: TlsStream<TcpStream>, server: SvidServer<Canned>) {
 async fn documents(stream: TlsStream<TcpStream>, document: Bytes) {
     let service = service_fn(move |_request: http::Request<Incoming>| {
         let mut response = http::Response::new(Full::new(document.clone()));
-        let kind = http::HeaderValue::from_static("application/json");
-        response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+        // As many bytes as the endpoint's.
+        let headers = [
+            (CONTENT_TYPE, "application/json"),
+            (ETAG, "\"1-0123456789abcdef\""),
+            (CACHE_CONTROL, "no-cache"),
+        ];
+        for (name, value) in headers {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
         async move { Ok::<_, Infallible>(response) }
     });
     http1::Builder::new().serve_connection(TokioIo::new(stream), service).await.ok();
