@@ -1,7 +1,8 @@
 //! Which cluster keys the replicated state depends on.
 //!
-//! Pure functions of the rows that say so: the key that seals, and the key under which each authority's
-//! private key and each sealed value is sealed. What members hold, and what follows from both, is for the callers.
+//! Pure functions of the rows that say so: the key that seals, and the key under which each
+//! authority's private key and each sealed value is sealed. What members hold, and what follows
+//! from both, is for the callers.
 
 use std::collections::{BTreeMap, BTreeSet};
 

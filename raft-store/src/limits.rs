@@ -35,7 +35,8 @@ pub const ENTRIES_PER_BUNDLE_DELETED_MAX: u64 = 20_000;
 /// three of a kind; forced rotation may add some before pruning.
 pub const AUTHORITIES_MAX: usize = 32;
 
-/// Most bytes of a value that is kept sealed: a chain of certificates with its key has a few thousand.
+/// Most bytes of a value that is kept sealed: a chain of certificates with its key has a few
+/// thousand.
 pub const SEALED_BYTES_MAX: usize = 64 * 1024;
 
 /// Proposals in flight per member: above, waiting only makes every caller time out.

@@ -1,5 +1,5 @@
-//! Values that the cluster keeps sealed beside the journal of authorities: what replicas share and nobody
-//! else may read.
+//! Values that the cluster keeps sealed beside the journal of authorities: what replicas share and
+//! nobody else may read.
 //!
 //! Owns their names and versions. What is in one, and how it is sealed, is the caller's.
 

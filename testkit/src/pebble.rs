@@ -1,7 +1,7 @@
 //! Pebble: the small ACME server of those who run Let's Encrypt, on loopback, with its own DNS.
 //!
-//! Owns how its two programs are had (built by Go from their module, once, into the cache folder), their
-//! files and their ports. It trusts nobody and is trusted by whoever is given its roots.
+//! Owns how its two programs are had (built by Go from their module, once, into the cache folder),
+//! their files and their ports. It trusts nobody and is trusted by whoever is given its roots.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -130,8 +130,8 @@ impl Pebble {
         Ok(CertificateDer::from_pem_slice(body.as_bytes())?.to_vec())
     }
 
-    /// The leaf that is presented at an address under a name, if it chains to what this server makes, is
-    /// good for the name, and has not ended.
+    /// The leaf that is presented at an address under a name, if it chains to what this server
+    /// makes, is good for the name, and has not ended.
     ///
     /// # Errors
     ///

@@ -23,8 +23,8 @@ pub trait Acme: fmt::Debug + Send + Sync {
     ) -> BoxFuture<'a, Result<Box<dyn AcmeAccount>, AcmeError>>;
 }
 
-/// What the holder of an account can do. Orders are named by their addresses, so that whoever leads next
-/// can go on with one.
+/// What the holder of an account can do. Orders are named by their addresses, so that whoever leads
+/// next can go on with one.
 pub trait AcmeAccount: Send + Sync {
     /// Orders a certificate for a name; returns the order's address.
     fn order<'a>(&'a self, domain: &'a str) -> BoxFuture<'a, Result<String, AcmeError>>;

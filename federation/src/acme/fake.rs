@@ -1,5 +1,5 @@
-//! A server of certificates and a store of records, in memory, that write down what is asked of them in
-//! one list.
+//! A server of certificates and a store of records, in memory, that write down what is asked of
+//! them in one list.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -9,9 +9,10 @@
 //!   every replica  Presenter ──► what handshakes present: certificate, answer to the challenge
 //! ```
 //!
-//! Owns the decisions, the order and the answer to TLS-ALPN-01 challenges (RFC 8737), which come to the
-//! endpoint's own port as in SPIRE. Knows neither who leads nor how records are kept and sealed: that is
-//! behind [`AcmeState`]. The client of the protocol is instant-acme, behind [`Acme`].
+//! Owns the decisions, the order and the answer to TLS-ALPN-01 challenges (RFC 8737), which come to
+//! the endpoint's own port as in SPIRE. Knows neither who leads nor how records are kept and
+//! sealed: that is behind [`AcmeState`]. The client of the protocol is instant-acme, behind
+//! [`Acme`].
 
 mod answer;
 mod client;

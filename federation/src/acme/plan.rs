@@ -13,8 +13,8 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(3600);
 /// Shortest wait, with certificates of a minute.
 const BACK_OFF_MIN: Duration = Duration::from_secs(1);
 
-/// Attempts within the life of a certificate that the shortest wait allows for: a third of it is left
-/// when it is renewed, and eight fit into that.
+/// Attempts within the life of a certificate that the shortest wait allows for: a third of it is
+/// left when it is renewed, and eight fit into that.
 const BACK_OFF_PARTS: u32 = 24;
 
 /// From when until when a certificate is good.

@@ -1,7 +1,7 @@
 //! What the replicas keep in common: the account, the certificate, the attempt to get the next one.
 //!
-//! Owns the bytes, which are JSON in types of their own. They hold private keys: whoever keeps them seals
-//! them, and every copy that is made here is wiped.
+//! Owns the bytes, which are JSON in types of their own. They hold private keys: whoever keeps them
+//! seals them, and every copy that is made here is wiped.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::state::Digest;
 
-/// Room for a record: a chain has a few kilobytes. Written into at once, so that no copy is left behind
-/// by a buffer that grows.
+/// Room for a record: a chain has a few kilobytes. Written into at once, so that no copy is left
+/// behind by a buffer that grows.
 const RECORD_ROOM: usize = 64 << 10;
 
 /// Most bytes of an error text that is kept: the rest is in the leader's log.

@@ -70,7 +70,8 @@ pub enum StateError {
 
 /// What all replicas keep in common.
 pub trait AcmeState: fmt::Debug + Send + Sync {
-    /// The records as this replica knows them. Cheap enough for each minute, not for each handshake.
+    /// The records as this replica knows them. Cheap enough for each minute, not for each
+    /// handshake.
     ///
     /// # Errors
     ///
@@ -80,11 +81,12 @@ pub trait AcmeState: fmt::Debug + Send + Sync {
     /// Returns when the versions are others than these.
     fn changed(&self, versions: [u64; 3]) -> BoxFuture<'_, ()>;
 
-    /// Writes a record, if its version is still the one that was seen. Afterwards [`Self::load`] shows
-    /// it.
+    /// Writes a record, if its version is still the one that was seen. Afterwards [`Self::load`]
+    /// shows it.
     fn save(&self, record: Record, seen: u64) -> BoxFuture<'_, Result<(), StateError>>;
 
-    /// Returns when every replica that can be reached answers the challenge with this digest, or after
+    /// Returns when every replica that can be reached answers the challenge with this digest, or
+    /// after
     /// `patience`: who does not by then is said in the log.
     fn spread(&self, digest: Digest, patience: Duration) -> BoxFuture<'_, ()>;
 }

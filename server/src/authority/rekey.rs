@@ -1,10 +1,10 @@
-//! Moves private keys of authorities, and the other values that are kept sealed, under the cluster key that
-//! seals now, on the leader.
+//! Moves private keys of authorities, and the other values that are kept sealed, under the cluster
+//! key that seals now, on the leader.
 //!
-//! Owns one round: everything that is still sealed under another key is opened, sealed anew with the
-//! same associated data, and replaced by one command that names the sealing it was opened from. So a
-//! rotation in between is never overwritten, and whoever leads next goes on where this leader stopped: what
-//! is left to do is what the journal shows.
+//! Owns one round: everything that is still sealed under another key is opened, sealed anew with
+//! the same associated data, and replaced by one command that names the sealing it was opened from.
+//! So a rotation in between is never overwritten, and whoever leads next goes on where this leader
+//! stopped: what is left to do is what the journal shows.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,7 +127,8 @@ impl Rekeyer {
                 tracing::info!(?name, from, "Sealed value sealed anew");
                 self.follow(applied.revision).await
             }
-            // It was written meanwhile, or the key moved on: the next round sees what there is then.
+            // It was written meanwhile, or the key moved on: the next round sees what there is
+            // then.
             Err(rejection) => {
                 tracing::debug!(?name, %rejection, "Sealed value was not sealed anew");
                 Ok(())

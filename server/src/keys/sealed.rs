@@ -1,10 +1,10 @@
-//! The sealed form of a private key, and of other values that the cluster keeps, under the cluster's
-//! key-encryption key.
+//! The sealed form of a private key, and of other values that the cluster keeps, under the
+//! cluster's key-encryption key.
 //!
 //! Owns the associated data, which ties a ciphertext to one cluster, one authority, one purpose and
-//! one version of this format (a value: to its name and its own version): what is moved to another row
-//! does not open. The cipher is
-//! raft-store's (`Kek`); plaintext leaves here only as a [`Secret`].
+//! one version of this format (a value: to its name and its own version): what is moved to another
+//! row does not open. The cipher is raft-store's (`Kek`); plaintext leaves here only as a
+//! [`Secret`].
 
 use steeple_raft_store::{ClusterId, ClusterKeys, SealedName};
 use steeple_spiffe_core::authority::{AuthorityKind, SealedKey};

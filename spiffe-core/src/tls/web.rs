@@ -265,8 +265,8 @@ pub struct AcmeIdentity {
     pub challenge: Option<AcmeChallenge>,
 }
 
-/// The answer to a challenge of an ACME server: a certificate which says that this server knows of it
-/// (RFC 8737, 3).
+/// The answer to a challenge of an ACME server: a certificate which says that this server knows of
+/// it (RFC 8737, 3).
 #[derive(Clone)]
 pub struct AcmeChallenge {
     domain: String,
@@ -274,8 +274,9 @@ pub struct AcmeChallenge {
 }
 
 impl AcmeChallenge {
-    /// Joins the certificate for a name, in DER, and its private key (PKCS#8 in DER). Whether they fit is
-    /// not looked at: webpki reads no certificate with the extension that makes it an answer.
+    /// Joins the certificate for a name, in DER, and its private key (PKCS#8 in DER). Whether they
+    /// fit is not looked at: webpki reads no certificate with the extension that makes it an
+    /// answer.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! The order: from a decision to a certificate that all replicas have. On the leader alone.
 //!
-//! Owns the steps and what is saved between them, so that whoever leads next goes on where this leader
-//! stopped: the order's address and its key before anything is asked for it, the challenge before the
-//! server is told to look. One order is under way at a time.
+//! Owns the steps and what is saved between them, so that whoever leads next goes on where this
+//! leader stopped: the order's address and its key before anything is asked for it, the challenge
+//! before the server is told to look. One order is under way at a time.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -33,12 +33,12 @@ const POLL: Duration = Duration::from_secs(1);
 /// An order takes seconds; some servers look several times at the challenge.
 const ORDER_TIME: Duration = Duration::from_secs(10 * 60);
 
-/// Replicas that can be reached answer a challenge within moments; one that does not keeps the others
-/// from a certificate no longer than this.
+/// Replicas that can be reached answer a challenge within moments; one that does not keeps the
+/// others from a certificate no longer than this.
 const SPREAD_TIME: Duration = Duration::from_secs(15);
 
-/// How often the server is asked when it wants its certificate renewed (RFC 9773, 4.3.2: its own wish is
-/// six hours, mostly).
+/// How often the server is asked when it wants its certificate renewed (RFC 9773, 4.3.2: its own
+/// wish is six hours, mostly).
 const ASK_RENEWAL: Duration = Duration::from_secs(6 * 3600);
 
 /// Orders and renews.
@@ -259,8 +259,8 @@ impl Orderer {
         Ok(order)
     }
 
-    /// Writes the attempt as it is: it proves that this replica leads and can write, before the server is
-    /// asked to remember anything.
+    /// Writes the attempt as it is: it proves that this replica leads and can write, before the
+    /// server is asked to remember anything.
     async fn claim(&self) -> Result<Held<Attempt>, OrderError> {
         let found = self.state.load()?.attempt;
         let record = Record::Attempt(found.value.unwrap_or_default());
@@ -362,8 +362,8 @@ impl Orderer {
         Ok(self.acme.open(&account.credentials).await?.renewal(leaf).await?)
     }
 
-    /// When to renew in a window: at once if it is over, which is how a server calls certificates back;
-    /// else not in the first half of the certificate's life, however wide the window is.
+    /// When to renew in a window: at once if it is over, which is how a server calls certificates
+    /// back; else not in the first half of the certificate's life, however wide the window is.
     fn moment(&self, window: Window, found: &WebIdentity) -> Timestamp {
         let now = self.clock.now();
         if window.end <= now {

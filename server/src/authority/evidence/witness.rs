@@ -1,5 +1,5 @@
-//! Answers other members' questions, from what this one has seen and can do: about a prepared authority,
-//! and about a challenge of an ACME server.
+//! Answers other members' questions, from what this one has seen and can do: about a prepared
+//! authority, and about a challenge of an ACME server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ const AGENTS_MAX: usize = 250_000;
 /// How long an authority may take to arrive.
 const APPLY_WAIT: Duration = Duration::from_secs(1);
 
-/// The challenge of an ACME server that this member's bundle endpoint answers now (SHA-256 of its key
-/// authorization): other members ask for it.
+/// The challenge of an ACME server that this member's bundle endpoint answers now (SHA-256 of its
+/// key authorization): other members ask for it.
 pub type ChallengeBoard = Arc<watch::Sender<Option<[u8; 32]>>>;
 
 /// What a member can say of authorities. Cheap to clone.

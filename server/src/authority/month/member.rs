@@ -87,7 +87,8 @@ impl Member {
         arrivals.note(&views.journal(), clock.boot_time());
         let keys = Arc::clone(&common.keys);
         let (seen, came) = (sightings.clone(), arrivals.clone());
-        let witness = Witness::new(views.clone(), keys, seen, came, as_clock(), ChallengeBoard::default());
+        let witness =
+            Witness::new(views.clone(), keys, seen, came, as_clock(), ChallengeBoard::default());
         Self {
             replica,
             views,
