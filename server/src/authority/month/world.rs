@@ -187,8 +187,9 @@ impl World {
         self.now.plus(Duration::from_secs(least + self.below(most - least + 1)))
     }
 
-    /// How wrong the clock of a member that starts is. Of two clocks that are far apart neither is right, and
-    /// nobody decides about time: one is wrong at most, and only while the others are there.
+    /// How wrong the clock of a member that starts is. Of two clocks that are far apart neither is
+    /// right, and nobody decides about time: one is wrong at most, and only while the others are
+    /// there.
     fn skew(&self) -> i64 {
         let well = self.members.iter().filter(|member| member.condition == Condition::Well);
         let alone = well.count() < 2 || self.has_wrong_clock();
@@ -254,7 +255,8 @@ impl World {
         self.elects_at = if quick { self.in_s(1, 20) } else { self.in_s(60, 240) };
     }
 
-    /// What the leader does in one round, what others do who take themselves for it, and what arrives.
+    /// What the leader does in one round, what others do who take themselves for it, and what
+    /// arrives.
     pub(super) fn lead(&mut self) {
         if self.leader.is_some_and(|leader| !self.may_lead(leader)) {
             self.depose();
@@ -409,7 +411,8 @@ impl World {
         self.catch_up(index);
     }
 
-    /// Everything is lost but a snapshot, which is as new as can be; every member gets it in another epoch.
+    /// Everything is lost but a snapshot, which is as new as can be; every member gets it in another
+    /// epoch.
     pub(super) fn restore(&mut self) {
         self.truth = self.truth.restored(self.now);
         self.epoch += 1;
