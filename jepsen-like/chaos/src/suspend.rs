@@ -162,9 +162,9 @@ impl Stage {
             false => Ask::Delete(vec![issuers::entry(token).id]),
         };
         for other in others.iter().cycle().take(2 * others.len()) {
-            match hand.ask_member(*other, &ask).await {
-                Some(h::Reply::Done | h::Reply::Items(_)) => return Ok(Instant::now()),
-                Some(_) | None => {}
+            let reply = hand.ask_member(*other, &ask).await;
+            if matches!(reply, Some(h::Reply::Done | h::Reply::Items(_))) {
+                return Ok(Instant::now());
             }
         }
         anyhow::bail!("nobody acknowledges {ask:?}")
@@ -219,7 +219,7 @@ mod tests {
             (bound, Told::Refused("banned".to_owned()), false),
         ] {
             let call = Asked { began: acknowledged + after, told };
-            let found = wrong(&[call.clone()], acknowledged);
+            let found = wrong(std::slice::from_ref(&call), acknowledged);
             assert_eq!(found.is_some(), is_wrong, "{call:?}: {found:?}");
         }
         assert_eq!(wrong(&[], acknowledged), None);
