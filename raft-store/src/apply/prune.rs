@@ -43,9 +43,10 @@ pub(super) fn expired(step: &mut Step<'_, '_>, how: &PruneExpired) -> Verdict {
 }
 
 fn prune_entries(step: &mut Step<'_, '_>, limit: u32) -> Result<u32, TableError> {
+    let mut queue = Queue::new(Table::EntriesByExpiry, &[]);
     let mut removed = 0;
     while removed < limit {
-        let Some((expires_at, id)) = first(step, Table::EntriesByExpiry, &[])? else { break };
+        let Some((expires_at, id)) = queue.first(step)? else { break };
         if expires_at >= step.now.unix_s() {
             break;
         }
@@ -58,9 +59,10 @@ fn prune_entries(step: &mut Step<'_, '_>, limit: u32) -> Result<u32, TableError>
 }
 
 fn prune_tokens(step: &mut Step<'_, '_>, limit: u32) -> Result<u32, TableError> {
+    let mut queue = Queue::new(Table::TokensByExpiry, &[]);
     let mut removed = 0;
     while removed < limit {
-        let Some((expires_at, token)) = first(step, Table::TokensByExpiry, &[])? else { break };
+        let Some((expires_at, token)) = queue.first(step)? else { break };
         if expires_at >= step.now.unix_ms() {
             break;
         }
@@ -78,9 +80,10 @@ fn prune_agents(
     before: Timestamp,
     limit: u32,
 ) -> Result<u32, TableError> {
+    let mut queue = Queue::new(Table::AgentsByExpiry, &[class]);
     let mut removed = 0;
     while removed < limit {
-        let Some((not_after, id)) = first(step, Table::AgentsByExpiry, &[class])? else { break };
+        let Some((not_after, id)) = queue.first(step)? else { break };
         if not_after >= before.unix_ms() {
             break;
         }
@@ -92,18 +95,30 @@ fn prune_agents(
     Ok(removed)
 }
 
-/// The first row of a table by expiry below a prefix: its number and its text.
-fn first(
-    step: &Step<'_, '_>,
+/// A table by expiry, read from its beginning while its rows are removed.
+struct Queue {
     table: Table,
-    prefix: &[u8],
-) -> Result<Option<(i64, String)>, TableError> {
-    let rows = step.txn.scan(table, prefix, 1)?;
-    let Some(rest) = rows.first().and_then(|(key, _)| key.strip_prefix(prefix)) else {
-        return Ok(None);
-    };
-    let (Some(number), Some(text)) = (ordered_number(rest), ordered_text(rest)) else {
-        return Err(CodecError::new("key of an expiry index", "too short").into());
-    };
-    Ok(Some((number, text.to_owned())))
+    prefix: Vec<u8>,
+    /// No row is left below: what was removed is not stepped over again.
+    from: Vec<u8>,
+}
+
+impl Queue {
+    /// The rows of `table` below `prefix`.
+    fn new(table: Table, prefix: &[u8]) -> Self {
+        Self { table, prefix: prefix.to_vec(), from: prefix.to_vec() }
+    }
+
+    /// The first row that is left: its number and its text.
+    fn first(&mut self, step: &Step<'_, '_>) -> Result<Option<(i64, String)>, TableError> {
+        let mut rows = step.txn.scan(self.table, &self.from, 1)?;
+        let Some((key, _)) = rows.pop() else { return Ok(None) };
+        let Some(rest) = key.strip_prefix(self.prefix.as_slice()) else { return Ok(None) };
+        let (Some(number), Some(text)) = (ordered_number(rest), ordered_text(rest)) else {
+            return Err(CodecError::new("key of an expiry index", "too short").into());
+        };
+        let first = (number, text.to_owned());
+        self.from = key;
+        Ok(Some(first))
+    }
 }

@@ -100,7 +100,8 @@ fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
         }
     }
     step.txn.outcomes_since = None;
-    let oldest = step.txn.scan(Table::OutcomesByAge, &[], OUTCOMES_FORGOTTEN_PER_COMMAND)?;
+    let from = first_remembered(step);
+    let oldest = step.txn.scan(Table::OutcomesByAge, &from, OUTCOMES_FORGOTTEN_PER_COMMAND)?;
     for (key, value) in oldest {
         let age = decode_age(&value)?;
         let too_old = age.time_unix_ms < kept_from;
@@ -117,9 +118,17 @@ fn forget_old(step: &mut Step<'_, '_>) -> Result<(), TableError> {
     Ok(())
 }
 
+/// No remembered outcome has a key below this: they are forgotten in the order of their keys, and a
+/// restore forgets all of the epochs before. A scan from the beginning of the table would step over
+/// the marks of all that were deleted and are not compacted yet, with each command.
+fn first_remembered(step: &Step<'_, '_>) -> [u8; 8] {
+    let newest = Revision::from_u64(step.counters.forgotten_revision);
+    newest.index().saturating_add(1).to_be_bytes()
+}
+
 /// When the oldest remembered outcome was decided, in Unix milliseconds.
 fn oldest(step: &Step<'_, '_>) -> Result<Option<i64>, TableError> {
-    let first = step.txn.scan(Table::OutcomesByAge, &[], 1)?;
+    let first = step.txn.scan(Table::OutcomesByAge, &first_remembered(step), 1)?;
     Ok(first.first().map(|(_, value)| decode_age(value)).transpose()?.map(|age| age.time_unix_ms))
 }
 

@@ -10,10 +10,11 @@ use openraft::storage::{
     RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
 };
 use prost::bytes::Bytes;
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use steeple_spiffe_core::time::Timestamp;
 
-use crate::apply::testing::{entry, envelope, init};
-use crate::apply::{Table, WriteSet};
+use crate::apply::testing::{START_MS, entry, envelope, init, spiffe};
+use crate::apply::{self, Table, Tables, Transaction, WriteSet};
 use crate::command::Command;
 use crate::error::OpenError;
 use crate::ids::MemberId;
@@ -353,4 +354,42 @@ fn tables_on_disk_scan_one_table_in_key_order() {
     };
     assert_eq!(keys(""), ["a", "b"]);
     assert_eq!(keys("aa"), ["b"]);
+}
+
+/// Applies and commits one command for each request id, at one time.
+fn run(tables: &dyn Tables, from: u64, ids: std::ops::Range<u64>, now: Timestamp) {
+    for (at, id) in ids.enumerate() {
+        let mut request = [0; 16];
+        request[8..].copy_from_slice(&(id + 1).to_be_bytes());
+        let ban = Command::BanAgent(spiffe("/spire/agent/a"));
+        let mut txn = Transaction::new(tables);
+        apply::apply(&mut txn, from + at as u64, &envelope(&ban, request, now)).unwrap();
+        tables.commit(txn.into_writes()).unwrap();
+    }
+}
+
+/// Once writes fell to a twentieth when outcomes began to be forgotten: each command stepped over the
+/// marks of all that had been.
+#[test]
+fn what_was_forgotten_costs_later_commands_nothing() {
+    let (_parent, path) = folder();
+    let engine = open(&path).unwrap();
+    let tables = engine.tables.as_ref();
+    let start = Timestamp::from_unix_ms(START_MS);
+    let mut txn = Transaction::new(tables);
+    apply::apply(&mut txn, 1, &envelope(&init(), [0; 16], start)).unwrap();
+    tables.commit(txn.into_writes()).unwrap();
+    run(tables, 2, 0..640, start);
+
+    let later = start.plus(std::time::Duration::from_secs(15 * 60 + 1));
+    run(tables, 642, 640..690, later);
+    let kept = tables.scan(Table::OutcomesByAge, &[], usize::MAX).unwrap().len();
+    assert_eq!(kept, 50, "the rest is forgotten");
+
+    set_perf_stats(PerfStatsLevel::EnableCount);
+    let mut context = PerfContext::default();
+    context.reset();
+    run(tables, 692, 690..700, later);
+    let marks = context.metric(PerfMetric::InternalDeleteSkippedCount);
+    assert!(marks < 10, "ten commands stepped over {marks} marks");
 }
