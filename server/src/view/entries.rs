@@ -31,6 +31,12 @@ pub(super) struct EntryIndex {
 }
 
 impl EntryIndex {
+    /// Makes room for so many entries more: a table that grows to a million moves all of it a dozen
+    /// times.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        self.by_id.reserve(entries);
+    }
+
     /// Inserts an entry or replaces the one in its row.
     pub(super) fn write(&mut self, row: RowNumber, entry: Arc<RegistrationEntry>) {
         self.remove(row);

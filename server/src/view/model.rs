@@ -40,9 +40,11 @@ impl Model {
     pub(super) fn from_snapshot(
         revision: Revision,
         time: Timestamp,
-        snapshot: impl IntoIterator<Item = Change>,
+        snapshot: Vec<Change>,
     ) -> Self {
         let mut model = Self { revision, time, ..Self::default() };
+        let is_entry = |change: &&Change| matches!(change, Change::EntryWritten { .. });
+        model.entries.reserve(snapshot.iter().filter(is_entry).count());
         for change in snapshot {
             model.apply_change(change, revision);
         }
