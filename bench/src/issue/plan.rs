@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{endpoint, rotation, signing};
+use super::{endpoint, refreshes, rotation, signing};
 use crate::machine;
 use crate::report::Report;
+
+/// The hint that SPIRE and we state where nothing is configured.
+const HINT: Duration = Duration::from_secs(300);
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,14 @@ pub(crate) struct Plan {
     pub(crate) renewed: usize,
     /// Rotations.
     pub(crate) rotations: usize,
+    /// Trust domains whose bundles are fetched.
+    pub(crate) neighbours: usize,
+    /// The refresh hint that they state.
+    pub(crate) hint: Duration,
+    /// How long the refresher's minute is; `None`: a minute.
+    pub(crate) minute: Option<Duration>,
+    /// How long their fetches are counted.
+    pub(crate) refreshing: Duration,
     /// Whether only the tables' shape matters.
     smoke: bool,
 }
@@ -34,6 +45,10 @@ impl Plan {
             entries: 10_000,
             renewed: 100_000,
             rotations: 3,
+            neighbours: 1_000,
+            hint: HINT,
+            minute: None,
+            refreshing: Duration::from_secs(150),
             smoke: false,
         }
     }
@@ -45,6 +60,10 @@ impl Plan {
             entries: 1_000,
             renewed: 10_000,
             rotations: 1,
+            neighbours: 1_000,
+            hint: HINT,
+            minute: None,
+            refreshing: Duration::from_secs(75),
             smoke: false,
         }
     }
@@ -57,12 +76,17 @@ impl Plan {
             entries: 200,
             renewed: 200,
             rotations: 3,
+            neighbours: 20,
+            hint: Duration::from_secs(1),
+            // Only servers with assertions know another minute; else each is asked once in 15 s.
+            minute: cfg!(debug_assertions).then_some(Duration::from_millis(400)),
+            refreshing: Duration::from_secs(if cfg!(debug_assertions) { 2 } else { 20 }),
             smoke: true,
         }
     }
 }
 
-const PARTS: [&str; 6] = ["x509", "p384", "rsa2048", "jwt", "rotation", "endpoint"];
+const PARTS: [&str; 7] = ["x509", "p384", "rsa2048", "jwt", "rotation", "endpoint", "refreshes"];
 
 /// `issue [part …] [--quick|--smoke] [--results FILE]`.
 pub(crate) async fn run(words: &[&str]) -> Result<()> {
@@ -110,6 +134,7 @@ async fn run_part(part: &str, plan: &Plan, report: &mut Report) -> Result<()> {
         "jwt" => signing::run(&signing::JWT, plan, report).await,
         "rotation" => rotation::run(plan, report).await,
         "endpoint" => endpoint::run(plan, report).await,
+        "refreshes" => refreshes::run(plan, report).await,
         other => bail!("no part {other}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The identity of an echo: a certificate that names a server, as the real one's does.
+//! The identity of an echo or of a neighbour: a certificate that names a server, as the real one's does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use steeple_spiffe_core::time::{Clock as _, SystemClock};
 use steeple_spiffe_core::tls::{
     BundleSource, Identity, PublicIdentity, public_server_config, server_config,
 };
-use steeple_spiffe_core::{KeyType, LocalSigner, Signer as _, TrustDomain};
+use steeple_spiffe_core::{KeyType, LocalSigner, Signer as _, SpiffeId, TrustDomain};
 use steeple_testkit::client::server_id;
 
 /// How long the certificates are good, before now and after it.
@@ -25,7 +25,7 @@ const SERIALS: [[u8; 16]; 2] = [[1; 16], [2; 16]];
 
 /// TLS of the server API.
 pub(super) fn api_tls() -> Result<Arc<ServerConfig>> {
-    let accept = Arc::new(|_: &steeple_spiffe_core::SpiffeId| true);
+    let accept = Arc::new(|_: &SpiffeId| true);
     Ok(server_config(made()?, Arc::new(NoBundles), accept, Arc::new(SystemClock))?)
 }
 
@@ -45,7 +45,11 @@ impl BundleSource for NoBundles {
 }
 
 fn made() -> Result<Arc<ArcSwap<Identity>>> {
-    let id = server_id()?;
+    Ok(Arc::new(ArcSwap::new(signed(&server_id()?)?.0)))
+}
+
+/// An identity for an id, and the authority that vouches for it, in DER.
+pub(crate) fn signed(id: &SpiffeId) -> Result<(Arc<Identity>, Vec<u8>)> {
     let now = SystemClock.now();
     let (not_before, not_after) = (now.minus(LIFETIME), now.plus(LIFETIME));
     let [of_authority, of_leaf] = SERIALS;
@@ -54,7 +58,7 @@ fn made() -> Result<Arc<ArcSwap<Identity>>> {
     let domain = id.trust_domain();
     let root = self_signed_ca(domain, None, &authority, of_authority, not_before, not_after)?;
     let template = LeafTemplate {
-        spiffe_id: &id,
+        spiffe_id: id,
         dns_names: &[],
         subject: LeafSubject::Default,
         unique_id: false,
@@ -64,5 +68,5 @@ fn made() -> Result<Arc<ArcSwap<Identity>>> {
         not_after,
     };
     let certificate = sign_leaf(&IssuerIdentity::from_certificate(&root)?, &authority, &template)?;
-    Ok(Arc::new(ArcSwap::new(Identity::new(vec![certificate], &pkcs8)?)))
+    Ok((Identity::new(vec![certificate], &pkcs8)?, root))
 }
