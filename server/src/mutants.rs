@@ -22,6 +22,8 @@ pub(crate) enum Mutant {
     AbsentForEver,
     /// What was tainted is looked up when a client connects, and not when it asks for a signature.
     TaintSeenAtConnection,
+    /// What vouches for a caller is looked up when it connects, and not when it calls.
+    RevocationSeenAtConnection,
 }
 
 /// Each with the test that finds it.
@@ -42,6 +44,11 @@ const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
     ("pruned-at-last-seen", Mutant::PrunedAtLastSeen, MONTH),
     ("absent-for-ever", Mutant::AbsentForEver, MONTH),
     ("taint-seen-at-connection", Mutant::TaintSeenAtConnection, MONTH),
+    (
+        "revocation-seen-at-connection",
+        Mutant::RevocationSeenAtConnection,
+        "gate::caller::tests::whose_authority_was_revoked_is_refused_on_an_open_connection",
+    ),
 ];
 
 /// A month of rotations in a cluster that is never left in peace.

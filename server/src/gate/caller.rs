@@ -3,7 +3,8 @@
 //! Owns the order in which SPIRE looks (everyone, local, administrator by configuration, entries,
 //! agent) and the rule that a refusal needs a confirmed read: what the local view allows goes
 //! through, what it would refuse is looked at again after a read barrier. Promotes a renewed agent
-//! certificate at its first use.
+//! certificate at its first use. Whose authority was revoked since the handshake is refused as
+//! well.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,6 +26,7 @@ use super::call::Call;
 use super::policy::{Grant, Rule};
 use super::reads::Reads;
 use crate::listen::{Peer, PeerCertificate};
+use crate::mutants::{self, Mutant};
 use crate::status::Failure;
 use crate::view::Views;
 
@@ -180,6 +182,12 @@ impl Gate {
             let open = rule.grants(Grant::Any);
             return if open { Ok(Caller::Nobody) } else { Err(Failure::denied(rule.method, None)) };
         };
+        if rule.grants(Grant::Any) {
+            return Ok(Caller::Nobody);
+        }
+        if !self.stays_trusted(certificate, deadline).await? {
+            return Err(Failure::denied(rule.method, None));
+        }
         if let Some(caller) = self.admit_by_configuration(rule, certificate, deadline).await? {
             return Ok(caller);
         }
@@ -202,13 +210,14 @@ impl Gate {
         Err(refusal(rule, doubt))
     }
 
-    /// Looks once more whether an admitted agent may still act, after a read barrier: a ban or a
-    /// deletion that was acknowledged anywhere before the barrier is seen here.
+    /// Looks once more whether an admitted agent may still act, after a read barrier: a ban, a
+    /// deletion or a revocation that was acknowledged anywhere before the barrier is seen here.
     ///
     /// # Errors
     ///
     /// The agent has lost its standing since it was admitted.
     pub fn agent_stands(&self, call: &Call) -> Result<(), Failure> {
+        self.certificate_stands(call)?;
         let agent = call.agent()?;
         let record = self.views.agent(&agent.id);
         let not_after = call.peer.certificate().map_or(Timestamp::default(), |peer| peer.not_after);
@@ -217,6 +226,51 @@ impl Gate {
             Verdict::Current | Verdict::Pending { .. } => Ok(()),
             Verdict::Refused(reason) => Err(refusal(call.rule, Doubt::Agent(reason))),
         }
+    }
+
+    /// Looks once more, after a read barrier, whether the own trust domain still vouches for a
+    /// caller.
+    ///
+    /// # Errors
+    ///
+    /// The authority of its certificate was revoked since it was admitted.
+    pub fn certificate_stands(&self, call: &Call) -> Result<(), Failure> {
+        let stands = match call.peer.certificate() {
+            Some(peer) if call.caller != Caller::Nobody => self.is_trusted_here(peer),
+            Some(_) | None => true,
+        };
+        if stands { Ok(()) } else { Err(Failure::denied(call.rule.method, None)) }
+    }
+
+    /// Whether the own trust domain still vouches for one of its members. The handshake asked the
+    /// same, but its connection outlives a revocation. Who is refused is also told to connect anew:
+    /// it may have a newer certificate by now.
+    async fn stays_trusted(
+        &self,
+        peer: &PeerCertificate,
+        deadline: Instant,
+    ) -> Result<bool, Failure> {
+        if self.is_trusted_here(peer) {
+            return Ok(true);
+        }
+        self.reads.confirm(deadline).await?;
+        let stays = self.is_trusted_here(peer);
+        if !stays && peer.lapse() {
+            let (caller_id, serial_number) = (&peer.id, &peer.serial);
+            tracing::warn!(%caller_id, %serial_number, "Caller refused: no authority of the bundle vouches for its certificate any more");
+        }
+        Ok(stays)
+    }
+
+    /// The same, as far as this replica knows. What vouches for members of other trust domains is
+    /// asked where they are let in.
+    fn is_trusted_here(&self, peer: &PeerCertificate) -> bool {
+        let is_own = peer.id.is_member_of(&self.trust_domain);
+        if !is_own || mutants::on(Mutant::RevocationSeenAtConnection) {
+            return true;
+        }
+        let bundle = self.views.bundle(&self.trust_domain);
+        bundle.is_some_and(|bundle| peer.is_vouched_for_by(&bundle, self.clock.now()))
     }
 
     fn admit_local(&self, rule: &'static Rule) -> Result<Caller, Failure> {
@@ -229,16 +283,13 @@ impl Gate {
         }
     }
 
-    /// What needs no entry: methods open to everyone, administrators by configuration.
+    /// What needs no entry: administrators by configuration.
     async fn admit_by_configuration(
         &self,
         rule: &Rule,
         peer: &PeerCertificate,
         deadline: Instant,
     ) -> Result<Option<Caller>, Failure> {
-        if rule.grants(Grant::Any) {
-            return Ok(Some(Caller::Nobody));
-        }
         if !self.admin_ids.contains(&peer.id) || !self.grants_admin(rule, peer) {
             return Ok(None);
         }

@@ -2,12 +2,14 @@
 //! told no without a confirmed read.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
 use steeple_api::status::reason_of;
 use steeple_raft_store::backup::{self, Origin, Rebuild, RestoreOptions};
 use steeple_raft_store::change::UnknownAgents;
 use steeple_raft_store::command::{
-    AdmitAgent, BundleDeletion, BundleWrite, DeleteBundles, SetPendingSerial, WriteBundles,
+    AdmitAgent, AppendBundle, BundleDeletion, BundleWrite, DeleteBundles, RootChange,
+    SetPendingSerial, WriteBundles,
 };
 use steeple_raft_store::testing::{self, TestStore};
 use steeple_raft_store::{SnapshotFacts, SnapshotOut, Storage};
@@ -32,6 +34,10 @@ const LOGGER: &str = "/spire.api.server.logger.v1.Logger/GetLogger";
 const STATUS: &str = "/steeple.cluster.v1.Cluster/Status";
 const DOWNSTREAM: &str = "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA";
 const AGENT: &str = "spiffe://example.org/spire/agent/x509pop/a";
+const ADMIN: &str = "spiffe://example.org/admin";
+
+/// The authority of every world.
+static OWN: LazyLock<Authority> = LazyLock::new(|| Authority::new("example.org"));
 
 struct World {
     store: TestStore,
@@ -42,7 +48,9 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        Self::of(TestStore::start().await)
+        let world = Self::of(TestStore::start().await);
+        world.apply(OWN.append()).await;
+        world
     }
 
     /// The same registry, saved and restored: what comes after is lost.
@@ -73,14 +81,19 @@ impl World {
         let (views, task) = Views::start(store.handle.clone());
         let shutdown = CancellationToken::new();
         tokio::spawn(task.run(shutdown.clone()));
+        let gate = Self::gate(&store, views);
+        Self { store, gate, _views: shutdown.drop_guard() }
+    }
+
+    fn gate(store: &TestStore, views: Views) -> Gate {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let limits =
             Limits { renew_only_delay: Duration::ZERO, max_staleness: Duration::from_secs(600) };
         let second = Duration::from_secs(1);
         let reads =
             Reads::new(store.handle.clone(), views.clone(), Arc::clone(&clock), limits, second);
-        let listed = ["spiffe://example.org/admin", "spiffe://foreign.org/admin"];
-        let gate = Gate {
+        let listed = [ADMIN, "spiffe://foreign.org/admin"];
+        Gate {
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             admin_ids: Arc::new(listed.iter().map(|id| id.parse().unwrap()).collect()),
             store: store.handle.clone(),
@@ -88,8 +101,7 @@ impl World {
             reads,
             clock,
             random: Arc::new(SystemRandom),
-        };
-        Self { store, gate, _views: shutdown.drop_guard() }
+        }
     }
 
     async fn apply(&self, command: Command) {
@@ -152,45 +164,63 @@ fn address() -> SocketAddr {
 }
 
 fn bearer(id: &str, presented: &str) -> Peer {
-    bearer_since(id, presented, Timestamp::UNIX_EPOCH)
+    OWN.bearer(id, presented)
 }
 
 fn bearer_since(id: &str, presented: &str, not_before: Timestamp) -> Peer {
-    let certificate = PeerCertificate {
-        id: id.parse().unwrap(),
-        serial: serial(presented),
-        not_before,
-        not_after: later(),
-        authority_key_id: Vec::new(),
-        chain_der: Vec::new(),
-    };
-    Peer::Remote { address: address(), certificate: Some(Arc::new(certificate)) }
+    OWN.bearer_since(id, presented, not_before)
 }
 
-/// An authority of another trust domain.
-struct Foreign {
+/// An authority of a trust domain.
+struct Authority {
+    trust_domain: TrustDomain,
     signer: LocalSigner,
     root: Vec<u8>,
 }
 
-impl Foreign {
-    fn new() -> Self {
+impl Authority {
+    fn new(trust_domain: &str) -> Self {
+        let trust_domain = TrustDomain::parse(trust_domain).unwrap();
         let (signer, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
-        let begins = SystemClock.now().minus(LOST);
-        let root = self_signed_ca(&foreign_org(), None, &signer, [1; 16], begins, later()).unwrap();
-        Self { signer, root }
+        let (begins, ends) = (SystemClock.now().minus(LOST), later().plus(LOST));
+        let root = self_signed_ca(&trust_domain, None, &signer, [1; 16], begins, ends).unwrap();
+        Self { trust_domain, signer, root }
     }
 
+    fn foreign() -> Self {
+        Self::new("foreign.org")
+    }
+
+    fn known(&self) -> Vec<X509Authority> {
+        vec![X509Authority { certificate_der: self.root.clone(), tainted: false }]
+    }
+
+    /// Makes it the only one of another trust domain.
     fn set(&self) -> Command {
-        let authority = X509Authority { certificate_der: self.root.clone(), tainted: false };
-        let x509_authorities = vec![authority];
-        let bundle = Bundle { x509_authorities, ..Bundle::empty(foreign_org()) };
+        let x509_authorities = self.known();
+        let bundle = Bundle { x509_authorities, ..Bundle::empty(self.trust_domain.clone()) };
         let (mode, bundles) = (BundleWrite::Set, vec![bundle]);
         Command::WriteBundles(WriteBundles { mode, bundles })
     }
 
+    /// Makes it one of the own trust domain.
+    fn append(&self) -> Command {
+        let x509_authorities = self.known();
+        Command::AppendBundle(AppendBundle { x509_authorities, ..AppendBundle::default() })
+    }
+
+    /// Changes it where it was appended.
+    fn change(&self, change: RootChange) -> Command {
+        let roots = vec![self.root.clone()];
+        Command::ChangeRoots { expected_journal: 0, change, roots }
+    }
+
     /// The bearer of an SVID that it has signed.
-    fn bearer(&self, id: &str) -> Peer {
+    fn bearer(&self, id: &str, presented: &str) -> Peer {
+        self.bearer_since(id, presented, Timestamp::UNIX_EPOCH)
+    }
+
+    fn bearer_since(&self, id: &str, presented: &str, not_before: Timestamp) -> Peer {
         let (key, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
         let template = LeafTemplate {
             spiffe_id: &id.parse().unwrap(),
@@ -198,8 +228,8 @@ impl Foreign {
             subject: LeafSubject::Default,
             unique_id: false,
             public_key_spki: key.public_key_spki(),
-            serial: [2; 16],
-            not_before: SystemClock.now().minus(LOST),
+            serial: presented.parse::<u128>().unwrap().to_be_bytes(),
+            not_before,
             not_after: later(),
         };
         let issuer = IssuerIdentity::from_certificate(&self.root).unwrap();
@@ -207,10 +237,6 @@ impl Foreign {
         let certificate = PeerCertificate::from_chain(vec![leaf]).unwrap();
         Peer::Remote { address: address(), certificate: Some(Arc::new(certificate)) }
     }
-}
-
-fn foreign_org() -> TrustDomain {
-    TrustDomain::parse("foreign.org").unwrap()
 }
 
 /// What a refusal says that no agent takes for one of its own.
@@ -223,12 +249,12 @@ fn is_plain_refusal(result: Result<Caller, Failure>, method: &str) {
 #[tokio::test]
 async fn callers_get_what_the_policy_grants_and_nothing_else() {
     let world = World::start().await;
-    let neighbour = Foreign::new();
+    let neighbour = Authority::foreign();
     world.apply(neighbour.set()).await;
     let anonymous = Peer::Remote { address: address(), certificate: None };
     let local = Peer::Local { credentials: None };
-    let admin = bearer("spiffe://example.org/admin", "1");
-    let foreign = neighbour.bearer("spiffe://foreign.org/admin");
+    let admin = bearer(ADMIN, "1");
+    let foreign = neighbour.bearer("spiffe://foreign.org/admin", "2");
     let workload = bearer("spiffe://example.org/web", "1");
     let table = [
         (&anonymous, BUNDLE, Some(Role::Nobody)),
@@ -265,10 +291,11 @@ async fn callers_get_what_the_policy_grants_and_nothing_else() {
 #[tokio::test]
 async fn a_foreign_administrator_is_one_while_the_bundle_of_its_trust_domain_says_so() {
     let mut world = World::start().await;
-    let (neighbour, other) = (Foreign::new(), Foreign::new());
-    let admin = neighbour.bearer("spiffe://foreign.org/admin");
+    let (neighbour, other) = (Authority::foreign(), Authority::foreign());
+    let admin = neighbour.bearer("spiffe://foreign.org/admin", "2");
     let forget = || {
-        let (mode, trust_domains) = (BundleDeletion::Restrict, vec![foreign_org()]);
+        let (mode, trust_domains) =
+            (BundleDeletion::Restrict, vec![neighbour.trust_domain.clone()]);
         Command::DeleteBundles(DeleteBundles { mode, trust_domains })
     };
     is_plain_refusal(world.call(LIST, &admin).await, LIST);
@@ -295,10 +322,10 @@ async fn a_foreign_administrator_is_one_while_the_bundle_of_its_trust_domain_say
 #[tokio::test]
 async fn foreign_svids_are_nothing_but_listed_administrators() {
     let world = World::start().await;
-    let neighbour = Foreign::new();
+    let neighbour = Authority::foreign();
     world.apply(neighbour.set()).await;
     world.admit_agent("2").await;
-    let bearer = |path: &str| neighbour.bearer(&format!("spiffe://foreign.org{path}"));
+    let bearer = |path: &str| neighbour.bearer(&format!("spiffe://foreign.org{path}"), "2");
     // The paths of an agent, a server and an administrator of ours, and one of no one.
     for path in ["/spire/agent/x509pop/a", "/spire/server", "/admin/more", "/web"] {
         for method in [SYNC, LIST, DOWNSTREAM, STATUS, LOGGER] {
@@ -354,21 +381,81 @@ async fn agents_are_told_why_they_are_refused() {
 }
 
 #[tokio::test]
+async fn whose_authority_was_revoked_is_refused_on_an_open_connection() {
+    let world = World::start().await;
+    let compromised = Authority::new("example.org");
+    world.apply(compromised.append()).await;
+    world.admit_agent("1").await;
+    let callers_of = |authority: &Authority| {
+        [(SYNC, authority.bearer(AGENT, "1")), (LIST, authority.bearer(ADMIN, "1"))]
+    };
+    let (lapsing, others) = (callers_of(&compromised), callers_of(&OWN));
+    let all_pass = async |callers: &[(&str, Peer)]| {
+        // What was acknowledged is seen here.
+        world.gate.reads.confirm(Instant::now() + LOST).await.unwrap();
+        for (method, peer) in callers {
+            world.call(method, peer).await.unwrap();
+            assert!(!peer.lapsed().is_cancelled(), "{method}");
+        }
+    };
+    all_pass(&lapsing).await;
+    all_pass(&others).await;
+    // A taint asks agents to replace what it signed, and takes nothing from them.
+    world.apply(compromised.change(RootChange::Taint)).await;
+    all_pass(&lapsing).await;
+    world.apply(compromised.change(RootChange::Revoke)).await;
+    all_pass(&others).await;
+    for (method, peer) in &lapsing {
+        is_plain_refusal(world.call(method, peer).await, method);
+        assert!(peer.lapsed().is_cancelled(), "it may have another certificate by now");
+        assert_eq!(world.call(BUNDLE, peer).await, Ok(Caller::Nobody), "as anybody may");
+    }
+    world.apply(compromised.append()).await;
+    all_pass(&callers_of(&compromised)).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_trails_looks_again_before_it_calls_an_authority_revoked() {
+    let world = World::start().await;
+    let newer = Authority::new("example.org");
+    world.apply(newer.append()).await;
+    let (views, task) = Views::start(world.store.handle.clone());
+    let gate = World::gate(&world.store, views);
+    let (rule, admin) = (policy::rule(LIST).unwrap(), newer.bearer(ADMIN, "1"));
+    let admitted = tokio::select! {
+        // In this order: nothing is known here yet when it is asked.
+        biased;
+        admitted = gate.admit(rule, &admin, Instant::now() + LOST) => admitted,
+        () = task.run(CancellationToken::new()) => unreachable!("nobody stops it"),
+    };
+    assert_eq!(admitted.map(|caller| caller.role()), Ok(Role::Admin));
+}
+
+#[tokio::test]
 async fn nobody_is_refused_for_lack_of_a_confirmed_read() {
     let World { store, gate, _views } = World::start().await;
+    gate.reads.confirm(Instant::now() + LOST).await.unwrap();
     store.stop().await.unwrap();
     let deadline = || Instant::now() + Duration::from_millis(300);
+    let unknown = Authority::new("example.org");
     for (method, peer) in [
         (SYNC, bearer(AGENT, "1")),
         (LIST, bearer("spiffe://example.org/web", "1")),
         (LIST, bearer(AGENT, "1")),
-        (LIST, Foreign::new().bearer("spiffe://foreign.org/admin")),
+        (LIST, Authority::foreign().bearer("spiffe://foreign.org/admin", "1")),
+        // Their authority is not in the bundle, as far as is known here.
+        (SYNC, unknown.bearer(AGENT, "1")),
+        (LIST, unknown.bearer(ADMIN, "1")),
     ] {
         let failure =
             gate.admit(policy::rule(method).unwrap(), &peer, deadline()).await.unwrap_err();
         assert_eq!(failure.code(), Code::Unavailable, "{method} {failure:?}");
         assert_eq!(reason_of(&failure.into_status()), None);
+        assert!(!peer.lapsed().is_cancelled(), "{method}");
     }
+    // Whom a known authority vouches for goes on.
+    let admin = gate.admit(policy::rule(LIST).unwrap(), &bearer(ADMIN, "1"), deadline()).await;
+    assert_eq!(admin.map(|caller| caller.role()), Ok(Role::Admin));
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! hyper is driven directly rather than through tonic's server, because three things are ours to
 //! decide per connection: its age (with jitter, so that agents spread over the replicas), GOAWAY
-//! when this replica loses contact with the cluster, and the end of a drain.
+//! when this replica loses contact with the cluster or the client's certificate has lapsed, and the
+//! end of a drain.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -71,8 +72,9 @@ pub struct ConnectionSignals {
     pub go_away: watch::Receiver<u64>,
 }
 
-/// Serves a connection until the client leaves, it is too old, or a signal ends it. The age limit
-/// is scaled by `jitter` in `0.0..1.0`; `None` = no limit.
+/// Serves a connection until the client leaves, it is too old, what the client presented has
+/// lapsed, or a signal ends it. The age limit is scaled by `jitter` in `0.0..1.0`; `None` = no
+/// limit.
 pub async fn serve<I, A>(
     io: I,
     peer: Arc<Peer>,
@@ -84,7 +86,7 @@ pub async fn serve<I, A>(
     A: Application,
 {
     let open = OpenCalls::default();
-    let calls = open.clone();
+    let (calls, lapsed) = (open.clone(), peer.lapsed());
     let service = service_fn(move |request| {
         let (application, peer, held) = (application.clone(), Arc::clone(&peer), calls.enter());
         async move {
@@ -103,6 +105,7 @@ pub async fn serve<I, A>(
     let ended_by_client = tokio::select! {
         result = connection.as_mut() => Some(result),
         () = leave(signals.clone(), jitter) => None,
+        () = lapsed.cancelled() => None,
     };
     let result = if let Some(result) = ended_by_client {
         result

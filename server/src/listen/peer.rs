@@ -1,14 +1,17 @@
 //! Who is at the other end of a connection, as far as the transport proves it.
 //!
 //! A certificate found here has been verified by the TLS handshake against the bundle of its own
-//! trust domain. Whether its bearer still is what it says (not banned, not superseded) is asked per
-//! request, by the gate.
+//! trust domain. Whether that still vouches for it, and whether its bearer still is what it says
+//! (not banned, not superseded), is asked per request, by the gate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use steeple_spiffe_core::svid::x509::{X509Error, X509Svid};
+use arc_swap::ArcSwapOption;
+use steeple_spiffe_core::bundle::Bundle;
+use steeple_spiffe_core::svid::x509::{X509Error, X509Svid, verify_chain};
 use steeple_spiffe_core::{Serial, SpiffeId, Timestamp};
+use tokio_util::sync::CancellationToken;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -38,8 +41,8 @@ pub struct LocalCredentials {
     pub gid: u32,
 }
 
-/// The parts of a verified client certificate that decisions need.
-#[derive(Clone, Debug)]
+/// The parts of a verified client certificate that decisions need. One a connection.
+#[derive(Debug)]
 pub struct PeerCertificate {
     /// The only URI name.
     pub id: SpiffeId,
@@ -53,6 +56,9 @@ pub struct PeerCertificate {
     pub authority_key_id: Vec<u8>,
     /// Leaf first, in DER.
     pub chain_der: Vec<Vec<u8>>,
+    /// The last bundle that vouched for the chain: it need not be asked again.
+    vouched_by: ArcSwapOption<Bundle>,
+    lapsed: CancellationToken,
 }
 
 impl PeerCertificate {
@@ -70,7 +76,31 @@ impl PeerCertificate {
             not_after: svid.not_after,
             authority_key_id: svid.authority_key_id,
             chain_der,
+            vouched_by: ArcSwapOption::empty(),
+            lapsed: CancellationToken::new(),
         })
+    }
+
+    /// Whether a bundle leads to the chain. The same one is asked once: a call costs a comparison
+    /// of pointers, and a verification only after the bundle has changed. The leaf's own lifetime
+    /// is not looked at, since agents are told another reason when it is over.
+    pub fn is_vouched_for_by(&self, bundle: &Arc<Bundle>, now: Timestamp) -> bool {
+        if self.vouched_by.load().as_ref().is_some_and(|known| Arc::ptr_eq(known, bundle)) {
+            return true;
+        }
+        let within = now.min(self.not_after).max(self.not_before);
+        let leads = verify_chain(&self.chain_der, bundle, within).is_ok();
+        if leads {
+            self.vouched_by.store(Some(Arc::clone(bundle)));
+        }
+        leads
+    }
+
+    /// Nobody vouches for the chain any more: the connection is to end. Whether that is news.
+    pub fn lapse(&self) -> bool {
+        let is_news = !self.lapsed.is_cancelled();
+        self.lapsed.cancel();
+        is_news
     }
 }
 
@@ -94,6 +124,11 @@ impl Peer {
             Self::Local { .. } => None,
             Self::Remote { certificate, .. } => certificate.as_deref(),
         }
+    }
+
+    /// Cancelled when the certificate that the connection was made with has lapsed.
+    pub fn lapsed(&self) -> CancellationToken {
+        self.certificate().map(|certificate| certificate.lapsed.clone()).unwrap_or_default()
     }
 
     /// For log lines: the address, or `@` as Go prints the far end of a Unix socket.

@@ -71,13 +71,15 @@ impl Context {
         by_the_median(clock.now(), self.gate.store.cluster_clock().ahead_ms(clock))
     }
 
-    /// Confirms a read for a call: afterwards the views hold everything acknowledged before it.
+    /// Confirms a read for a call: afterwards the views hold everything acknowledged before it, and
+    /// the revocation of the caller's authority is seen if it was.
     ///
     /// # Errors
     ///
-    /// `Unavailable`.
+    /// `Unavailable`; `PermissionDenied` where that authority is revoked.
     pub async fn confirm(&self, call: &Call) -> Result<Revision, Failure> {
         let revision = self.gate.reads.confirm(call.deadline()).await?;
+        self.gate.certificate_stands(call)?;
         call.notes.reflects(revision);
         Ok(revision)
     }

@@ -1,12 +1,20 @@
 //! Signing authorities by the commands an operator types, on three members, with an agent below them.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use serde_json::Value;
+use steeple_api::pb::server::entry::v1::GetAuthorizedEntriesRequest;
+use steeple_api::pb::server::entry::v1::entry_client::EntryClient;
+use steeple_spiffe_core::svid::x509::certificate_facts;
+use steeple_testkit::client::AttestedClient;
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Agent, Cluster, ClusterSpec};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::bundles::{done, refused};
+use crate::upstream::mint;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -159,7 +167,7 @@ fn signer_of(agent: &Agent) -> anyhow::Result<String> {
     anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let pem = std::fs::read_to_string(folder.path().join("svid.0.pem"))?;
     let chain = steeple_spiffe_core::pem::decode_certificates(&pem)?;
-    let facts = steeple_spiffe_core::svid::x509::certificate_facts(&chain[0])?;
+    let facts = certificate_facts(&chain[0])?;
     Ok(facts.authority_key_id.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
@@ -262,4 +270,69 @@ async fn with_jwt_svids_disabled_no_jwt_key_is_made_and_the_server_is_ready() {
     }
     let said = std::fs::read_to_string(cluster.member(0).unwrap().log()).unwrap();
     assert!(said.contains("JWT-SVID profile is disabled"), "{said}");
+}
+
+/// Asks as an agent does at each sync.
+async fn sync(channel: &Channel) -> Result<(), Status> {
+    let mut entries = EntryClient::new(channel.clone());
+    entries.get_authorized_entries(GetAuthorizedEntriesRequest::default()).await.map(drop)
+}
+
+/// An agent that asks no member for anything but what a test asks for.
+async fn attested(cluster: &Cluster) -> AttestedClient {
+    let token = cluster.member(0).unwrap().cli_json(&["token", "generate"]).unwrap();
+    let ports: Vec<u16> = cluster.members().iter().map(|member| member.api_port).collect();
+    AttestedClient::attest(&ports, token["value"].as_str().unwrap()).await.unwrap()
+}
+
+async fn all_serve(agent: &AttestedClient) {
+    for channel in agent.channels() {
+        sync(channel).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_revocation_open_connections_are_worth_no_more_than_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster =
+        Cluster::start(&folder.path().join("cluster"), &ClusterSpec::default()).await.unwrap();
+    let (before, first) = (attested(&cluster).await, id_of(&cluster, 0, "x509", "active"));
+    all_serve(&before).await;
+    let prepared = ask(&cluster, 1, "x509", &["prepare"]);
+    let second = prepared["prepared_authority"]["authority_id"].as_str().unwrap().to_owned();
+    ask(&cluster, 2, "x509", &["activate", "-authorityID", &second, "-force"]);
+    let signs = wait_for("a signature by the new authority", SOON, async || {
+        let chain = mint(&cluster, 0, folder.path())?;
+        let signer = certificate_facts(&chain[0])?.authority_key_id;
+        let signer: String = signer.iter().map(|byte| format!("{byte:02x}")).collect();
+        anyhow::ensure!(signer == second, "{signer}");
+        Ok(())
+    });
+    signs.await.unwrap();
+    let after = attested(&cluster).await;
+    all_serve(&after).await;
+
+    // This agent is told of the taint and does nothing about it.
+    ask(&cluster, 0, "x509", &["taint", "-authorityID", &first]);
+    all_serve(&before).await;
+    ask(&cluster, 0, "x509", &["revoke", "-authorityID", &first]);
+    for channel in before.channels() {
+        let refused = wait_for("a member that knows of the revocation", SOON, async || {
+            sync(channel).await.err().ok_or_else(|| anyhow::anyhow!("it is let in"))
+        });
+        let status = refused.await.unwrap();
+        let method = "/spire.api.server.entry.v1.Entry/GetAuthorizedEntries";
+        assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+        assert_eq!(status.message(), format!("authorization denied for method {method}"));
+        assert!(status.details().is_empty(), "nothing for which an agent throws its SVID away");
+        // It is asked to connect anew, and there the handshake fails.
+        let gone = wait_for("the end of the connection", SOON, async || {
+            let status = sync(channel).await.err();
+            let is_unasked = status.as_ref().is_some_and(|status| status.source().is_some());
+            anyhow::ensure!(is_unasked, "{status:?}");
+            Ok(())
+        });
+        gone.await.unwrap();
+    }
+    all_serve(&after).await;
 }
