@@ -1,47 +1,68 @@
-//! A cluster of ours below a server of ours: one trust domain, one root.
+//! Clusters of ours below servers of ours: one trust domain, one root.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use steeple_api::convert::bundle as convert;
 use steeple_api::pb;
 use steeple_spiffe_core::Bundle;
-use steeple_spiffe_core::svid::x509::verify_chain;
+use steeple_spiffe_core::svid::x509::{certificate_facts, verify_chain};
 use steeple_spiffe_core::time::{Clock as _, SystemClock};
 use steeple_testkit::client::unix_channel;
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Agent, Cluster, ClusterSpec};
 
 use crate::bundles::done;
-use crate::upstream::mint;
+use crate::upstream::{certificates, leads_to, mint};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// An agent of a cluster, and an entry for the servers below it, which run as this user.
-async fn agent_above(folder: &Path, above: &Cluster) -> Agent {
-    let token = above.member(0).unwrap().cli_json(&["token", "generate"]).unwrap();
+/// An agent of a cluster that asks its members from this one on, and an entry for what runs as this
+/// user.
+async fn agent_of(
+    folder: &Path,
+    cluster: &Cluster,
+    first: usize,
+    id: &str,
+    more: &[&str],
+) -> Agent {
+    let token = cluster.member(0).unwrap().cli_json(&["token", "generate"]).unwrap();
     let token = token["value"].as_str().unwrap().to_owned();
     let parent = format!("spiffe://example.org/spire/agent/join_token/{token}");
     let uid = format!("unix:uid:{}", nix::unistd::getuid());
-    let below = "spiffe://example.org/nested";
-    let words = ["entry", "create", "-parentID", &parent, "-spiffeID", below, "-selector", &uid];
-    done(above, 0, &[&words[..], &["-downstream"]].concat());
-    let agent = Agent::start(folder, above, &[0], &token, "").await.unwrap();
-    let served = wait_for("the SVID of the servers below", SOON, async || {
-        let output = agent.cli(&["api", "fetch", "x509"])?;
-        anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    });
+    let words = ["entry", "create", "-parentID", &parent, "-spiffeID", id, "-selector", &uid];
+    done(cluster, 0, &[&words[..], more].concat());
+    let members = cluster.members().len();
+    let order: Vec<usize> = (0..members).map(|at| (first + at) % members).collect();
+    let agent = Agent::start(folder, cluster, &order, &token, "").await.unwrap();
+    let served = wait_for("an SVID", SOON, async || fetched(&agent, folder).map(drop));
     served.await.unwrap();
     agent
 }
 
-fn plugin(above: &Cluster, agent: &Agent) -> String {
+/// The SVID that an agent gives to this user.
+fn fetched(agent: &Agent, folder: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let place: PathBuf = folder.join("fetched");
+    fs::create_dir_all(&place)?;
+    let words = ["api", "fetch", "x509", "-write", place.to_str().unwrap_or_default()];
+    let output = agent.cli(&words)?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(certificates(&place.join("svid.0.pem")))
+}
+
+/// An agent for the servers below a cluster.
+async fn agent_above(folder: &Path, above: &Cluster, first: usize) -> Agent {
+    agent_of(folder, above, first, "spiffe://example.org/nested", &["-downstream"]).await
+}
+
+/// The servers below ask this member.
+fn plugin(above: &Cluster, member: usize, agent: &Agent) -> String {
     format!(
         "  UpstreamAuthority \"spire\" {{\n    plugin_data {{\n      server_address = \"127.0.0.1\"\n      \
          server_port = \"{}\"\n      workload_api_socket = \"{}\"\n    }}\n  }}\n",
-        above.member(0).unwrap().api_port,
+        above.member(member).unwrap().api_port,
         agent.socket().display(),
     )
 }
@@ -73,8 +94,8 @@ async fn a_cluster_below_a_server_shares_its_trust_and_follows_its_taints() {
     let place = folder.path();
     let alone = ClusterSpec { members: 1, ..ClusterSpec::default() };
     let above = Cluster::start(&place.join("above"), &alone).await.unwrap();
-    let agent = agent_above(&place.join("agent"), &above).await;
-    let spec = ClusterSpec { plugin_lines: plugin(&above, &agent), ..ClusterSpec::default() };
+    let agent = agent_above(&place.join("agent"), &above, 0).await;
+    let spec = ClusterSpec { plugin_lines: plugin(&above, 0, &agent), ..ClusterSpec::default() };
     let mut below = Cluster::start(&place.join("below"), &spec).await.unwrap();
 
     // SVIDs of every member verify with nothing but what the server above publishes.
@@ -136,4 +157,98 @@ async fn a_cluster_below_a_server_shares_its_trust_and_follows_its_taints() {
     for member in 0..3 {
         verify_chain(&mint(&below, member, place).unwrap(), &last, SystemClock.now()).unwrap();
     }
+}
+
+/// A server, a cluster of three below it, a server below that, and an agent of the last.
+struct Layers {
+    top: Cluster,
+    middle: Cluster,
+    bottom: Cluster,
+    agent: Agent,
+    /// Of the servers below the other two.
+    _between: [Agent; 2],
+}
+
+impl Layers {
+    async fn start(place: &Path) -> Self {
+        let alone = ClusterSpec { members: 1, ..ClusterSpec::default() };
+        let top = Cluster::start(&place.join("top"), &alone).await.unwrap();
+        let upper = agent_above(&place.join("upper"), &top, 0).await;
+        let spec = ClusterSpec { plugin_lines: plugin(&top, 0, &upper), ..ClusterSpec::default() };
+        let middle = Cluster::start(&place.join("middle"), &spec).await.unwrap();
+        // Whoever leads now is killed later, and one server is all that the layer below knows.
+        let asked = (middle.leader(SOON).await.unwrap() + 1) % 3;
+        let lower = agent_above(&place.join("lower"), &middle, asked).await;
+        let spec = ClusterSpec { plugin_lines: plugin(&middle, asked, &lower), ..alone };
+        let bottom = Cluster::start(&place.join("bottom"), &spec).await.unwrap();
+        let web = "spiffe://example.org/web";
+        let agent = agent_of(&place.join("agent"), &bottom, 0, web, &[]).await;
+        Self { top, middle, bottom, agent, _between: [upper, lower] }
+    }
+
+    /// Waits until all members of all layers that run publish this root alone.
+    async fn publish(&self, root: &[u8]) {
+        for cluster in [&self.top, &self.middle, &self.bottom] {
+            for member in cluster.members().iter().filter(|member| member.is_started()) {
+                let published = wait_for("the root in every layer", SOON, async || {
+                    let known = bundle(cluster, member.index).await?.x509_authorities;
+                    let is_alone = known.len() == 1 && known[0].certificate_der == root;
+                    anyhow::ensure!(is_alone, "{} roots", known.len());
+                    Ok(())
+                });
+                published.await.unwrap();
+            }
+        }
+    }
+}
+
+fn root_of(published: &Bundle, id: &str) -> Vec<u8> {
+    let is_it = |der: &[u8]| {
+        let key_id = certificate_facts(der).unwrap().subject_key_id;
+        key_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>() == id
+    };
+    let mut roots = published.x509_authorities.iter().map(|root| root.certificate_der.clone());
+    roots.find(|root| is_it(root)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_layers_have_one_root_and_follow_its_replacement_without_the_leader_between() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    let mut layers = Layers::start(place).await;
+    let old_id = id(&step(&layers.top, "x509", &["show"]), "active");
+    let old = root_of(&bundle(&layers.top, 0).await.unwrap(), &old_id);
+    layers.publish(&old).await;
+    let chain = fetched(&layers.agent, place).unwrap();
+    assert_eq!(chain.len(), 3, "leaf, the authorities of the bottom and of the middle");
+    leads_to(&chain, &old, place);
+
+    let leader = layers.middle.leader(SOON).await.unwrap();
+    layers.middle.kill_member(leader).unwrap();
+    let new_id = id(&step(&layers.top, "x509", &["prepare"]), "prepared_authority");
+    let new = root_of(&bundle(&layers.top, 0).await.unwrap(), &new_id);
+    step(&layers.top, "x509", &["activate", "-authorityID", &new_id, "-force"]);
+    step(&layers.top, "x509", &["taint", "-authorityID", &old_id]);
+    // Each layer gets a new authority from the one above, and the workload an SVID of it.
+    let followed = wait_for("an SVID below the new root", SOON, async || {
+        let chain = fetched(&layers.agent, place)?;
+        let signer = certificate_facts(chain.last().unwrap())?.authority_key_id;
+        let signer: String = signer.iter().map(|byte| format!("{byte:02x}")).collect();
+        anyhow::ensure!(signer == new_id, "it is below {signer}");
+        Ok(chain)
+    });
+    leads_to(&followed.await.unwrap(), &new, place);
+    layers.middle.start_member(leader).unwrap();
+    layers.middle.wait_ready(SOON).await.unwrap();
+
+    step(&layers.top, "x509", &["revoke", "-authorityID", &old_id]);
+    layers.publish(&new).await;
+    for (cluster, length) in [(&layers.top, 1), (&layers.middle, 2), (&layers.bottom, 3)] {
+        for member in 0..cluster.members().len() {
+            let chain = mint(cluster, member, place).unwrap();
+            assert_eq!(chain.len(), length);
+            leads_to(&chain, &new, place);
+        }
+    }
+    leads_to(&fetched(&layers.agent, place).unwrap(), &new, place);
 }
