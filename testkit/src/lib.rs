@@ -1,8 +1,9 @@
 //! Real processes for tests, the demo and the lanes of foreign clients.
 //!
 //! Owns how spire-server and spire-agent are configured, started, killed and watched on loopback, a
-//! client that attests as an agent does, and load on a fixed schedule, and what finds a private key that has leaked. Knows the products only as
-//! executables: `STEEPLE_BIN` names the folder they are in.
+//! client that attests as an agent does, and load on a fixed schedule, what finds a private key
+//! that has leaked, and the judgement over who could verify what during rotations. Knows the
+//! products only as executables: `STEEPLE_BIN` names the folder they are in.
 
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod pebble;
 pub mod ports;
 pub mod process;
 pub mod skip;
+pub mod trust;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, ClusterSpec};

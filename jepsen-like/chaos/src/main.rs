@@ -29,6 +29,7 @@ mod record;
 mod releases;
 mod report;
 mod restore;
+mod rotations;
 mod run;
 mod slice;
 mod suspend;
@@ -74,6 +75,10 @@ fn dispatch(words: &[String]) -> Result<bool> {
         "quick" => {
             let options = Options::parse(rest)?;
             runtime()?.block_on(until_interrupted(slice::quick(&options)))
+        }
+        "rotations" => {
+            let wanted = rotations::Wanted::parse(rest)?;
+            runtime()?.block_on(until_interrupted(rotations::run(&wanted)))
         }
         "merge" => slice::merge(rest),
         "figures" => figures::print(rest),

@@ -337,7 +337,7 @@ pub(crate) fn one_of(victims: Victims) -> Victims {
 }
 
 /// A form of partition: its name, and which links it cuts.
-fn shape(
+pub(crate) fn shape(
     dice: &Dice,
     victims: Victims,
     hit: &[usize],

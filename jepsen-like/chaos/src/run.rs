@@ -103,7 +103,8 @@ async fn prepare(folder: &Path, options: &Options, seed: u64) -> Result<(World, 
     Ok((World::prepare(folder, options, seed, older)?, older))
 }
 
-fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
+/// A folder of its own for a run of a seed.
+pub(crate) fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
     std::fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     for number in 0..10_000 {
         let folder = out.join(format!("run-{seed}-{number}"));
@@ -393,7 +394,8 @@ async fn heal(stage: &Stage, crowd: Crowd, heal_ms: &mut Option<u64>) -> Result<
     Ok(())
 }
 
-async fn wait_until_one(eyes: &Eyes, within: Duration, is_quiet: bool) -> Result<()> {
+/// Waits until all members show one cluster, in one state if nothing is being written.
+pub(crate) async fn wait_until_one(eyes: &Eyes, within: Duration, is_quiet: bool) -> Result<()> {
     let deadline = Instant::now() + within;
     while let Some(why) = apart(&eyes.look().await, is_quiet) {
         ensure!(Instant::now() < deadline, "not one cluster within {within:?}: {why}");

@@ -9,6 +9,7 @@ use steeple_testkit::skip;
 
 use crate::options::{Nemesis, Options};
 use crate::report::{Line, Word};
+use crate::rotations::{self, Wanted};
 use crate::run;
 use crate::world::lacks;
 
@@ -40,12 +41,13 @@ pub(crate) async fn run_all(options: &Options) -> Result<bool> {
     // One run says all of itself in its last line, several are counted.
     match (lines.len(), last) {
         (1, Some(sentence)) => say(&sentence),
-        _ => say(&counts(&lines)),
+        _ => say(&counts(&lines, None)),
     }
     Ok(passed)
 }
 
-/// Runs short ones, a kind of fault each, for CI. What cannot be installed here is recorded as skipped.
+/// Runs short ones, a kind of fault each, and a few rotations, for CI. What cannot be installed
+/// here is recorded as skipped.
 pub(crate) async fn quick(options: &Options) -> Result<bool> {
     let kinds = [
         (1, 20, Nemesis::Kill),
@@ -63,9 +65,17 @@ pub(crate) async fn quick(options: &Options) -> Result<bool> {
         tell(&line);
         lines.push(line);
     }
+    let rotated = match lacks(Nemesis::Partition) {
+        Some(why) => {
+            skip::record("chaos-rotations", &why);
+            None
+        }
+        None => Some(rotations::run(&Wanted::quick(options)).await?),
+    };
     say(&table(&lines));
-    say(&counts(&lines));
-    Ok(lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty())
+    say(&counts(&lines, rotated));
+    let passed = lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty();
+    Ok(passed && rotated.unwrap_or(true))
 }
 
 /// Sums over result files. True if all passed.
@@ -75,7 +85,7 @@ pub(crate) fn merge(files: &[String]) -> Result<bool> {
         lines.extend(read(Path::new(file))?);
     }
     say(&table(&lines));
-    say(&counts(&lines));
+    say(&counts(&lines, None));
     Ok(lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty())
 }
 
@@ -87,9 +97,11 @@ fn tell(line: &Line) {
     say(&format!("  folder: {}", line.folder.display()));
 }
 
-fn counts(lines: &[Line]) -> String {
-    let passed = lines.iter().filter(|line| line.verdict == Word::Pass).count();
-    format!("chaos: {passed} passed, {} failed", lines.len() - passed)
+/// How many passed, of runs and of rotations if there were any.
+fn counts(lines: &[Line], rotated: Option<bool>) -> String {
+    let verdicts = lines.iter().map(|line| line.verdict == Word::Pass).chain(rotated);
+    let (passed, failed): (Vec<bool>, Vec<bool>) = verdicts.partition(|passed| *passed);
+    format!("chaos: {} passed, {} failed", passed.len(), failed.len())
 }
 
 /// For people, as a table of Markdown.
