@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use steeple_spiffe_core::random::SystemRandom;
@@ -93,7 +94,7 @@ fn serve(config: Config) -> Result<(), String> {
     for text in &config.notices {
         warn!("{text}");
     }
-    forbid_core_files();
+    hide_memory();
     tighten_umask();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("could not start runtime: {error}"))?;
@@ -138,9 +139,12 @@ async fn signals(shutdown: CancellationToken, sink: LogSink) -> io::Result<()> {
     }
 }
 
-/// The private keys of this process are for no core file.
-fn forbid_core_files() {
-    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+/// The private keys of this process are for no core file and no other process. The limit stops core
+/// files; a program that `core_pattern` names is given a core whatever the limit is, but none of a
+/// process that is not dumpable.
+fn hide_memory() {
+    let (limited, hidden) = (setrlimit(Resource::RLIMIT_CORE, 0, 0), set_dumpable(false));
+    if let Err(error) = limited.and(hidden) {
         // A process that cannot lower its own limit is sandboxed.
         warn!(%error, "Could not switch core dumps off");
     }

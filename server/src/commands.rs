@@ -8,7 +8,7 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use steeple_cli::Mounted;
 use steeple_spiffe_core::random::SystemRandom;
 use steeple_spiffe_core::time::SystemClock;
@@ -128,10 +128,14 @@ fn key_note(config: &Config) -> Option<(String, String)> {
     Some(("cluster.key_file".to_owned(), text_of(&error)))
 }
 
-/// The private keys of this process are for no core file, its files for no stranger.
+/// The private keys of this process are for no core file and no other process, its files for no
+/// stranger. The limit stops core files; a program that `core_pattern` names is given a core
+/// whatever the limit is, but none of a process that is not dumpable.
 fn restrict_process() {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = setrlimit(Resource::Core, none) {
+    let limited = setrlimit(Resource::Core, none);
+    let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(hidden) {
         // The log is not there yet, and a process that cannot lower its own limit is sandboxed.
         say(io::stderr(), &format!("could not switch core dumps off: {error}"), DONE);
     }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,11 @@ use steeple_server::keys::{SealContext, open_key};
 use steeple_spiffe_core::authority::{Authority, SealedKey};
 use steeple_spiffe_core::{Secret, pem};
 use steeple_testkit::capture::Capture;
+use steeple_testkit::client::http_ok;
+use steeple_testkit::cluster::Place;
 use steeple_testkit::leaks::Secrets;
-use steeple_testkit::{Agent, Cluster, ClusterSpec, skip};
+use steeple_testkit::process::{binary, wait_for};
+use steeple_testkit::{Agent, Cluster, ClusterSpec, Process, skip};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -239,4 +242,60 @@ async fn no_private_key_is_in_a_file_a_log_a_packet_or_a_core() {
     fs::write(files.join("planted"), planted.as_bytes()).expect("written");
     let (_, found) = secrets.found_below(&files, &excepted).expect("files");
     assert!(found.iter().any(|found| found.contains("planted: ")), "{found:?}");
+}
+
+/// What starts a program without the privileges of root, which may look at any process.
+fn powerless() -> Vec<String> {
+    if !rustix::process::getuid().is_root() {
+        return Vec::new();
+    }
+    ["setpriv", "--bounding-set", "-all", "--inh-caps", "-all"].map(str::to_owned).into()
+}
+
+fn without_powers(program: &str) -> Command {
+    let words = powerless();
+    let Some((first, rest)) = words.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
+/// Whether another process of the same user may look into this one.
+fn is_open(pid: u32) -> bool {
+    let memory = format!("/proc/{pid}/environ");
+    let read = without_powers("cat").arg(memory).output().expect("cat runs");
+    read.status.success()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_other_process_of_the_user_looks_into_a_server_or_an_agent() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("other.log");
+    let other = Process::spawn("other", without_powers("sleep").arg("600"), &log);
+    let other = other.expect("it starts");
+    let looked = wait_for("a look at an ordinary process", SOON, async || {
+        anyhow::ensure!(is_open(other.pid()), "it is not open");
+        Ok(())
+    });
+    looked.await.expect("else nothing is shown here");
+
+    let place = Place { launcher: powerless(), ..Place::default() };
+    let spec = ClusterSpec { members: 1, places: vec![place], ..ClusterSpec::default() };
+    let mut cluster = Cluster::start(&folder.path().join("server"), &spec).await.expect("a server");
+    assert!(!is_open(cluster.process(0).expect("it runs").pid()), "the server");
+
+    let token = cluster.member(0).expect("a member").cli_json(&["token", "generate"]);
+    let token = token.expect("a token")["value"].as_str().expect("text").to_owned();
+    let place = folder.path().join("agent");
+    Agent::configure(&place, &cluster, &[0], "").expect("a configuration");
+    let program = binary("spire-agent").expect("it is built");
+    let mut command = without_powers(program.to_str().expect("text"));
+    command.args(["run", "-joinToken", &token, "-config"]).arg(place.join("agent.conf"));
+    let agent = Process::spawn("agent", &mut command, &place.join("agent.log"));
+    let agent = agent.expect("it starts");
+    let port = fs::read_to_string(place.join("health-port")).expect("its port");
+    let port = port.parse().expect("a port");
+    let ready = wait_for("the agent", SOON, async || http_ok(port, "/ready").await);
+    ready.await.expect("it is ready");
+    assert!(!is_open(agent.pid()), "the agent");
 }
