@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use steeple_raft_store::change::Journal;
+use steeple_raft_store::limits::AUTHORITIES_MAX;
 use steeple_raft_store::{Change, Command, Outcome, Rejection};
 use steeple_spiffe_core::authority::{
     Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
@@ -32,7 +33,13 @@ fn slots(journal: &Journal) -> Slots {
 
 /// What a command must decide, and what the slots are then; `None` if it is about something else.
 fn decide(before: &Rows, command: &Command) -> Option<Result<(Outcome, Slots), Rejection>> {
+    if let Command::PrepareChained { authority, roots, .. } = command
+        && (roots.is_empty() || authority.kind != AuthorityKind::X509)
+    {
+        return Some(Err(Rejection::AuthorityState(authority.id.as_str().to_owned())));
+    }
     let (Command::PrepareAuthority { expected_journal, .. }
+    | Command::PrepareChained { expected_journal, .. }
     | Command::ActivateAuthority { expected_journal, .. }
     | Command::TaintAuthority { expected_journal, .. }
     | Command::RevokeAuthority { expected_journal, .. }
@@ -46,14 +53,11 @@ fn decide(before: &Rows, command: &Command) -> Option<Result<(Outcome, Slots), R
     }
     let mut slots = slots(&before.journal);
     let refused = |id: &AuthorityId| Some(Err(Rejection::AuthorityState(id.as_str().to_owned())));
-    if let Command::PrepareAuthority { authority, .. } = command {
-        let key = slot(authority.kind, &authority.id);
-        if slots.insert(key, (AuthorityStatus::Prepared, false)).is_some() {
-            return refused(&authority.id);
-        }
-        if let Some(rejection) = before.refuses(&authority.sealed_key.kek_id) {
-            return Some(Err(rejection));
-        }
+    if let Command::PrepareAuthority { authority, .. } | Command::PrepareChained { authority, .. } =
+        command
+        && let Err(rejection) = prepare(before, &mut slots, authority)
+    {
+        return Some(Err(rejection));
     }
     if let Command::ActivateAuthority { kind, id, .. } = command {
         let key = slot(*kind, id);
@@ -94,6 +98,21 @@ fn decide(before: &Rows, command: &Command) -> Option<Result<(Outcome, Slots), R
         }
     }
     Some(Ok((Outcome::Pruned(u32::try_from(ids.len()).unwrap_or(u32::MAX)), slots)))
+}
+
+fn prepare(before: &Rows, slots: &mut Slots, authority: &Authority) -> Result<(), Rejection> {
+    let key = slot(authority.kind, &authority.id);
+    if slots.insert(key, (AuthorityStatus::Prepared, false)).is_some() {
+        return Err(Rejection::AuthorityState(authority.id.as_str().to_owned()));
+    }
+    if let Some(rejection) = before.refuses(&authority.sealed_key.kek_id) {
+        return Err(rejection);
+    }
+    if before.journal.authorities.len() >= AUTHORITIES_MAX {
+        let (what, limit) = ("authorities".to_owned(), AUTHORITIES_MAX as u64);
+        return Err(Rejection::LimitReached { what, limit });
+    }
+    Ok(())
 }
 
 /// Holds a decision that a client was told against the journal before it and after it. An error says
@@ -143,7 +162,9 @@ pub(crate) fn look(written: &Change, bundle: Option<&Change>) -> Result<(), Stri
         if revoked && one.sealed_key != SealedKey::destroyed() {
             return Err(format!("the key of revoked {:?} is still there", one.id));
         }
-        let expected = (!revoked).then_some(one.tainted);
+        // The roots that a chained one leads to are published in its place.
+        let is_chained = !one.upstream_chain.is_empty();
+        let expected = (!revoked && !is_chained).then_some(one.tainted);
         let found = taint_in(bundle, one);
         if found != expected {
             let id = &one.id;

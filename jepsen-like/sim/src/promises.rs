@@ -12,9 +12,11 @@ use steeple_raft_store::{
 
 use crate::authorities;
 use crate::cluster_keys::{self, Rows};
+use crate::kept;
 use crate::reference::{Reference, Violation};
+use crate::roots::{self, Own};
 use crate::rows::Key;
-use crate::workload::Operation;
+use crate::workload::{Operation, TRUST_DOMAIN};
 
 /// A decision that a client was told.
 #[derive(Clone, Debug)]
@@ -164,7 +166,7 @@ impl Promises {
                 );
                 return Err(Violation::new("acknowledged", text));
             }
-            judge_authorities(reference, revision, &told)?;
+            judge_rows(reference, revision, &told)?;
         }
         Ok(())
     }
@@ -182,8 +184,8 @@ impl Promises {
     }
 }
 
-/// Holds a decision about authorities against the journal around it.
-fn judge_authorities(reference: &Reference, revision: u64, told: &Told) -> Result<(), Violation> {
+/// Holds a decision about authorities, roots, sealed values and fetches against the rows around it.
+fn judge_rows(reference: &Reference, revision: u64, told: &Told) -> Result<(), Violation> {
     let (Operation::Command(command) | Operation::Duty(command)) = &told.operation else {
         return Ok(());
     };
@@ -191,17 +193,24 @@ fn judge_authorities(reference: &Reference, revision: u64, told: &Told) -> Resul
     else {
         return Ok(());
     };
-    let [before, after] = [before, revision].map(|at| {
+    let at = [before, revision];
+    let [before, after] = at.map(|at| {
         let journal = authorities::journal(reference.row_at(&Key::Journal, at));
         Rows::of(reference.row_at(&Key::Cluster, at), journal)
     });
+    let own = Key::Bundle(TRUST_DOMAIN.to_owned());
+    let bundles = at.map(|at| Own::of(reference.row_at(&own, at)));
     let outcome = &told.applied.outcome;
+    let wrong = |check: &'static str| {
+        let name = told.operation.name();
+        move |text: String| Violation::new(check, format!("{name} at {revision}: {text}"))
+    };
     authorities::judge(&before, &after, command, outcome)
         .and_then(|()| cluster_keys::judge(&before, &after, command, outcome))
-        .map_err(|text| {
-            let text = format!("{} at {revision}: {text}", told.operation.name());
-            Violation::new("authorities", text)
-        })
+        .and_then(|()| roots::judge(&before, &bundles, command, outcome))
+        .map_err(wrong("authorities"))?;
+    let decided = (outcome, told.applied.time);
+    kept::judge(reference, at, &before, command, decided).map_err(wrong("kept"))
 }
 
 /// Whether changes are those of a decision.

@@ -1,18 +1,18 @@
 //! What clients ask: every command, over few identities so that they meet, each write with values of
 //! its own so that it can be told from all others.
 
+mod authorities;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use steeple_raft_store::command::{
-    AdmitAgent, CreateJoinToken, PromoteSerial, PruneExpired, RelationshipFields, RelationshipMode,
-    RelationshipWrite, ResealAuthority, SetPendingSerial, WriteRelationships,
+    AdmitAgent, BundleDigest, CreateJoinToken, FetchedBundle, PromoteSerial, PruneExpired,
+    Refreshed, RelationshipFields, RelationshipMode, RelationshipWrite, SetPendingSerial,
+    WriteRelationships,
 };
 use steeple_raft_store::{Change, Command};
 use steeple_spiffe_core::agent::{AgentRecord, Serial, Serials};
-use steeple_spiffe_core::authority::{
-    Authority, AuthorityId, AuthorityKind, AuthorityStatus, SealedKey,
-};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::federation::{EndpointProfile, EndpointUrl, FederationRelationship};
@@ -20,8 +20,7 @@ use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
 use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
 
-use crate::authorities;
-use crate::cluster_keys::Rows;
+use crate::kept;
 use crate::reference::Reference;
 use crate::view::Read;
 use crate::world;
@@ -66,6 +65,7 @@ pub(crate) const NAMES: &[&str] = &[
     "activate_authority",
     "admit_agent",
     "ban_agent",
+    "change_roots",
     "create_entries",
     "create_relationships",
     "create_token",
@@ -74,11 +74,14 @@ pub(crate) const NAMES: &[&str] = &[
     "delete_relationships",
     "move_cluster_key",
     "prepare_authority",
+    "prepare_chained",
     "promote_serial",
     "prune_authorities",
+    "prune_bundle",
     "prune_expired",
     "read",
     "read_everything",
+    "record_refresh",
     "reseal_authority",
     "set_agent_version",
     "revoke_authority",
@@ -86,6 +89,7 @@ pub(crate) const NAMES: &[&str] = &[
     "taint_authority",
     "update_entries",
     "update_relationships",
+    "write_sealed",
 ];
 
 fn name(command: &Command) -> &'static str {
@@ -156,9 +160,12 @@ impl Workload {
         let what = self.dice.within(0..=99);
         let now = known.time();
         let command = match what {
-            0..=17 => return Ok(Operation::Read(self.read(known)?)),
-            18..=31 => self.create(now)?,
-            32..=34 => self.federation()?,
+            0..=15 => return Ok(Operation::Read(self.read(known)?)),
+            16..=27 => self.create(now)?,
+            28..=29 => self.refresh(known)?,
+            30..=32 => self.federation()?,
+            33 => return Ok(Operation::Duty(self.seal(known))),
+            34 => return Ok(self.roots(known)),
             35..=43 => self.update(known)?,
             44..=52 => self.delete(known)?,
             53..=62 => self.token(now)?,
@@ -413,6 +420,27 @@ impl Workload {
         Ok(RelationshipWrite { relationship, bundle })
     }
 
+    /// What a leader or an operator says of a try to fetch a bundle. Each fetched one has a sequence
+    /// number of its own; now and then it was judged by another than is stored.
+    fn refresh(&mut self, known: &Reference) -> Result<Command> {
+        let trust_domain = self.domain()?;
+        let number = self.number();
+        let key = crate::rows::Key::Bundle(trust_domain.to_string());
+        let stored = kept::bundle(known.row(&key)).map(BundleDigest::of);
+        let refreshed = match self.dice.within(0..=9) {
+            0..=4 => {
+                let bundle =
+                    Bundle { sequence_number: number, ..Bundle::empty(trust_domain.clone()) };
+                let seen = stored.filter(|_| !self.dice.chance(0.1));
+                Refreshed::Succeeded(Some(FetchedBundle { bundle, seen }))
+            }
+            5..=6 => Refreshed::Succeeded(None),
+            7..=8 => Refreshed::Failed { class: "dial".to_owned(), text: format!("f{number}") },
+            _ => Refreshed::Ended,
+        };
+        Ok(Command::RecordRefresh { trust_domain, refreshed })
+    }
+
     fn prune(&mut self) -> Command {
         // Rarely: if the answer is lost, nobody can tell the effect from a bug, and the history is not
         // checked.
@@ -422,91 +450,5 @@ impl Workload {
             include_non_reattestable: self.dice.chance(0.3),
             limit: 100,
         })
-    }
-
-    /// Sometimes another cluster key, and more often the next step towards it.
-    fn cluster_key(&mut self, rows: &Rows) -> Option<Command> {
-        let seals = rows.seals().to_owned();
-        let left = rows.journal.authorities.iter().filter(|one| {
-            one.sealed_key.kek_id != seals && one.sealed_key != SealedKey::destroyed()
-        });
-        let left: Vec<Authority> = left.cloned().collect();
-        if let Some(one) = self.dice.pick(&left)
-            && self.dice.chance(0.6)
-        {
-            let (kind, id, seen) = (one.kind, one.id.clone(), one.sealed_key.clone());
-            let nonce = [self.number().to_be_bytes().as_slice(), &[0; 4]].concat();
-            let sealed_key = SealedKey { kek_id: seals, nonce, ..seen.clone() };
-            let (seen_kek_id, seen_nonce) = (seen.kek_id, seen.nonce);
-            let reseal = ResealAuthority { kind, id, seen_kek_id, seen_nonce, sealed_key };
-            return Some(Command::ResealAuthority(Box::new(reseal)));
-        }
-        if !self.dice.chance(0.1) {
-            return None;
-        }
-        let (first, second) = &self.keys;
-        let to = if seals == *first { second.clone() } else { first.clone() };
-        Some(Command::MoveClusterKey { expected: seals, to })
-    }
-
-    fn authority(&mut self, known: &Reference) -> Command {
-        let rows = Rows::of(
-            known.row(&crate::rows::Key::Cluster),
-            authorities::journal(known.row(&crate::rows::Key::Journal)),
-        );
-        if let Some(command) = self.cluster_key(&rows) {
-            return command;
-        }
-        let seals = rows.seals().to_owned();
-        let expected_journal = rows.journal.revision;
-        let of_status = |status: AuthorityStatus| {
-            let all = rows.journal.authorities.iter();
-            all.filter(|one| one.status == status).cloned().collect::<Vec<_>>()
-        };
-        let prepared = of_status(AuthorityStatus::Prepared);
-        let old = [of_status(AuthorityStatus::Old), of_status(AuthorityStatus::Revoked)].concat();
-        if let Some(one) = self.dice.pick(&old)
-            && self.dice.chance(0.4)
-        {
-            let (kind, id) = (one.kind, one.id.clone());
-            return if one.tainted {
-                Command::RevokeAuthority { expected_journal, kind, id }
-            } else {
-                Command::TaintAuthority { expected_journal, kind, id }
-            };
-        }
-        if let Some(one) = self.dice.pick(&old)
-            && self.dice.chance(0.4)
-        {
-            let ids = vec![(one.kind, one.id.clone())];
-            return Command::PruneAuthorities { expected_journal, ids };
-        }
-        if let Some(one) = self.dice.pick(&prepared)
-            && self.dice.chance(0.7)
-        {
-            let (kind, id) = (one.kind, one.id.clone());
-            return Command::ActivateAuthority { expected_journal, kind, id };
-        }
-        let number = self.number();
-        let kind = if self.dice.chance(0.5) { AuthorityKind::X509 } else { AuthorityKind::Jwt };
-        let now = known.time();
-        let authority = Authority {
-            id: AuthorityId::new(format!("k{number}")),
-            kind,
-            status: AuthorityStatus::Prepared,
-            public_der: number.to_be_bytes().to_vec(),
-            upstream_chain: Vec::new(),
-            sealed_key: SealedKey {
-                // Newcomers are refused that do not hold the key that seals.
-                kek_id: if seals.is_empty() { self.keys.0.clone() } else { seals },
-                version: 1,
-                nonce: vec![0; 12],
-                ciphertext: vec![1, 2, 3],
-            },
-            issued_at: now,
-            not_after: now.plus(Duration::from_secs(86_400)),
-            tainted: false,
-        };
-        Command::PrepareAuthority { expected_journal, authority: Box::new(authority) }
     }
 }
