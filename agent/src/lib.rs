@@ -17,6 +17,7 @@ pub mod disk;
 pub mod life;
 pub mod limits;
 pub mod logging;
+mod mutants;
 pub mod rotate;
 pub mod serve;
 pub mod signing;

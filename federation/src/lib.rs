@@ -7,12 +7,13 @@
 
 pub mod acme;
 mod endpoint;
+mod mutants;
 mod refresher;
 mod serving_files;
 
 pub use endpoint::{Document, Documents, Endpoint, EndpointError};
 pub use refresher::{
-    DOCUMENT_BYTES_MAX, Danger, ExchangeError, Fetch, FetchError, Fetching, Followed, HttpsFetcher,
-    Managed, Plan, Refusal, Source, Timing, Verdict, danger, judge,
+    DOCUMENT_BYTES_MAX, Danger, ExchangeError, Fetch, FetchError, Fetching, Flips, Followed,
+    HttpsFetcher, Managed, Plan, Refusal, Source, Timing, Turn, Verdict, danger, judge,
 };
 pub use serving_files::{ServingFiles, ServingFilesError};

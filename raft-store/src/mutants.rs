@@ -86,6 +86,9 @@ impl Mutant {
         ("serials-not-compared", Self::SerialsNotCompared),
         ("pending-overwritten", Self::PendingOverwritten),
         ("feed-off-by-one", Self::FeedOffByOne),
+        ("sequence-of-member", Self::SequenceOfMember),
+        ("two-active", Self::TwoActive),
+        ("journal-not-compared", Self::JournalNotCompared),
     ];
 
     /// Those that need a real disk, or a thread that syncs it.
@@ -163,19 +166,20 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
     static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found = STARTED_WITH.get_or_init(|| crate::testing::started_with(FOUND_BY_TESTS));
+    let found = STARTED_WITH.get_or_init(|| steeple_testkit::mutants::started_with(FOUND_BY_TESTS));
     *found == Some(mutant)
 }
 
 #[cfg(test)]
 mod tests {
+    use steeple_testkit::mutants::fails_with;
+
     use super::FOUND_BY_TESTS;
-    use crate::testing::fails_with_mutant;
 
     #[test]
     fn every_deliberate_bug_that_simulation_cannot_see_fails_its_test() {
         for (name, _, test) in FOUND_BY_TESTS {
-            fails_with_mutant(name, test);
+            fails_with(name, test);
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authority::{MintError, Rekeyer, RotateError, Rotator};
 use crate::endpoint_certificate::EndpointCertificate;
+use crate::mutants::{self, Mutant};
 use crate::refresher::Refresher;
 use crate::snapshots::Schedule;
 use crate::upstream::UpstreamError;
@@ -80,7 +81,7 @@ impl Duties {
         while !shutdown.is_cancelled() {
             let now = *leadership.borrow_and_update();
             let next = next_leadership(&mut leadership, now);
-            let ended = if now.is_self {
+            let ended = if now.is_self || mutants::on(Mutant::EveryReplicaFetches) {
                 tracing::info!(term = now.term, "Duties of the leader begin");
                 let lead = duties.lead(now.term);
                 // Dropping `lead` between two of its steps leaves nothing half done: each is one
@@ -254,19 +255,22 @@ fn pruned_rows(applied: &Applied) -> u32 {
 mod tests {
 
     use std::collections::BTreeSet;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use steeple_federation::{HttpsFetcher, Timing};
+    use steeple_federation::{Fetch, FetchError, Fetching, HttpsFetcher, Source, Timing};
     use steeple_raft_store::command::AdmitAgent;
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{
         Change, ClusterId, ClusterKeys, FEATURE_LEVEL_MAX, KeysInUse, MemoryDisk, Rejection,
-        RequestId, Storage,
+        RequestId, Storage, Store,
     };
     use steeple_spiffe_core::authority::Authority;
     use steeple_spiffe_core::random::SystemRandom;
     use steeple_spiffe_core::time::FixedClock;
     use steeple_spiffe_core::{
-        Clock, EntryId, RegistrationEntry, Secret, Selector, Serial, SortedSet, SpiffeId, Timestamp,
+        Clock, EndpointProfile, EndpointUrl, EntryId, FederationRelationship, RegistrationEntry,
+        Secret, Selector, Serial, SortedSet, SpiffeId, Timestamp, TrustDomain,
     };
     use tokio::time::Instant;
 
@@ -299,7 +303,7 @@ mod tests {
 
         async fn at_level(feature_level_max: u32) -> Self {
             let clock = Arc::new(FixedClock::new(START));
-            let mut config = testing::config(std::path::PathBuf::new());
+            let mut config = testing::config(PathBuf::new());
             config.tuning.feature_level_max = feature_level_max;
             let (keys, trust_domain) = (Arc::clone(&config.keys), config.trust_domain.clone());
             let random = Arc::new(SystemRandom);
@@ -718,6 +722,54 @@ mod tests {
         let said = records.load().unwrap_err().to_string();
         assert!(said.starts_with("the cluster is at feature level 5, certificates by ACME need 6"));
         assert!(said.ends_with("then run \"spire-server cluster upgrade finalize\""), "{said}");
+    }
+
+    /// Peers that do not answer, and how often they were asked.
+    #[derive(Clone, Debug, Default)]
+    struct Silent(Arc<AtomicUsize>);
+
+    impl Fetch for Silent {
+        fn fetch(&self, _source: Source) -> Fetching {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Box::pin(async { Err(FetchError::NoEndpointBundle) })
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_does_not_lead_asks_no_peer_for_its_bundle() {
+        let bench = Bench::start().await;
+        let silent = Silent::default();
+        let peer = FederationRelationship {
+            trust_domain: TrustDomain::parse("b.test").unwrap(),
+            endpoint_url: EndpointUrl::parse("https://b.test/").unwrap(),
+            profile: EndpointProfile::HttpsWeb,
+        };
+        let of_file = Arc::new([(peer.trust_domain.clone(), Arc::new(peer))].into());
+        let duties = |handle: StoreHandle| {
+            let mut duties = Duties { handle, ..bench.duties() };
+            duties.refresher.fetch = Arc::new(silent.clone());
+            duties.refresher.of_file = Arc::clone(&of_file);
+            duties
+        };
+        // Nobody has let it form a cluster: it leads none.
+        let storage = Storage::Memory(MemoryDisk::new());
+        let alone = Store::open(testing::config(PathBuf::new()), testing::seams(storage));
+        let alone = alone.await.unwrap();
+        let asked = async || {
+            while silent.0.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let runs = duties(alone.handle()).run(bench.stop.clone());
+        let idle = tokio::time::timeout(Duration::from_millis(200), async {
+            tokio::select! { () = runs => panic!("its duties end"), () = asked() => {} }
+        });
+        assert!(idle.await.is_err(), "it asks though it does not lead");
+        let runs = duties(bench.store.handle.clone()).run(bench.stop.clone());
+        let leads = tokio::time::timeout(DEADLINE, async {
+            tokio::select! { () = runs => panic!("its duties end"), () = asked() => {} }
+        });
+        assert!(leads.await.is_ok(), "the leader asks nobody");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -24,6 +24,10 @@ pub(crate) enum Mutant {
     TaintSeenAtConnection,
     /// What vouches for a caller is looked up when it connects, and not when it calls.
     RevocationSeenAtConnection,
+    /// A fetched bundle is taken whatever sequence number the stored one has.
+    LowerSequenceAccepted,
+    /// Every replica carries out the leader's duties, and so fetches bundles by itself.
+    EveryReplicaFetches,
 }
 
 /// Each with the test that finds it.
@@ -49,11 +53,22 @@ const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
         Mutant::RevocationSeenAtConnection,
         "gate::caller::tests::whose_authority_was_revoked_is_refused_on_an_open_connection",
     ),
+    ("lower-sequence-accepted", Mutant::LowerSequenceAccepted, FEDERATION),
+    (
+        "every-replica-fetches",
+        Mutant::EveryReplicaFetches,
+        "duties::tests::who_does_not_lead_asks_no_peer_for_its_bundle",
+    ),
 ];
 
 /// A month of rotations in a cluster that is never left in peace.
 #[cfg(test)]
 const MONTH: &str = "authority::month::tests::thirty_days_of_rotation_surprise_nobody";
+
+/// Two clusters that federate while both rotate.
+#[cfg(test)]
+const FEDERATION: &str =
+    "authority::month::tests::two_trust_domains_that_federate_go_on_verifying_each_other";
 
 #[cfg(all(feature = "mutants", not(test)))]
 pub(crate) use of_processes::{on, still_clock, switch_on};
@@ -68,8 +83,7 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
     static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found =
-        STARTED_WITH.get_or_init(|| steeple_raft_store::testing::started_with(FOUND_BY_TESTS));
+    let found = STARTED_WITH.get_or_init(|| steeple_testkit::mutants::started_with(FOUND_BY_TESTS));
     *found == Some(mutant)
 }
 
@@ -134,14 +148,14 @@ mod of_processes {
 
 #[cfg(test)]
 mod tests {
-    use steeple_raft_store::testing::fails_with_mutant;
+    use steeple_testkit::mutants::fails_with;
 
     use super::FOUND_BY_TESTS;
 
     #[test]
     fn every_deliberate_bug_fails_its_test() {
         for (name, _, test) in FOUND_BY_TESTS {
-            fails_with_mutant(name, test);
+            fails_with(name, test);
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod kubernetes;
 pub mod leaks;
 pub mod load;
 pub mod machines;
+pub mod mutants;
 pub mod pebble;
 pub mod ports;
 pub mod process;

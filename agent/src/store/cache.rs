@@ -20,6 +20,7 @@ use super::plan::{Candidate, SvidState, plan};
 use super::subscribe::{ServedIdentity, Subscribers, WorkloadView};
 use super::svids::WorkloadSvid;
 use crate::limits::{SIGN_CHECK_INTERVAL, TAINT_SPREAD};
+use crate::mutants::{self, Mutant};
 use crate::rotate::Condition;
 
 /// How much is kept.
@@ -268,7 +269,9 @@ impl State {
             .into_iter()
             .map(|entry| ServedIdentity { svid: self.svids.get(&entry.id).cloned(), entry })
             .collect();
-        let domains = identities.iter().flat_map(|identity| &identity.entry.federates_with);
+        let named = identities.iter().flat_map(|identity| &identity.entry.federates_with);
+        let all = mutants::on(Mutant::ForeignBundlesForEveryEntry).then(|| self.federated.keys());
+        let domains = named.chain(all.into_iter().flatten());
         let federated = domains
             .filter_map(|td| Some((td.clone(), Arc::clone(self.federated.get(td)?))))
             .collect();

@@ -1,5 +1,6 @@
 //! One try to fetch the bundle of one trust domain, and the command that says what came of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
@@ -18,10 +19,11 @@ use tokio::time::Instant;
 
 use super::noting;
 use super::watch::Live;
+use crate::mutants::{self, Mutant};
 use crate::view::Views;
 
 /// Relationships by trust domain.
-pub(super) type Relationships = BTreeMap<TrustDomain, Arc<FederationRelationship>>;
+pub(crate) type Relationships = BTreeMap<TrustDomain, Arc<FederationRelationship>>;
 
 /// Fetches the bundles of foreign trust domains. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ pub enum RefreshError {
 
 impl RefreshError {
     /// A word that stays the same while the cause does.
-    pub(super) fn class(&self) -> &'static str {
+    pub(crate) fn class(&self) -> &'static str {
         match self {
             Self::Fetch(error) => error.class(),
             Self::Refused(refusal) => match refusal {
@@ -105,6 +107,74 @@ impl RefreshError {
 impl Refresher {
     /// All relationships: those of the file, and those of the registry where the file has none.
     pub fn relationships(&self) -> BTreeMap<TrustDomain, Arc<FederationRelationship>> {
+        self.known().relationships()
+    }
+
+    /// The relationship with a trust domain.
+    pub fn relationship(&self, trust_domain: &TrustDomain) -> Option<Arc<FederationRelationship>> {
+        self.known().relationship(trust_domain)
+    }
+
+    /// What is wrong with the bundle of a relationship, if a person has to see to it.
+    pub fn danger(&self, trust_domain: &TrustDomain, now: Timestamp) -> Option<Danger> {
+        self.known().danger(trust_domain, now)
+    }
+
+    /// Tries once. Ends by itself within half a minute.
+    pub async fn attempt(&self, relationship: &Arc<FederationRelationship>) -> Tried {
+        let known = self.known();
+        let source = known.source(relationship);
+        let trust_domain = &relationship.trust_domain;
+        let started = Instant::now();
+        tracing::debug!(
+            subsystem_name = "bundle_client",
+            %trust_domain,
+            "Polling for bundle update"
+        );
+        let fetched = self.fetch.fetch(source.clone()).await;
+        count(trust_domain, fetched.is_ok(), started);
+        known.judged(&source, fetched)
+    }
+
+    /// The command that everyone has to hear of a try, if they have to. `failures` in a row, this
+    /// one included; 0: an operator asked, who is told.
+    pub fn command(
+        &self,
+        trust_domain: &TrustDomain,
+        tried: &Tried,
+        failures: u32,
+    ) -> Option<Command> {
+        self.known().command(trust_domain, tried, failures)
+    }
+
+    /// What tries go by.
+    pub(super) fn known(&self) -> Known {
+        Known {
+            views: self.views.clone(),
+            of_file: Arc::clone(&self.of_file),
+            clock: Arc::clone(&self.clock),
+            timing: self.timing,
+        }
+    }
+}
+
+/// What tries go by: relationships and bundles as this replica knows them, and the time. Cheap to
+/// clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    /// What this replica has applied.
+    pub(crate) views: Views,
+    /// The relationships of its file.
+    pub(crate) of_file: Arc<Relationships>,
+    /// The time.
+    pub(crate) clock: Arc<dyn Clock>,
+    /// How often.
+    pub(crate) timing: Timing,
+}
+
+impl Known {
+    /// All relationships: those of the file, and those of the registry where the file has none.
+    pub(crate) fn relationships(&self) -> Relationships {
         let rows = self.views.relationships_page(None, None).into_iter();
         let mut all: Relationships = rows.map(|(_, one)| (one.trust_domain.clone(), one)).collect();
         all.extend(self.of_file.iter().map(|(name, one)| (name.clone(), Arc::clone(one))));
@@ -112,13 +182,13 @@ impl Refresher {
     }
 
     /// The relationship with a trust domain.
-    pub fn relationship(&self, trust_domain: &TrustDomain) -> Option<Arc<FederationRelationship>> {
+    fn relationship(&self, trust_domain: &TrustDomain) -> Option<Arc<FederationRelationship>> {
         let of_file = self.of_file.get(trust_domain).cloned();
         of_file.or_else(|| self.views.relationship(trust_domain))
     }
 
     /// What is wrong with the bundle of a relationship, if a person has to see to it.
-    pub fn danger(&self, trust_domain: &TrustDomain, now: Timestamp) -> Option<Danger> {
+    pub(crate) fn danger(&self, trust_domain: &TrustDomain, now: Timestamp) -> Option<Danger> {
         let status = self.views.refresh(trust_domain);
         let bundle = self.views.bundle(trust_domain);
         let failure = status.as_ref().and_then(|status| status.failure.as_ref());
@@ -132,31 +202,26 @@ impl Refresher {
         danger(followed, now)
     }
 
-    /// Tries once. Ends by itself within half a minute.
-    pub async fn attempt(&self, relationship: &Arc<FederationRelationship>) -> Tried {
-        let trust_domain = &relationship.trust_domain;
+    /// Where the bundle of a relationship is fetched, and whom the endpoint is judged by.
+    pub(crate) fn source(&self, relationship: &Arc<FederationRelationship>) -> Source {
         let endpoint_bundle = self.endpoint_bundle(relationship);
-        let source = Source {
-            relationship: Arc::clone(relationship),
-            endpoint_bundle: endpoint_bundle.clone(),
-        };
-        let started = Instant::now();
-        tracing::debug!(
-            subsystem_name = "bundle_client",
-            %trust_domain,
-            "Polling for bundle update"
-        );
-        let fetched = self.fetch.fetch(source).await;
-        count(trust_domain, fetched.is_ok(), started);
+        Source { relationship: Arc::clone(relationship), endpoint_bundle }
+    }
+
+    /// What came of a fetch from a source.
+    pub(crate) fn judged(&self, source: &Source, fetched: Result<Bundle, FetchError>) -> Tried {
+        let relationship = &source.relationship;
+        let trust_domain = &relationship.trust_domain;
         // What was believed on the word of settings that hold no more, is not to be written over
         // what somebody has set meanwhile.
         if self.relationship(trust_domain).as_ref() != Some(relationship)
-            || self.endpoint_bundle(relationship) != endpoint_bundle
+            || self.endpoint_bundle(relationship) != source.endpoint_bundle
         {
             return Tried::Overtaken;
         }
         let stored = self.views.bundle(trust_domain);
         let judged = fetched.map_err(RefreshError::from).and_then(|bundle| {
+            let stored = judged_by(stored.as_deref(), &bundle);
             judge(stored.as_deref(), bundle, self.clock.now()).map_err(RefreshError::from)
         });
         match (judged, stored) {
@@ -173,7 +238,7 @@ impl Refresher {
 
     /// The command that everyone has to hear of a try, if they have to. `failures` in a row, this
     /// one included; 0: an operator asked, who is told.
-    pub fn command(
+    pub(crate) fn command(
         &self,
         trust_domain: &TrustDomain,
         tried: &Tried,
@@ -216,6 +281,16 @@ impl Refresher {
             }
         }
     }
+}
+
+/// The stored bundle that a fetched one is held against.
+fn judged_by<'a>(stored: Option<&'a Bundle>, fetched: &Bundle) -> Option<Cow<'a, Bundle>> {
+    let stored = stored?;
+    if mutants::on(Mutant::LowerSequenceAccepted) {
+        let sequence_number = stored.sequence_number.min(fetched.sequence_number);
+        return Some(Cow::Owned(Bundle { sequence_number, ..stored.clone() }));
+    }
+    Some(Cow::Borrowed(stored))
 }
 
 /// SPIRE's counter of fetches.

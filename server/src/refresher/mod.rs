@@ -2,15 +2,21 @@
 //! fetched.
 //!
 //! Owns the way between the views, steeple-federation's refresher and the registry. The leader
-//! fetches (`duty`); any replica does when an operator asks it to (`attempt`). Nothing is written
-//! while nothing changes: what is worth an entry of the log is decided in `noting`.
+//! fetches (`duty`, by the decisions of `round`); any replica does when an operator asks it to
+//! (`attempt`). Nothing is written while nothing changes: what is worth an entry of the log is decided
+//! in `noting`.
 
 mod attempt;
 mod duty;
 mod noting;
+mod round;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+#[cfg(test)]
+pub(crate) use attempt::Known;
 pub use attempt::{RefreshError, Refresher, Tried};
+#[cfg(test)]
+pub(crate) use round::{Ended, Round};
 pub use watch::{Live, LiveState};

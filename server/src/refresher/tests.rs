@@ -220,6 +220,31 @@ async fn what_changes_is_stored_and_nothing_is_written_while_nothing_does() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_contradicts_itself_is_not_written_at_each_try() {
+    let bench = Bench::start(SHORT, Says::Bundle(bundle(4))).await;
+    let _leader = bench.lead();
+    bench.relate(CREATE, &web("")).await;
+    bench.until("bundle", || bench.stored() == Some(bundle(4))).await;
+    let other = Bundle { jwt_authorities: bundle(9).jwt_authorities, ..bundle(4) };
+    bench.say(Says::Bundle(other.clone()));
+    bench.until("what is new", || bench.stored().as_ref() == Some(&other)).await;
+    let before = bench.store.handle.revision();
+    for turn in 0..6 {
+        let asked = bench.asked();
+        bench.say(Says::Bundle(if turn % 2 == 0 { bundle(4) } else { other.clone() }));
+        bench.until("tries", || bench.asked() > asked + 2).await;
+    }
+    assert_eq!(bench.store.handle.revision(), before, "an entry a try");
+    assert_eq!((bench.stored(), bench.failure()), (Some(other), None));
+
+    // What nobody has seen is no return, and a number that has risen ends the dispute.
+    for next in [Bundle { jwt_authorities: bundle(8).jwt_authorities, ..bundle(4) }, bundle(5)] {
+        bench.say(Says::Bundle(next.clone()));
+        bench.until("what is new", || bench.stored().as_ref() == Some(&next)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failure_is_noted_once_and_so_is_its_end() {
     let bench = Bench::start(SHORT, Says::Status(503)).await;
     let _leader = bench.lead();

@@ -24,7 +24,7 @@ pub struct LiveState {
 
 /// Empties what is known when the leadership ends.
 #[derive(Debug)]
-pub(super) struct Leading(Live);
+pub(crate) struct Leading(Live);
 
 impl Live {
     /// What is known of a trust domain.
@@ -33,7 +33,7 @@ impl Live {
     }
 
     /// Keeps what is known until what is returned is dropped.
-    pub(super) fn lead(&self) -> Leading {
+    pub(crate) fn lead(&self) -> Leading {
         Leading(self.clone())
     }
 
