@@ -123,7 +123,7 @@ impl Watch {
 }
 
 /// What an agent has been told.
-struct Told {
+pub(crate) struct Told {
     trust_domain: TrustDomain,
     agent: SpiffeId,
     entries: BTreeMap<EntryId, Arc<RegistrationEntry>>,
@@ -132,14 +132,14 @@ struct Told {
 }
 
 impl Told {
-    fn new(trust_domain: TrustDomain, agent: SpiffeId) -> Self {
+    pub(crate) fn new(trust_domain: TrustDomain, agent: SpiffeId) -> Self {
         let (entries, federated) = (BTreeMap::new(), BTreeMap::new());
         Self { trust_domain, agent, entries, bundle: None, federated }
     }
 
     /// The step from what was told to what the views show, and whether it says anything. The views
     /// show `revision` or a later state; a later one is told again by the next step.
-    fn step(&mut self, views: &Views, revision: Revision) -> (rpc::WatchResponse, bool) {
+    pub(crate) fn step(&mut self, views: &Views, revision: Revision) -> (rpc::WatchResponse, bool) {
         let entries: BTreeMap<EntryId, Arc<RegistrationEntry>> = views
             .authorized_entries(&self.agent)
             .into_iter()
@@ -178,6 +178,12 @@ impl Told {
             || !step.federated_bundles_changed.is_empty()
             || !step.federated_bundles_removed.is_empty();
         (step, news)
+    }
+
+    /// The foreign bundles that it holds.
+    #[cfg(test)]
+    pub(crate) fn federated(&self) -> &BTreeMap<TrustDomain, Arc<Bundle>> {
+        &self.federated
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) use arrivals::Arrivals;
 pub(super) use join::{Reply, Round, What};
 pub use report::{MemberReport, Report};
 #[cfg(test)]
-pub(super) use report::{absent_until, assumed_at};
+pub(super) use report::{absent_until, assumed_at, peers_at};
 #[cfg(test)]
 pub(super) use sightings::Sightings;
 pub use survey::Survey;

@@ -62,7 +62,7 @@ pub(in crate::authority) fn assumed_at(prepared: &Authority, max_staleness: Dura
 }
 
 /// When peers that need this long to fetch a bundle are taken to have an authority.
-pub(super) fn peers_at(prepared: &Authority, fetch_bound: Duration) -> Timestamp {
+pub(in crate::authority) fn peers_at(prepared: &Authority, fetch_bound: Duration) -> Timestamp {
     prepared.issued_at.plus(COMMITTED_WITHIN + fetch_bound)
 }
 

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_raft_store::change::Journal;
+use steeple_raft_store::command::Refreshed;
 use steeple_raft_store::{Change, ChangeBatch, Command, Outcome, Rejection};
 use steeple_spiffe_core::authority::AuthorityKind;
 use steeple_spiffe_core::bundle::Bundle;
-use steeple_spiffe_core::{AuthorityId, Serial, Timestamp};
+use steeple_spiffe_core::{AuthorityId, Serial, Timestamp, TrustDomain};
 
+use super::super::issuer::IssuedX509;
 use super::super::policy::BACKDATE;
 use super::observers::HEARD;
 
@@ -30,6 +32,18 @@ pub(super) struct Signed {
     pub(super) begins: Option<Timestamp>,
     pub(super) ends: Timestamp,
     pub(super) serial: Option<Serial>,
+}
+
+impl Signed {
+    pub(super) fn x509(issued: IssuedX509) -> Self {
+        Self {
+            kind: AuthorityKind::X509,
+            authority: issued.authority_id,
+            begins: Some(issued.not_before),
+            ends: issued.not_after,
+            serial: Some(issued.serial),
+        }
+    }
 }
 
 /// A bundle that somebody held for a while.
@@ -57,12 +71,28 @@ struct Fate {
 
 type Name = (AuthorityKind, AuthorityId);
 
+/// A foreign trust domain, as the registry has it.
 #[derive(Default)]
+pub(super) struct Foreign {
+    pub(super) bundle: Option<Arc<Bundle>>,
+    /// Entries of the log that stored what was fetched.
+    pub(super) fetched: u64,
+    /// Entries of the log about fetching that stored nothing.
+    pub(super) notes: u64,
+    /// Fetched bundles that came after another one had been stored.
+    pub(super) overtaken: u64,
+}
+
 pub(super) struct Judge {
+    /// Activations of X.509 authorities.
+    pub(super) x509_activations: u32,
     pub(super) activations: u32,
     pub(super) svids: u64,
     pub(super) bundles_held: u64,
     pub(super) clocks_refused: u64,
+    /// What is stored and was noted of the trust domain that is federated with.
+    pub(super) foreign: Foreign,
+    trust_domain: TrustDomain,
     journal: Arc<Journal>,
     /// So many of the first authorities are of no interest any more.
     over: usize,
@@ -76,6 +106,26 @@ pub(super) struct Judge {
 }
 
 impl Judge {
+    pub(super) fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            x509_activations: 0,
+            activations: 0,
+            svids: 0,
+            bundles_held: 0,
+            clocks_refused: 0,
+            foreign: Foreign::default(),
+            trust_domain,
+            journal: Arc::default(),
+            over: 0,
+            fates: Vec::new(),
+            numbers: BTreeMap::new(),
+            published: BTreeMap::new(),
+            sequences: BTreeMap::new(),
+            serials: BTreeSet::new(),
+            wrong: Vec::new(),
+        }
+    }
+
     pub(super) fn wrong(&mut self, what: String) {
         self.wrong.push(what);
     }
@@ -115,6 +165,9 @@ impl Judge {
         if outcome.is_ok() {
             self.note(now, command);
         }
+        if let Command::RecordRefresh { refreshed, .. } = command {
+            self.refreshed(refreshed, outcome, changes);
+        }
         self.take(changes, |before, after| after == before + 1);
     }
 
@@ -145,6 +198,7 @@ impl Judge {
         }
         if let Command::ActivateAuthority { kind, id, .. } = command {
             self.activations += 1;
+            self.x509_activations += u32::from(*kind == AuthorityKind::X509);
             self.fate(*kind, id).activated_at = Some(now);
         }
         if let Command::TaintAuthority { kind, id, .. } = command {
@@ -152,6 +206,36 @@ impl Judge {
         }
         if let Command::RevokeAuthority { kind, id, .. } = command {
             self.fate(*kind, id).revoked_at = Some(now);
+        }
+    }
+
+    /// Whoever fetched, and however late it comes: each entry of the log stores a later bundle.
+    fn refreshed(
+        &mut self,
+        refreshed: &Refreshed,
+        outcome: &Result<Outcome, Rejection>,
+        changes: &[Change],
+    ) {
+        let stores = matches!(refreshed, Refreshed::Succeeded(Some(_)));
+        if outcome.is_err() {
+            self.foreign.overtaken += u64::from(stores);
+            return;
+        }
+        let is_stored = |change: &Change| matches!(change, Change::BundleWritten { .. });
+        if stores != changes.iter().any(is_stored) {
+            self.wrong(format!("{refreshed:?} changed {changes:?}"));
+        }
+        self.foreign.fetched += u64::from(stores);
+        self.foreign.notes += u64::from(!stores);
+    }
+
+    /// The bundle of the trust domain that is federated with never goes back.
+    fn take_foreign(&mut self, bundle: &Arc<Bundle>) {
+        let before = self.foreign.bundle.replace(Arc::clone(bundle));
+        let (before, after) = (before.map(|one| one.sequence_number), bundle.sequence_number);
+        if before.is_some_and(|before| after < before) {
+            let own = self.trust_domain.clone();
+            self.wrong(format!("{own} stores sequence {after} after {before:?}"));
         }
     }
 
@@ -167,6 +251,10 @@ impl Judge {
                 self.journal = Arc::clone(journal);
             }
             let Change::BundleWritten { bundle, .. } = change else { continue };
+            if bundle.trust_domain != self.trust_domain {
+                self.take_foreign(bundle);
+                continue;
+            }
             let before = self.sequences.last_key_value().map_or(0, |(sequence, _)| *sequence);
             let after = bundle.sequence_number;
             if !follows(before, after) {
@@ -177,6 +265,21 @@ impl Judge {
             let ids = roots.chain(keys).map(|name| self.published[&name]).collect();
             self.sequences.insert(after, (Arc::clone(bundle), Arc::new(ids)));
         }
+    }
+
+    /// The sequence number that was published last.
+    pub(super) fn newest(&self) -> u64 {
+        self.sequences.last_key_value().map_or(0, |(sequence, _)| *sequence)
+    }
+
+    /// The bundle of a sequence number, with its authorities.
+    pub(super) fn known(&self, sequence: u64) -> Option<(&Arc<Bundle>, &Arc<BTreeSet<usize>>)> {
+        self.sequences.get(&sequence).map(|(bundle, ids)| (bundle, ids))
+    }
+
+    /// The number of the X.509 authority of this name.
+    pub(super) fn x509_number(&self, id: &AuthorityId) -> Option<usize> {
+        self.numbers.get(&(AuthorityKind::X509, id.clone())).copied()
     }
 
     /// A replica applied a command: it must have come to the same as all others.

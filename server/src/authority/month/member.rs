@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use steeple_federation::Timing;
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::testing::{Committed, Replica};
 use steeple_raft_store::{ChangeBatch, ClusterClock, ClusterId, ClusterKeys, Revision};
@@ -12,9 +13,10 @@ use steeple_spiffe_core::time::FixedClock;
 use steeple_spiffe_core::{Clock, SpiffeId, Timestamp, TrustDomain};
 
 use super::super::evidence::{Arrivals, ChallengeBoard, Sightings, What, Witness};
-use super::super::issuer::Issuer;
+use super::super::issuer::{IssuedX509, Issuer};
 use super::super::policy::AuthorityPolicy;
 use crate::keys::test_signature;
+use crate::refresher::Known;
 use crate::view::Views;
 
 /// What all replicas share.
@@ -51,6 +53,8 @@ pub(super) struct Member {
     pub(super) current_at: Timestamp,
     /// Whether any client has connected since it started.
     pub(super) was_asked: bool,
+    /// The server's own SVID, which its bundle endpoint presents.
+    pub(super) server: Option<IssuedX509>,
     clock: Arc<FixedClock>,
     cluster_clock: ClusterClock,
     sightings: Sightings,
@@ -97,6 +101,7 @@ impl Member {
             skew_ms,
             current_at: now,
             was_asked: false,
+            server: None,
             clock,
             cluster_clock,
             sightings,
@@ -112,6 +117,11 @@ impl Member {
         if let Some(median_ms) = median_ms {
             self.cluster_clock.note_ahead_ms(self.skew_ms - median_ms, self.clock.as_ref());
         }
+    }
+
+    /// What its own clock shows.
+    pub(super) fn time(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// The time that it goes by.
@@ -132,6 +142,16 @@ impl Member {
         self.views.apply(&batch);
         self.arrivals.note(&self.views.journal(), self.clock.boot_time());
         batch
+    }
+
+    /// What its fetching goes by.
+    pub(super) fn known(&self) -> Known {
+        Known {
+            views: self.views.clone(),
+            of_file: Arc::default(),
+            clock: Arc::<FixedClock>::clone(&self.clock),
+            timing: Timing::default(),
+        }
     }
 
     pub(super) fn journal(&self) -> Arc<Journal> {

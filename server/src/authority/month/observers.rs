@@ -151,13 +151,10 @@ impl World {
             public_key_spki: self.workload.public_key_spki().to_vec(),
             ttl,
         });
-        let x509 = x509.map(|issued| Signed {
-            kind: AuthorityKind::X509,
-            authority: issued.authority_id,
-            begins: Some(issued.not_before),
-            ends: issued.not_after,
-            serial: Some(issued.serial),
-        });
+        if let Ok(issued) = &x509 {
+            self.newest = Some(issued.clone());
+        }
+        let x509 = x509.map(Signed::x509);
         let audience = vec!["a".to_owned()];
         let jwt = member.issuer.sign_jwt(JwtParams { spiffe_id, audience, ttl, jwt_id: None });
         let jwt = jwt.map(|issued| Signed {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::world::{Death, World};
+use super::leaders::Death;
+use super::pair::{Pair, Side};
+use super::world::{Setup, World};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -14,7 +16,7 @@ const CA_TTL: Duration = Duration::from_secs(6 * 3600);
 fn thirty_days_of_rotation_surprise_nobody() {
     let mut restores = 0;
     for seed in [1, 2] {
-        let mut world = World::new(seed, CA_TTL);
+        let mut world = World::new(seed, Setup::alone(CA_TTL));
         world.run(HOUR * 24 * 30);
         let judge = &world.judge;
         println!(
@@ -41,4 +43,69 @@ fn thirty_days_of_rotation_surprise_nobody() {
         restores += world.restores;
     }
     assert!(restores > 0, "nothing was restored");
+}
+
+/// How much a longer run is to do: so many seeds, or days of each.
+fn wanted(variable: &str, usual: u32) -> u32 {
+    std::env::var(variable).map_or(usual, |text| text.parse().unwrap())
+}
+
+#[test]
+fn two_trust_domains_that_federate_go_on_verifying_each_other() {
+    let days = wanted("STEEPLE_FEDERATED_DAYS", 7);
+    let (mut all_died, mut restores, mut overtaken, mut by_hand) = (0, 0, 0, 0);
+    for seed in 1..=wanted("STEEPLE_FEDERATED_SEEDS", 1) {
+        let mut pair = Pair::new(u64::from(seed));
+        pair.run(HOUR * 24 * days);
+        all_died += pair.all_died;
+        for side in &pair.sides {
+            let name = &side.world.common.trust_domain;
+            println!("seed {seed}, {days} days of {name}: {}", told(side));
+            let verdict = side.world.judge.verdict();
+            assert!(verdict.is_empty(), "seed {seed}, {name}: {verdict:#?}");
+            federated(side, days);
+            restores += side.world.restores;
+            overtaken += side.world.judge.foreign.overtaken;
+            by_hand += side.link.counts.by_hand;
+        }
+    }
+    assert!(all_died > 0, "no trust domain was down as a whole");
+    assert!(restores > 0, "nothing was restored");
+    assert!(overtaken > 0 && by_hand > 0, "nobody fetched at once with another");
+}
+
+fn told(side: &Side) -> String {
+    let (world, guests) = (&side.world, &side.guests);
+    let (judge, foreign) = (&world.judge, &world.judge.foreign);
+    format!(
+        "{} X.509 rotations, {} at the latest moment, {} restores, {} bundles stored, {} overtaken, {} \
+         notes, {} SVIDs of the other verified, {} refused, leaders died {:?}, {:?}",
+        judge.x509_activations,
+        judge.forced_count(),
+        world.restores,
+        foreign.fetched,
+        foreign.overtaken,
+        foreign.notes,
+        guests.verified,
+        guests.refused,
+        world.deaths,
+        side.link.counts
+    )
+}
+
+/// What a run must have met to say anything.
+fn federated(side: &Side, days: u32) {
+    let (judge, counts, guests) = (&side.world.judge, &side.link.counts, &side.guests);
+    assert!(judge.x509_activations >= 15 * days, "too few rotations");
+    assert!(judge.foreign.fetched > u64::from(judge.x509_activations), "too few bundles stored");
+    assert!(counts.stale > 0 && counts.older > 0, "no replica that lags was met");
+    assert!(counts.survived_rotation > 0, "no rotation during a cut that was short enough");
+    assert!(counts.closed > 0 && counts.mended + 1 >= counts.closed, "no cut was too long");
+    assert!(counts.looks > 1_000 && guests.verified > 1_000 && guests.refused > 0);
+    for death in [Death::BeforeProposing, Death::InFlight, Death::AfterCommit] {
+        assert!(side.world.deaths.contains_key(&("refresh", death)), "no leader died {death:?}");
+    }
+    // A note an hour, two for each thing that fails and ends.
+    let failures = u64::from(counts.cuts) * 4 + counts.older;
+    assert!(judge.foreign.notes <= u64::from(days) * 24 + failures, "notes without an event");
 }

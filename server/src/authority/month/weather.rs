@@ -43,7 +43,7 @@ impl World {
         if self.chance(60) {
             self.depose();
         }
-        if self.chance(20_000) {
+        if self.chance(self.restored_one_in) {
             self.restore();
             return;
         }

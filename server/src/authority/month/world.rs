@@ -1,4 +1,4 @@
-//! The cluster: its log, its replicas, who leads it, and who still thinks that it does.
+//! The cluster: its log and its replicas.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,57 +8,50 @@ use steeple_raft_store::change::Journal;
 use steeple_raft_store::command::{AdmitAgent, InitCluster};
 use steeple_raft_store::testing::{Committed, Replica};
 use steeple_raft_store::{
-    ChangeBatch, ClusterId, ClusterKeys, Command, FEATURE_LEVEL_MAX, MemberId, Outcome, Rejection,
+    ChangeBatch, ClusterId, ClusterKeys, Command, FEATURE_LEVEL_MAX, Outcome, Rejection,
 };
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::random::{Random, SeededRandom};
 use steeple_spiffe_core::{
-    AuthorityId, AuthorityStatus, KeyType, LocalSigner, SelectorSet, Serial, SpiffeId, Timestamp,
-    TrustDomain,
+    AuthorityStatus, KeyType, LocalSigner, SelectorSet, Serial, SpiffeId, Timestamp, TrustDomain,
 };
 
-use super::super::evidence::{
-    Reply, Report, Round, What, absent_until, agents_without, assumed_at,
-};
+use super::super::issuer::IssuedX509;
 use super::super::mint::Minter;
-use super::super::planner::{Evidence, PUBLISHED_MAX, Step, plan};
+use super::super::planner::PUBLISHED_MAX;
 use super::super::policy::AuthorityPolicy;
-use super::super::slots::Slots;
 use super::judge::Judge;
+use super::leaders::{Death, Flight};
 use super::member::{Common, Condition, Member};
 use super::observers::Observer;
 use super::operator::Operator;
 
 pub(super) const MAX_STALENESS: Duration = Duration::from_secs(600);
 
-/// A proposal is decided within this time, or never.
-const IN_FLIGHT_MAX_S: u64 = 30;
-
-/// Steps of one round, as the rotator takes them.
-const STEPS_MAX: usize = 8;
-
-/// A leader whose clock is further from the median decides nothing about time, in milliseconds.
-const LEADER_OFFSET_MAX_MS: i64 = 10_000;
+/// Between two looks.
+const STEP_MIN: Duration = Duration::from_secs(5);
+pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 
 /// A clock that is right is off by less, in milliseconds.
 const RIGHT_MS: u64 = 9_000;
 
-/// One who was the leader goes on thinking so for this long.
-const PRETENDS_S: u64 = 60;
-
-/// When a leader dies, seen from one of its proposals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Death {
-    BeforeProposing,
-    InFlight,
-    AfterCommit,
+/// What a cluster is to be.
+pub(super) struct Setup {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) policy: AuthorityPolicy,
+    /// Everything is lost but a snapshot once in so many steps.
+    pub(super) restored_one_in: u64,
 }
 
-/// A proposal on its way.
-struct Flight {
-    from: usize,
-    due: Timestamp,
-    command: Command,
+impl Setup {
+    /// A cluster that federates with nobody.
+    pub(super) fn alone(ca_ttl: Duration) -> Self {
+        Self {
+            trust_domain: TrustDomain::parse("example.org").unwrap(),
+            policy: AuthorityPolicy { ca_ttl, ..AuthorityPolicy::default() },
+            restored_one_in: 20_000,
+        }
+    }
 }
 
 pub(super) struct World {
@@ -67,6 +60,8 @@ pub(super) struct World {
     pub(super) common: Common,
     pub(super) members: Vec<Member>,
     pub(super) leader: Option<usize>,
+    /// How many have led so far.
+    pub(super) terms: u64,
     pub(super) elects_at: Timestamp,
     pub(super) observers: Vec<Observer>,
     pub(super) judge: Judge,
@@ -75,7 +70,12 @@ pub(super) struct World {
     pub(super) restores: u32,
     /// The key of every workload.
     pub(super) workload: LocalSigner,
-    minter: Minter,
+    /// The newest X509-SVID that a workload got.
+    pub(super) newest: Option<IssuedX509>,
+    pub(super) restored_one_in: u64,
+    pub(super) minter: Minter,
+    pub(super) pretenders: Vec<(usize, Timestamp)>,
+    pub(super) flights: Vec<Flight>,
     /// What the whole log leads to.
     truth: Replica,
     epoch: u32,
@@ -83,15 +83,13 @@ pub(super) struct World {
     /// Commands behind `base`, each with what it changed.
     log: Vec<(Committed, ChangeBatch)>,
     base: u64,
-    pretenders: Vec<(usize, Timestamp)>,
-    flights: Vec<Flight>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, ca_ttl: Duration) -> Self {
+    pub(super) fn new(seed: u64, setup: Setup) -> Self {
         let random = SeededRandom::new(seed);
-        let trust_domain = TrustDomain::parse("example.org").unwrap();
-        let policy = Arc::new(AuthorityPolicy { ca_ttl, ..AuthorityPolicy::default() });
+        let Setup { trust_domain, policy, restored_one_in } = setup;
+        let policy = Arc::new(policy);
         let drawn: Arc<dyn Random> = Arc::new(SeededRandom::new(seed + 1));
         let common = Common {
             keys: Arc::new(ClusterKeys::generate(drawn.as_ref()).unwrap().0),
@@ -100,6 +98,7 @@ impl World {
             random: Arc::clone(&drawn),
             cluster_id: ClusterId(7),
         };
+        let judge = Judge::new(trust_domain.clone());
         let minter = Minter {
             trust_domain,
             policy,
@@ -114,21 +113,24 @@ impl World {
             common,
             members: Vec::new(),
             leader: None,
+            terms: 0,
             elects_at: now,
             observers: Vec::new(),
-            judge: Judge::default(),
+            judge,
             deaths: BTreeMap::new(),
             late: 0,
             restores: 0,
             workload: LocalSigner::generate(KeyType::EcP256).unwrap().0,
+            newest: None,
+            restored_one_in,
             minter,
+            pretenders: Vec::new(),
+            flights: Vec::new(),
             truth: Replica::default(),
             epoch: 0,
             cluster_time: now,
             log: Vec::new(),
             base: 0,
-            pretenders: Vec::new(),
-            flights: Vec::new(),
         };
         world.form();
         world
@@ -239,166 +241,6 @@ impl World {
         }
     }
 
-    fn may_lead(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        let offset = self.median_ms().map(|median| (member.skew_ms - median).abs());
-        let right = offset.is_some_and(|offset| offset <= LEADER_OFFSET_MAX_MS);
-        right && member.condition == Condition::Well
-    }
-
-    /// Somebody else leads from some time on; who led may not have noticed.
-    pub(super) fn depose(&mut self) {
-        if let Some(old) = self.leader.take() {
-            self.pretenders.push((old, self.now.plus(Duration::from_secs(PRETENDS_S))));
-        }
-        let quick = !self.chance(10);
-        self.elects_at = if quick { self.in_s(1, 20) } else { self.in_s(60, 240) };
-    }
-
-    /// What the leader does in one round, what others do who take themselves for it, and what
-    /// arrives.
-    pub(super) fn lead(&mut self) {
-        if self.leader.is_some_and(|leader| !self.may_lead(leader)) {
-            self.depose();
-        }
-        if self.leader.is_none() && self.now >= self.elects_at {
-            let able: Vec<usize> = (0..3).filter(|index| self.may_lead(*index)).collect();
-            if !able.is_empty() {
-                let drawn = self.below(able.len() as u64);
-                self.leader = Some(able[usize::try_from(drawn).unwrap()]);
-            }
-        }
-        self.land();
-        if let Some(leader) = self.leader {
-            self.catch_up(leader);
-            self.round(leader);
-        }
-        self.pretenders.retain(|(_, until)| *until > self.now);
-        for (index, _) in self.pretenders.clone() {
-            let down = matches!(self.members[index].condition, Condition::Down { .. });
-            // By what it sees, without asking anyone whether it still leads.
-            if Some(index) != self.leader
-                && !down
-                && self.chance(2)
-                && let Some((_, command)) = self.next(index)
-            {
-                let due = self.in_s(0, IN_FLIGHT_MAX_S);
-                self.flights.push(Flight { from: index, due, command });
-            }
-        }
-    }
-
-    /// What was in flight arrives, unless its sender is not heard.
-    fn land(&mut self) {
-        let now = self.now;
-        let (due, rest): (Vec<Flight>, Vec<Flight>) =
-            self.flights.drain(..).partition(|flight| flight.due <= now);
-        self.flights = rest;
-        for flight in due {
-            let sender = &self.members[flight.from];
-            let heard =
-                sender.is_in_contact() || matches!(sender.condition, Condition::Down { .. });
-            if heard && self.leader.is_some() && self.commit(&flight.command, self.now).is_err() {
-                self.late += 1;
-            }
-        }
-    }
-
-    /// Carries out what is due, as the rotator does; the leader may die at each step.
-    fn round(&mut self, leader: usize) {
-        for _ in 0..STEPS_MAX {
-            let Some((step, command)) = self.next(leader) else { return };
-            let what = match step {
-                Step::Prepare(_) => "prepare",
-                Step::Activate(..) => "activate",
-                Step::Prune(_) => "prune",
-            };
-            let dies = match self.below(8) {
-                0 => Some(Death::BeforeProposing),
-                1 => Some(Death::InFlight),
-                2 => Some(Death::AfterCommit),
-                _ => None,
-            };
-            let stamp = self.members[leader].now();
-            match dies {
-                Some(Death::BeforeProposing) => {}
-                Some(Death::InFlight) => {
-                    // It may arrive after all.
-                    let due = self.in_s(0, IN_FLIGHT_MAX_S);
-                    if self.chance(2) {
-                        self.flights.push(Flight { from: leader, due, command });
-                    }
-                }
-                Some(Death::AfterCommit) | None => {
-                    self.commit(&command, stamp).unwrap();
-                }
-            }
-            if let Some(death) = dies {
-                *self.deaths.entry((what, death)).or_default() += 1;
-                self.leader = None;
-                self.elects_at = self.in_s(1, 20);
-                let until = self.in_s(5, 300);
-                self.members[leader].condition = Condition::Down { until };
-                return;
-            }
-            self.catch_up(leader);
-        }
-    }
-
-    /// What one who takes itself for the leader would propose now.
-    fn next(&mut self, index: usize) -> Option<(Step, Command)> {
-        let member = &self.members[index];
-        let (journal, now) = (member.journal(), member.now());
-        let known = |prepared: &Authority| self.report(index, prepared).judge(now);
-        let step = plan(&journal, &self.common.policy, now, &known)?;
-        if let Step::Activate(kind, id) = &step {
-            let prepared = find(&journal, *kind, id)?;
-            let first = Slots::of(&journal, *kind).current.is_none();
-            if !first && self.report(index, prepared).judge(now) == Evidence::Incomplete {
-                self.judge.forced(id);
-            }
-        }
-        let expected_journal = journal.revision;
-        let command = match step.clone() {
-            Step::Prepare(kind) => self.prepare(kind, expected_journal, now),
-            Step::Activate(kind, id) => Command::ActivateAuthority { expected_journal, kind, id },
-            Step::Prune(ids) => Command::PruneAuthorities { expected_journal, ids },
-        };
-        Some((step, command))
-    }
-
-    pub(super) fn prepare(
-        &self,
-        kind: AuthorityKind,
-        expected_journal: u64,
-        now: Timestamp,
-    ) -> Command {
-        let authority = self.minter.mint(kind, self.common.cluster_id, now).unwrap();
-        Command::PrepareAuthority { expected_journal, authority: Box::new(authority) }
-    }
-
-    /// What one member finds out about a prepared authority by asking all of them.
-    pub(super) fn report(&self, by: usize, prepared: &Authority) -> Report {
-        let me = &self.members[by];
-        let replies = self.members.iter().enumerate().map(|(index, member)| {
-            let hears = index == by || (me.is_in_contact() && member.is_in_contact());
-            let what = if hears { member.reply(prepared) } else { What::Absent };
-            Reply { member: member_id(index), votes: true, what }
-        });
-        let replies: Vec<Reply> = replies.collect();
-        let (now, until) = (me.now(), absent_until(prepared, MAX_STALENESS));
-        let round = Round { asked_by: member_id(by), spread: Duration::ZERO, until, now };
-        let (members, seen) = round.join(&replies);
-        let (agents, without) = agents_without(&me.views, now, &seen);
-        Report {
-            members,
-            agents,
-            without,
-            assumed_at: assumed_at(prepared, MAX_STALENESS),
-            peers_at: None,
-        }
-    }
-
     /// A member starts again: on its own tables, or with a snapshot if it lost them.
     pub(super) fn boot(&mut self, index: usize, lost_its_volume: bool) {
         let old = std::mem::take(&mut self.members[index].replica);
@@ -455,26 +297,40 @@ impl World {
     pub(super) fn run(&mut self, length: Duration) {
         let end = self.now.plus(length);
         let mut operator = Operator::new(self);
-        // Nobody signs before a first round has formed the cluster.
-        while self.truth().authorities.len() < 2
-            || self.truth().authorities.iter().any(|one| one.status == AuthorityStatus::Prepared)
-        {
-            self.advance();
-            self.mend();
-            self.lead();
-        }
+        self.begin();
         while self.now < end && self.judge.is_content() {
-            self.advance();
-            self.weather();
-            self.lead();
-            operator.act(self);
-            self.observe();
-            self.look();
+            let by = self.step();
+            self.live(by, &mut operator);
         }
     }
 
-    fn advance(&mut self) {
-        let by = Duration::from_millis(5_000 + self.below(55_000));
+    /// Nobody signs before a first round has formed the cluster.
+    pub(super) fn begin(&mut self) {
+        while self.truth().authorities.len() < 2
+            || self.truth().authorities.iter().any(|one| one.status == AuthorityStatus::Prepared)
+        {
+            self.advance(self.step());
+            self.mend();
+            self.lead();
+        }
+    }
+
+    /// Everything that happens in a while.
+    pub(super) fn live(&mut self, by: Duration, operator: &mut Operator) {
+        self.advance(by);
+        self.weather();
+        self.lead();
+        operator.act(self);
+        self.observe();
+        self.look();
+    }
+
+    /// How long until the next look.
+    pub(super) fn step(&self) -> Duration {
+        STEP_MIN + Duration::from_millis(self.below(ms(STEP_MAX - STEP_MIN)))
+    }
+
+    pub(super) fn advance(&mut self, by: Duration) {
         self.now = self.now.plus(by);
         let median_ms = self.median_ms();
         for member in &self.members {
@@ -483,10 +339,6 @@ impl World {
     }
 }
 
-fn member_id(index: usize) -> MemberId {
-    MemberId(index as u64 + 1)
-}
-
-fn find<'a>(journal: &'a Journal, kind: AuthorityKind, id: &AuthorityId) -> Option<&'a Authority> {
-    journal.authorities.iter().find(|one| one.kind == kind && one.id == *id)
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap()
 }
