@@ -370,6 +370,15 @@ impl Member {
         self.process.is_some()
     }
 
+    /// Puts lines at the head of the `server` block of a member that is not started yet: what is its
+    /// own, as the port of its bundle endpoint is.
+    pub fn add_server_lines(&self, lines: &str) -> Result<()> {
+        let text = fs::read_to_string(self.config()).context("read server.conf")?;
+        let head = "server {\n";
+        let text = text.replacen(head, &format!("{head}{lines}"), 1);
+        fs::write(self.config(), text).context("write server.conf")
+    }
+
     /// Runs a `spire-server` command against this member.
     pub fn cli(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(binary("spire-server")?);

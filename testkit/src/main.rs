@@ -11,6 +11,7 @@
 mod demo;
 mod interop;
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::ExitCode;
 
@@ -19,6 +20,8 @@ use steeple_testkit::process::stop_signal;
 
 const USAGE: &str = "\
 usage: steeple-testkit demo [--keep]            the main job: three replicas, a leader killed
+       steeple-testkit demo --federation [--quick] --pair PROGRAM
+                                                two trust domains; PROGRAM is interop/go-spiffe/pair
        steeple-testkit cluster [--members N]    a local cluster and an agent, until Ctrl-C
        steeple-testkit interop LANE [ARGS]      a lane with foreign clients
 STEEPLE_BIN names the folder with spire-server and spire-agent; logs are below TMPDIR.
@@ -57,9 +60,15 @@ fn run(words: &[&str]) -> Result<bool> {
     let run = |work: Pin<Box<dyn Future<Output = Result<()>>>>| {
         local.block_on(&runtime, until_stopped(work)).map(|()| true)
     };
+    let federation = |pair: &str, pace| {
+        let pair = PathBuf::from(pair);
+        run(Box::pin(async move { demo::federation_demo(&pair, pace).await }))
+    };
     match words {
         ["demo"] => run(Box::pin(demo::demo(demo::Options { keep: false }))),
         ["demo", "--keep"] => run(Box::pin(demo::demo(demo::Options { keep: true }))),
+        ["demo", "--federation", "--pair", pair] => federation(pair, demo::Pace::Schedule),
+        ["demo", "--federation", "--quick", "--pair", pair] => federation(pair, demo::Pace::Haste),
         ["cluster"] => run(Box::pin(demo::cluster(3))),
         ["cluster", "--members", number] => {
             let members = number.parse().context("--members takes a number")?;

@@ -25,6 +25,8 @@ pub(crate) fn test() -> Result<ExitCode> {
     step("demo: three replicas, an agent, a workload, a leader killed");
     let demo = program("demo").status().context("start the demo")?;
     tally::add("demo", Tally::one(demo.success()))?;
+    step("demo: two trust domains, leaders killed, authorities replaced, a cut, an end, a return");
+    federation_demo()?;
     step("chaos: short runs under kills, pauses, power cuts and partitions");
     let mut quick = crate::lanes::chaos_program();
     counted("chaos", quick.arg("quick").env("STEEPLE_SKIPS", tally::skips_file()))?;
@@ -34,6 +36,14 @@ pub(crate) fn test() -> Result<ExitCode> {
         one(lane, &mut smoke)?;
     }
     close()
+}
+
+fn federation_demo() -> Result<()> {
+    const LANE: &str = "demo-federation";
+    match crate::lanes::federation_demo(true)? {
+        Some(mut program) => one(LANE, &mut program),
+        None => tally::skip(LANE, "no go on PATH"),
+    }
 }
 
 /// Seeds of the simulation that CI runs, each of 20,000 ticks: enough that every fault and every

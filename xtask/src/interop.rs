@@ -26,8 +26,13 @@ pub(crate) fn run(wanted: &[String]) -> Result<ExitCode> {
 
 /// Runs the wanted lanes (all when none is named) and adds their counts.
 pub(crate) fn lanes(wanted: &[String]) -> Result<()> {
-    let all: [(&str, Prepare); 4] =
-        [("rust", rust_client), ("go", go_client), ("python", python_client), ("stock", stock)];
+    let all: [(&str, Prepare); 5] = [
+        ("rust", rust_client),
+        ("go", go_client),
+        ("python", python_client),
+        ("stock", stock),
+        ("ghostunnel", ghostunnel),
+    ];
     for (name, prepare) in all {
         if !wanted.is_empty() && !wanted.iter().any(|word| word == name) {
             continue;
@@ -69,16 +74,24 @@ fn go_client() -> Result<Prepared> {
     if find_program("go").is_none() {
         return Ok(Prepared::Skip("no go on PATH".to_owned()));
     }
-    let mut arguments = vec!["go".to_owned()];
-    for (name, package) in [("go-spiffe-client", "."), ("go-spiffe-pair", "./pair")] {
-        let binary: PathBuf = cache().join("interop").join(name);
-        let mut command = Command::new("go");
-        command.current_dir(root().join("interop/go-spiffe"));
-        command.args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(package);
-        check(&mut command)?;
-        arguments.push(binary.display().to_string());
-    }
+    let mut arguments = vec!["go".to_owned(), go_spiffe("go-spiffe-client", ".")?];
+    arguments.push(go_spiffe_pair()?);
     Ok(Prepared::Run(arguments))
+}
+
+/// The two ends of walks through two trust domains.
+pub(crate) fn go_spiffe_pair() -> Result<String> {
+    go_spiffe("go-spiffe-pair", "./pair")
+}
+
+/// Builds a program on go-spiffe, where there is Go; its path.
+fn go_spiffe(name: &str, package: &str) -> Result<String> {
+    let binary: PathBuf = cache().join("interop").join(name);
+    let mut command = Command::new("go");
+    command.current_dir(root().join("interop/go-spiffe"));
+    command.args(["build", "-mod=readonly", "-o"]).arg(&binary).arg(package);
+    check(&mut command)?;
+    Ok(binary.display().to_string())
 }
 
 fn python_client() -> Result<Prepared> {
@@ -100,16 +113,30 @@ fn python_client() -> Result<Prepared> {
 }
 
 fn stock() -> Result<Prepared> {
-    let Some(folder) = std::env::var_os("STEEPLE_STOCK_BIN").map(PathBuf::from) else {
-        return Ok(Prepared::Skip(
-            "STEEPLE_STOCK_BIN is not set (a folder with stock spire-server and spire-agent)"
-                .to_owned(),
-        ));
-    };
-    for name in ["spire-server", "spire-agent"] {
-        if !folder.join(name).is_file() {
-            return Ok(Prepared::Skip(format!("STEEPLE_STOCK_BIN has no {name}")));
+    Ok(match stock_folder(&["spire-server", "spire-agent"]) {
+        Ok(folder) => Prepared::Run(vec!["stock".to_owned(), folder.display().to_string()]),
+        Err(reason) => Prepared::Skip(reason),
+    })
+}
+
+/// The 2019 walk with ghostunnel itself, whose releases no package index has either.
+fn ghostunnel() -> Result<Prepared> {
+    const NAME: &str = "ghostunnel";
+    Ok(match stock_folder(&[NAME]) {
+        Ok(folder) => {
+            let program = folder.join(NAME).display().to_string();
+            Prepared::Run(vec![NAME.to_owned(), program])
         }
-    }
-    Ok(Prepared::Run(vec!["stock".to_owned(), folder.display().to_string()]))
+        Err(reason) => Prepared::Skip(reason),
+    })
+}
+
+/// The folder with programs of others, if all of these are there; else why not.
+fn stock_folder(names: &[&str]) -> std::result::Result<PathBuf, String> {
+    let Some(folder) = std::env::var_os("STEEPLE_STOCK_BIN").map(PathBuf::from) else {
+        let names = names.join(" and ");
+        return Err(format!("STEEPLE_STOCK_BIN is not set (a folder with stock {names})"));
+    };
+    let missing = names.iter().find(|name| !folder.join(name).is_file());
+    missing.map_or(Ok(folder.clone()), |name| Err(format!("STEEPLE_STOCK_BIN has no {name}")))
 }

@@ -3,14 +3,37 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::build::{self, binaries, check, step};
-use crate::{peers, setup};
+use crate::{interop, peers, setup};
 
-/// `cargo xtask demo`: the main job, as a story with times.
+/// `cargo xtask demo`: the main job, as a story with times; or that of two trust domains.
 pub(crate) fn demo(args: &[String]) -> Result<ExitCode> {
-    testkit("demo", args)
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let quick = match words.as_slice() {
+        ["--federation"] => false,
+        ["--federation", "--quick"] | ["--quick", "--federation"] => true,
+        _ => return testkit("demo", args),
+    };
+    let Some(mut program) = federation_demo(quick)? else {
+        bail!("the workloads are go-spiffe programs, and there is no go on PATH");
+    };
+    setup::ensure()?;
+    build::products()?;
+    let status = program.status().context("start the test kit")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The demo of two trust domains; `None` where there is no Go to build their workloads by.
+pub(crate) fn federation_demo(quick: bool) -> Result<Option<Command>> {
+    if build::find_program("go").is_none() {
+        return Ok(None);
+    }
+    let pair = interop::go_spiffe_pair()?;
+    let mut program = program("demo");
+    program.arg("--federation").args(quick.then_some("--quick")).args(["--pair", &pair]);
+    Ok(Some(program))
 }
 
 /// `cargo xtask cluster`: a cluster that stays up.

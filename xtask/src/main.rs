@@ -28,9 +28,10 @@ usage: cargo xtask <command>
   setup      install what this machine lacks (asks apt and pip; idempotent)
   demo       three replicas, an agent, a workload with its SVID, a leader killed
              [--keep: leave it running]
+             --federation [--quick]: two trust domains, handshakes between them
   cluster    a local cluster that stays up for playing [--members N]
   test       every test: unit, store, cluster, demo, foreign clients
-  interop    foreign clients only [go|python|rust|stock ...]
+  interop    foreign clients only [go|python|rust|stock|ghostunnel ...]
   tidy       import table, headers, file lengths, forbidden words
   ci         what .ci/run runs: test, then lints and docs
   lint       the lints and docs of ci alone

@@ -232,20 +232,33 @@ async fn answers_that_are_no_bundle_are_told_in_spires_words() {
 async fn silent_and_slow_peers_are_given_up() {
     let root = authority("spiffe://bar.test", HOUR);
     let known = bundle(&[&root]);
-    let begun = b"HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\n{".to_vec();
-    for reply in [Reply::Stuck(Vec::new()), Reply::Stuck(begun)] {
-        let peer = peer_of(&root, reply).await;
+    let begun = b"HTTP/1.1 200 x\r\nContent-Length: 99999\r\n\r\n{".to_vec();
+    let endless_head = b"HTTP/1.1 200 x\r\nX-Padding: ".to_vec();
+    // It takes the connection, and says nothing in TLS either.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peers = vec![Peer::at(mute.local_addr().unwrap())];
+    for reply in [
+        Reply::Stuck(Vec::new()),
+        Reply::Stuck(begun.clone()),
+        Reply::Drip(begun),
+        Reply::Drip(endless_head),
+    ] {
+        peers.push(peer_of(&root, reply).await);
+    }
+    let known = &known;
+    let given_up = peers.iter().map(|peer| async move {
         let endpoint_id = SpiffeId::parse(SERVER).unwrap();
         let source = Source {
-            relationship: relationship(&peer, EndpointProfile::HttpsSpiffe { endpoint_id }),
+            relationship: relationship(peer, EndpointProfile::HttpsSpiffe { endpoint_id }),
             endpoint_bundle: Some(Arc::new(known.clone())),
         };
         let fetched = fetcher(WebTrust::System, 1).fetch(source).await;
         let expected = format!(
             "{DOING}failed to fetch bundle: Get \"https://PEER/bundle\": no answer within 1s"
         );
-        assert_eq!(told(&peer, fetched), expected);
-    }
+        assert_eq!(told(peer, fetched), expected);
+    });
+    futures::future::join_all(given_up).await;
 }
 
 #[tokio::test]

@@ -69,6 +69,9 @@ impl Authority {
     }
 }
 
+/// Soon enough that no patience with a single read ends it.
+const DRIP_EVERY: Duration = Duration::from_millis(50);
+
 /// What a peer does with a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Reply {
@@ -76,6 +79,8 @@ pub(crate) enum Reply {
     Bytes(Vec<u8>),
     /// These bytes, and nothing more.
     Stuck(Vec<u8>),
+    /// These bytes, then a blank now and then, without end.
+    Drip(Vec<u8>),
 }
 
 impl Reply {
@@ -96,6 +101,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Whoever listens there.
+    pub(crate) fn at(address: SocketAddr) -> Self {
+        Self { address, asked: Arc::default() }
+    }
+
     /// Answers each request by its number, from 0.
     pub(crate) async fn start(
         identity: WebIdentity,
@@ -147,6 +157,14 @@ async fn serve(
             stream.write_all(&bytes).await.ok()?;
             stream.flush().await.ok()?;
             stream.read_u8().await.ok().map(drop)
+        }
+        Reply::Drip(bytes) => {
+            stream.write_all(&bytes).await.ok()?;
+            loop {
+                stream.flush().await.ok()?;
+                tokio::time::sleep(DRIP_EVERY).await;
+                stream.write_all(b" ").await.ok()?;
+            }
         }
     }
 }

@@ -40,8 +40,13 @@ struct Peer {
 #[derive(Clone, Debug)]
 enum Says {
     Bundle(Bundle),
+    /// One, then the other, and so on.
+    InTurn([Bundle; 2]),
     Status(u16),
 }
+
+/// Whoever is asked at a URL with this end never answers.
+const SILENT: &str = "silent";
 
 #[derive(Clone, Debug)]
 struct Peers(Arc<Peer>);
@@ -50,7 +55,10 @@ impl Fetch for Peers {
     fn fetch(&self, source: Source) -> Fetching {
         let peer = Arc::clone(&self.0);
         Box::pin(async move {
-            peer.asked.fetch_add(1, Ordering::SeqCst);
+            let number = peer.asked.fetch_add(1, Ordering::SeqCst);
+            if source.relationship.endpoint_url.as_str().ends_with(SILENT) {
+                std::future::pending::<()>().await;
+            }
             if let Some(answers) = &peer.answers {
                 answers.acquire().await.unwrap().forget();
             }
@@ -60,6 +68,7 @@ impl Fetch for Peers {
             }
             match peer.says.lock().unwrap_or_else(PoisonError::into_inner).clone() {
                 Says::Bundle(bundle) => Ok(bundle),
+                Says::InTurn(bundles) => Ok(bundles[number % 2].clone()),
                 Says::Status(status) => Err(FetchError::Status { status, body: String::new() }),
             }
         })
@@ -242,6 +251,35 @@ async fn a_peer_that_contradicts_itself_is_not_written_at_each_try() {
         bench.say(Says::Bundle(next.clone()));
         bench.until("what is new", || bench.stored().as_ref() == Some(&next)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_flips_between_two_documents_stays_at_the_newer_and_writes_nothing() {
+    let bench = Bench::start(SHORT, Says::Bundle(bundle(2))).await;
+    let _leader = bench.lead();
+    bench.relate(CREATE, &web("")).await;
+    bench.until("bundle", || bench.stored() == Some(bundle(2))).await;
+    // Two servers behind one name, one of which lags.
+    let (before, asked) = (bench.store.handle.revision(), bench.asked());
+    bench.say(Says::InTurn([bundle(1), bundle(2)]));
+    bench.until("tries", || bench.asked() > asked + 6).await;
+    assert_eq!(bench.stored(), Some(bundle(2)));
+    assert_eq!(bench.store.handle.revision(), before, "each flip is an entry");
+    assert_eq!(bench.failure(), None, "every other try is good");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_never_answers_holds_up_nobody_else() {
+    let bench = Bench::start(SHORT, Says::Bundle(bundle(1))).await;
+    let _leader = bench.lead();
+    let other = TrustDomain::parse("c.test").unwrap();
+    let silent = FederationRelationship { trust_domain: other, ..web(SILENT) };
+    bench.relate(CREATE, &silent).await;
+    bench.until("try", || bench.asked() > 0).await;
+    bench.relate(CREATE, &web("")).await;
+    bench.until("bundle", || bench.stored() == Some(bundle(1))).await;
+    bench.say(Says::Bundle(bundle(2)));
+    bench.until("newer bundle", || bench.stored() == Some(bundle(2))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

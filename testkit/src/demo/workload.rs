@@ -11,16 +11,40 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// Fetches an X.509-SVID and proves it by a mutual TLS handshake with itself; returns its id.
 pub(crate) async fn x509(endpoint: &str) -> Result<String> {
-    let source =
-        X509Source::builder().endpoint(endpoint).build().await.context("open an X509Source")?;
-    let id = source.svid().context("take the SVID")?.spiffe_id().to_string();
-    handshake(source, &id).await.context("mutual TLS between two ends with this SVID")?;
-    Ok(id)
+    let end = End::open(endpoint).await?;
+    let shaken = handshake(&end, &end).await;
+    shaken.context("mutual TLS between two ends with this SVID")?;
+    Ok(end.id)
 }
 
-async fn handshake(source: X509Source, id: &str) -> Result<()> {
-    let server = mtls_server(source.clone()).authorize(authorizer::exact([id])?).build()?;
-    let client = mtls_client(source).authorize(authorizer::exact([id])?).build()?;
+/// Mutual TLS between the workloads of two agents, each of which authorises the other by its id.
+pub(crate) async fn between(serving: &str, asking: &str) -> Result<()> {
+    let (serving, asking) = (End::open(serving).await?, End::open(asking).await?);
+    let shaken = handshake(&serving, &asking).await;
+    shaken.with_context(|| format!("mutual TLS of {} to {}", asking.id, serving.id))
+}
+
+/// One end of a handshake.
+struct End {
+    source: X509Source,
+    id: String,
+}
+
+impl End {
+    async fn open(endpoint: &str) -> Result<Self> {
+        let source = X509Source::builder().endpoint(endpoint).build().await;
+        let source = source.context("open an X509Source")?;
+        let id = source.svid().context("take the SVID")?.spiffe_id().to_string();
+        Ok(Self { source, id })
+    }
+}
+
+async fn handshake(serving: &End, asking: &End) -> Result<()> {
+    let (of_server, of_client) = (serving.source.clone(), asking.source.clone());
+    let client = authorizer::exact([asking.id.as_str()])?;
+    let server = mtls_server(of_server).authorize(client).build()?;
+    let client = mtls_client(of_client).authorize(authorizer::exact([serving.id.as_str()])?);
+    let client = client.build()?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     let accept = async {

@@ -2,7 +2,8 @@
 //! go-spiffe programs in the place of ghostunnel: a web server in foo and a client in bar.
 //!
 //! Both federated: the page comes. One of them not, or neither: no connection, and who refuses
-//! says why. The bundles are set by hand.
+//! says why. The bundles are set by hand. Owns the two trust domains and the steps of the walk with
+//! ghostunnel too.
 
 use std::fs;
 use std::path::Path;
@@ -15,18 +16,21 @@ use steeple_testkit::{Agent, Cluster, ClusterSpec, Process, ports};
 
 /// How long until a change of entries shows at the workloads: go-spiffe asks again after up to 30 s
 /// where it had no identity for a moment.
-const WITHIN: Duration = Duration::from_secs(90);
+pub(super) const WITHIN: Duration = Duration::from_secs(90);
 
-const FOO: &str = "foo.example.com";
-const BAR: &str = "bar.example.com";
+pub(super) const FOO: &str = "foo.example.com";
+pub(super) const BAR: &str = "bar.example.com";
 
-const SERVER: &str = "spiffe://foo.example.com/http-server";
-const CLIENT: &str = "spiffe://bar.example.com/client";
+pub(super) const SERVER: &str = "spiffe://foo.example.com/http-server";
+pub(super) const CLIENT: &str = "spiffe://bar.example.com/client";
+
+/// What the page has that the client asks for.
+pub(super) const TITLE: &str = "<title>Directory listing for /</title>";
 
 /// One trust domain, its agent and the entry of its workload.
-struct Domain {
+pub(super) struct Domain {
     cluster: Cluster,
-    agent: Agent,
+    pub(super) agent: Agent,
     /// What of the workload's entry stays: its id and its names.
     workload: String,
     peer: &'static str,
@@ -72,7 +76,7 @@ impl Domain {
     }
 
     /// Steps 8 and 11: makes the workload's entry anew, with `--federatesWith` or without.
-    fn register(&mut self, federated: bool) -> Result<()> {
+    pub(super) fn register(&mut self, federated: bool) -> Result<()> {
         if let Some(entry) = self.entry.take() {
             self.typed(0, &format!("entry delete -entryID {entry}"))?;
         }
@@ -107,33 +111,48 @@ impl Domain {
 
 /// Who refuses, if anybody does.
 #[derive(Clone, Copy)]
-enum Outcome {
+pub(super) enum Outcome {
     Page,
     ClientRefuses,
     ServerRefuses,
 }
 
-/// Walks.
-pub(super) async fn walk(folder: &Path, program: &str) -> Result<()> {
+/// Whether foo's entry federates, whether bar's does, and what the client meets then.
+pub(super) const STEPS: [(bool, bool, Outcome); 5] = [
+    (true, true, Outcome::Page),
+    (true, false, Outcome::ClientRefuses),
+    (false, false, Outcome::ClientRefuses),
+    (false, true, Outcome::ServerRefuses),
+    (true, true, Outcome::Page),
+];
+
+/// What an end says that lacks the roots of the other's trust domain.
+pub(super) fn no_roots(of: &str) -> String {
+    format!("no X.509 bundle for trust domain {of:?}")
+}
+
+/// Steps 1 to 8: foo and bar, which hold each other's bundle, and the entries of both workloads.
+pub(super) async fn two_domains(folder: &Path) -> Result<[Domain; 2]> {
     let dns = "--dns http-server --dns http-server.foo.svc.cluster.local";
     let mut own = Domain::start(folder, FOO, BAR, format!("--spiffeID {SERVER} {dns}")).await?;
     let mut bar = Domain::start(folder, BAR, FOO, format!("--spiffeID {CLIENT}")).await?;
     own.trust(&bar, &folder.join("bar.pem"))?;
     bar.trust(&own, &folder.join("foo.pem"))?;
     own.register(true)?;
+    bar.register(true)?;
+    Ok([own, bar])
+}
+
+/// Walks.
+pub(super) async fn walk(folder: &Path, program: &str) -> Result<()> {
+    let [mut own, mut bar] = two_domains(folder).await?;
 
     let [port] = ports::lease()?;
     let address = format!("127.0.0.1:{port}");
     let log = folder.join("http-server.log");
     let mut command = own.end(program, ["server", &address, CLIENT]);
     let mut process = Process::spawn("http-server", &mut command, &log)?;
-    for (of_foo, of_bar, outcome) in [
-        (true, true, Outcome::Page),
-        (true, false, Outcome::ClientRefuses),
-        (false, false, Outcome::ClientRefuses),
-        (false, true, Outcome::ServerRefuses),
-        (true, true, Outcome::Page),
-    ] {
+    for (of_foo, of_bar, outcome) in STEPS {
         own.register(of_foo)?;
         bar.register(of_bar)?;
         let what = format!("foo federated: {of_foo}, bar federated: {of_bar}");
@@ -154,11 +173,10 @@ fn meets(bar: &Domain, program: &str, address: &str, log: &Path, outcome: Outcom
     let (said, error) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
     let logged = fs::read_to_string(log).context("read the server's log")?;
     let logged = logged.get(before..).unwrap_or_default();
-    let no_roots = |of: &str| format!("no X.509 bundle for trust domain {of:?}");
     match outcome {
         Outcome::Page => {
             ensure!(output.status.success(), "{error}");
-            ensure!(said.contains("<title>Directory listing for /</title>"), "{said}");
+            ensure!(said.contains(TITLE), "{said}");
         }
         Outcome::ClientRefuses => {
             ensure!(!output.status.success(), "the page came: {said}");

@@ -5,6 +5,7 @@
 //! here so that a rotation comes soon.
 
 mod federation;
+mod ghostunnel;
 mod stock;
 
 use std::path::Path;
@@ -30,6 +31,8 @@ pub(crate) async fn run(lane: &str, rest: &[String]) -> Result<()> {
         ("go", [program, pair]) => go(folder.path(), program, pair).await,
         ("python", [python, script]) => foreign(folder.path(), &[python, script]).await,
         ("stock", [binaries]) => stock::run(folder.path(), Path::new(binaries)).await,
+        ("ghostunnel", [program]) => ghostunnel::walk(folder.path(), Path::new(program)).await,
+        ("federated", [binaries]) => stock::federated(folder.path(), Path::new(binaries)).await,
         ("nested", [binaries]) => stock::nested(folder.path(), Path::new(binaries)).await,
         _ => bail!("unknown lane {lane} {rest:?}"),
     };

@@ -1,14 +1,15 @@
 //! Stock SPIRE programs in our place and beside us: their agents on our cluster, their server under
 //! our agent, and both command lines on both servers.
 //!
-//! Owns the order of the lane; `agents` the stock agents, `authorities` a forced rotation above them,
-//! `restore` the drill with them, `server` the
-//! stock server, `nesting` one server below the other, `answers` the comparison of the command lines. Written from the specification; the
-//! programs come from outside.
+//! Owns the order of the lane; `agents` the stock agents, `authorities` a forced rotation above
+//! them, `restore` the drill with them, `server` the stock server, `nesting` one server below the
+//! other, `federating` one server beside the other, `answers` the comparison of the command lines.
+//! Written from the specification; the programs come from outside.
 
 mod agents;
 mod answers;
 mod authorities;
+mod federating;
 mod nesting;
 mod restore;
 mod server;
@@ -70,10 +71,22 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
 
     server::run(folder, binaries).await.context("a stock server")?;
     println!("our agent attested to a stock server and serves; the command lines agree there too");
-    nested(folder, binaries).await
+    nested(folder, binaries).await?;
+    federated(folder, binaries).await
 }
 
 /// The last part of the lane, which needs no root.
+#[expect(clippy::print_stdout, reason = "a lane says what it did")]
+pub(super) async fn federated(folder: &Path, binaries: &Path) -> Result<()> {
+    federating::run(&folder.join("federated"), binaries).await.context("beside a stock server")?;
+    println!(
+        "our cluster and a stock server fetch each other's bundle through a rotation of each, and their \
+         workloads shake hands"
+    );
+    Ok(())
+}
+
+/// The part before it, which needs no root either.
 #[expect(clippy::print_stdout, reason = "a lane says what it did")]
 pub(super) async fn nested(folder: &Path, binaries: &Path) -> Result<()> {
     nesting::run(folder, binaries).await?;
@@ -130,7 +143,8 @@ async fn lose_the_quorum(cluster: &mut Cluster, agents: &mut [StockAgent; 2]) ->
     let refused = cluster.member(1)?.cli(&["token", "generate"])?;
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(text.contains("code = Unavailable"), "a write without a quorum said: {text}");
-    // An agent's own SVID is renewed by a write, which waits for the quorum; its workloads' are not.
+    // An agent's own SVID is renewed by a write, which waits for the quorum; its workloads' are
+    // not.
     let [by_token, _by_certificate] = &mut *agents;
     by_token.fails_to_renew(WITHIN).await.context("on one replica of three")?;
     for agent in &mut *agents {

@@ -54,11 +54,21 @@ pub(super) async fn run(folder: &Path, binaries: &Path) -> Result<()> {
 impl StockServer {
     /// Starts one with further plugins.
     pub(super) async fn start(folder: &Path, binaries: &Path, plugins: &str) -> Result<Self> {
+        Self::start_with(folder, binaries, "", plugins).await
+    }
+
+    /// As [`Self::start`], with further lines of the `server` block too.
+    pub(super) async fn start_with(
+        folder: &Path,
+        binaries: &Path,
+        lines: &str,
+        plugins: &str,
+    ) -> Result<Self> {
         fs::create_dir_all(folder.join("data")).context("create the stock server's folder")?;
         let [port] = ports::lease()?;
         let config = format!(
             "server {{\n  bind_address = \"127.0.0.1\"\n  bind_port = \"{port}\"\n  socket_path = \"{socket}\"\n  \
-             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n}}\nplugins {{\n  \
+             trust_domain = \"{TRUST_DOMAIN}\"\n  data_dir = \"{data}\"\n  log_level = \"DEBUG\"\n{lines}}}\nplugins {{\n  \
              DataStore \"sql\" {{ plugin_data {{\n    database_type = \"sqlite3\"\n    \
              connection_string = \"{data}/datastore.sqlite3\"\n  }} }}\n  \
              NodeAttestor \"join_token\" {{ plugin_data {{}} }}\n  KeyManager \"memory\" {{ plugin_data {{}} }}\n  {plugins}}}\n",
@@ -128,7 +138,8 @@ impl StockServer {
         Ok([old, new])
     }
 
-    fn json(&self, tool: &Path, args: &[&str]) -> Result<Value> {
+    /// As [`Self::command`], parsed.
+    pub(super) fn json(&self, tool: &Path, args: &[&str]) -> Result<Value> {
         serde_json::from_slice(&self.command(tool, args)?).context("read the command's JSON")
     }
 }
