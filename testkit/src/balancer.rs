@@ -54,7 +54,7 @@ impl Balancer {
         self.is_cut.send_replace(false);
     }
 
-    /// How many connections came while the way was cut.
+    /// How many connections were ended by a cut, or came while the way was cut.
     pub fn turned_away(&self) -> usize {
         self.turned_away.load(Ordering::SeqCst)
     }
@@ -83,27 +83,28 @@ impl Door {
                 continue;
             }
             number += 1;
-            connections.spawn(pass(stream, Arc::clone(&self.targets), number, self.is_cut.clone()));
+            let (targets, turned_away) = (Arc::clone(&self.targets), Arc::clone(&self.turned_away));
+            let mut is_cut = self.is_cut.clone();
+            connections.spawn(async move {
+                tokio::select! {
+                    () = pass(stream, &targets, number) => {}
+                    _cut = is_cut.wait_for(|is_cut| *is_cut) => {
+                        turned_away.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
         }
     }
 }
 
-async fn pass(
-    mut stream: TcpStream,
-    targets: Arc<[u16]>,
-    number: usize,
-    mut is_cut: watch::Receiver<bool>,
-) {
+async fn pass(mut stream: TcpStream, targets: &[u16], number: usize) {
     let first = number % targets.len().max(1);
     for port in targets.iter().cycle().skip(first).take(targets.len()) {
         let Ok(mut target) = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).await else {
             continue;
         };
-        tokio::select! {
-            // Whichever end breaks it off, both see the end.
-            ended = tokio::io::copy_bidirectional(&mut stream, &mut target) => drop(ended),
-            cut = is_cut.wait_for(|is_cut| *is_cut) => drop(cut),
-        }
+        // Whichever end breaks it off, both see the end.
+        drop(tokio::io::copy_bidirectional(&mut stream, &mut target).await);
         return;
     }
 }
@@ -162,7 +163,7 @@ mod tests {
         balancer.cut();
         assert!(open.read_u8().await.is_err(), "what is open is ended");
         assert_eq!(ask(&balancer).await.0, None);
-        assert_eq!(balancer.turned_away(), 1);
+        assert!(balancer.turned_away() >= 2, "{}", balancer.turned_away());
         balancer.mend();
         assert_eq!(ask(&balancer).await.0, Some(1));
     }

@@ -70,23 +70,23 @@ pub(crate) async fn demo(program: &Path, pace: Pace) -> Result<()> {
 
 async fn stages(folder: &Path, program: &Path, pace: Pace) -> Result<()> {
     let story = Story::begin();
-    let (mut foo, mut bar) = begin(&story, folder, pace).await?;
-    let mut handshakes = Handshakes::start(folder, program, &foo, &bar)?;
+    let (mut own, mut bar) = begin(&story, folder, pace).await?;
+    let mut handshakes = Handshakes::start(folder, program, &own, &bar)?;
     let first = handshakes.until(true, 0).await.context("of the two workloads")?;
     story.tell(format!(
         "{} and {} shook hands by go-spiffe; from now on they do so every 50 ms, each time anew",
         bar.workload(),
-        foo.workload()
+        own.workload()
     ));
-    lose_leaders_while_rotating(&story, &mut foo, &mut bar, &mut handshakes).await?;
-    cut_off_while_rotating(&story, &foo, &bar, &mut handshakes).await?;
+    lose_leaders_while_rotating(&story, &mut own, &mut bar, &mut handshakes).await?;
+    cut_off_while_rotating(&story, &own, &bar, &mut handshakes).await?;
     let last = handshakes.count()?;
     let federated = handshakes.counts(first..last);
     ensure_none_refused(&federated).context("while federated")?;
     story.tell(format!("{} handshakes so far, none has failed", federated.ok));
 
-    let removed = part(&story, &foo, &bar, &mut handshakes).await?;
-    let again = reunite(&story, &mut foo, &bar, &mut handshakes).await?;
+    let removed = part(&story, &own, &bar, &mut handshakes).await?;
+    let again = reunite(&story, &mut own, &bar, &mut handshakes).await?;
     story.tell("what came of the handshakes:");
     conclude(&[("federated", &federated), ("removed", &removed), ("federated again", &again)]);
     Ok(())
@@ -98,34 +98,34 @@ async fn begin(story: &Story, folder: &Path, pace: Pace) -> Result<(Domain, Doma
     if pace == Pace::Haste {
         story.tell("in haste: bundles are fetched every half second, rotations wait for no clock");
     }
-    let (mut foo, mut bar) = tokio::try_join!(
+    let (mut own, mut bar) = tokio::try_join!(
         Domain::start(folder, "foo.example.com", pace),
         Domain::start(folder, "bar.example.com", pace),
     )?;
     story.tell("both run, each with one name in front of its three bundle endpoints");
-    foo.relate(0, &bar)?;
-    bar.relate(2, &foo)?;
+    own.relate(0, &bar)?;
+    bar.relate(2, &own)?;
     story.tell("both: spire-server federation create, with the other's roots, on one replica");
-    tokio::try_join!(foo.follows(&bar), bar.follows(&foo))?;
+    tokio::try_join!(own.follows(&bar), bar.follows(&own))?;
     story.tell("each has fetched the other's bundle; all replicas hold it");
-    foo.register(1, &bar)?;
-    bar.register(0, &foo)?;
+    own.register(1, &bar)?;
+    bar.register(0, &own)?;
     story.tell("both: spire-server entry create … -federatesWith the other");
-    Ok((foo, bar))
+    Ok((own, bar))
 }
 
 /// Both sides replace their authority, and both leaders die under it.
 async fn lose_leaders_while_rotating(
     story: &Story,
-    foo: &mut Domain,
+    own: &mut Domain,
     bar: &mut Domain,
     handshakes: &mut Handshakes,
 ) -> Result<()> {
-    let new = [foo.prepare(1)?, bar.prepare(0)?];
+    let new = [own.prepare(1)?, bar.prepare(0)?];
     story.tell("both: a first rotation begins, the next X.509 authority is published");
     let killed = Instant::now();
-    let (of_foo, of_bar) = tokio::try_join!(foo.lose_leader(), bar.lose_leader())?;
-    for (domain, [dead, next]) in [(&foo, of_foo), (&bar, of_bar)] {
+    let (of_foo, of_bar) = tokio::try_join!(own.lose_leader(), bar.lose_leader())?;
+    for (domain, [dead, next]) in [(&own, of_foo), (&bar, of_bar)] {
         let name = domain.name();
         story.tell(format!(
             "{name}: replica {} (the leader) killed with SIGKILL, replica {} leads",
@@ -133,39 +133,39 @@ async fn lose_leaders_while_rotating(
             next + 1
         ));
     }
-    tokio::try_join!(foo.follows(bar), bar.follows(foo))?;
+    tokio::try_join!(own.follows(bar), bar.follows(own))?;
     story.tell(format!(
         "the new leaders fetch: {} ms after the kill each side's replicas hold the other's new bundle",
         killed.elapsed().as_millis()
     ));
-    tokio::try_join!(foo.bring_back(of_foo[0]), bar.bring_back(of_bar[0]))?;
+    tokio::try_join!(own.bring_back(of_foo[0]), bar.bring_back(of_bar[0]))?;
     story.tell("both killed replicas are back");
-    activate(story, foo, bar, &new, handshakes).await
+    activate(story, own, bar, &new, handshakes).await
 }
 
 /// Both sides replace their authority once more, while neither reaches the other's endpoint.
 async fn cut_off_while_rotating(
     story: &Story,
-    foo: &Domain,
+    own: &Domain,
     bar: &Domain,
     handshakes: &mut Handshakes,
 ) -> Result<()> {
     let began = Instant::now();
-    foo.endpoint.cut();
+    own.endpoint.cut();
     bar.endpoint.cut();
     story.tell("bar is cut off: neither side reaches the other's bundle endpoint");
-    let new = [foo.prepare(2)?, bar.prepare(1)?];
+    let new = [own.prepare(2)?, bar.prepare(1)?];
     story.tell("both: a second rotation begins");
-    let turned_away = || [foo.endpoint.turned_away(), bar.endpoint.turned_away()];
+    let turned_away = || [own.endpoint.turned_away(), bar.endpoint.turned_away()];
     // A second one in a row would put off the third for two minutes: longer than a new authority
     // waits.
-    wait_for("a fetch of each side to fail", foo.pace.fetched_within(), async || {
+    wait_for("a fetch of each side to fail", own.pace.fetched_within(), async || {
         let counts = turned_away();
         ensure!(counts.iter().all(|count| *count > 0), "{counts:?} connections");
         Ok(())
     })
     .await?;
-    foo.endpoint.mend();
+    own.endpoint.mend();
     bar.endpoint.mend();
     story.tell(format!(
         "the way is open again after {} ms; {} fetches found it shut",
@@ -173,25 +173,30 @@ async fn cut_off_while_rotating(
         turned_away().iter().sum::<usize>()
     ));
     let mended = Instant::now();
-    tokio::try_join!(foo.follows(bar), bar.follows(foo))?;
+    tokio::try_join!(own.follows(bar), bar.follows(own))?;
     let after = mended.elapsed().as_millis();
     story.tell(format!("{after} ms later all replicas hold the other's new bundle"));
-    activate(story, foo, bar, &new, handshakes).await
+    activate(story, own, bar, &new, handshakes).await
 }
 
 /// Lets the next authorities sign, and waits until they have signed what both workloads present.
 async fn activate(
     story: &Story,
-    foo: &Domain,
+    own: &Domain,
     bar: &Domain,
     [of_foo, of_bar]: &[String; 2],
     handshakes: &mut Handshakes,
 ) -> Result<()> {
-    for domain in [foo, bar] {
+    for domain in [own, bar] {
         tokio::try_join!(domain.is_told_of(of_foo), domain.is_told_of(of_bar))?;
     }
     story.tell("both workloads know both new authorities; neither has signed anything yet");
-    tokio::try_join!(foo.activate(2, of_foo), bar.activate(1, of_bar))?;
+    if own.pace == Pace::Schedule {
+        story.tell(
+            "both: spire-server cluster rotate x509 -wait; peers fetch anonymously, so time decides",
+        );
+    }
+    tokio::try_join!(own.activate(2, of_foo), bar.activate(1, of_bar))?;
     story.tell("both new authorities sign");
     handshakes.signed_by([of_bar, of_foo]).await?;
     story.tell("the workloads shake hands with SVIDs of the new authorities, on both ends");
@@ -201,12 +206,12 @@ async fn activate(
 /// Foo ends the relationship: bar's workload is refused.
 async fn part(
     story: &Story,
-    foo: &Domain,
+    own: &Domain,
     bar: &Domain,
     handshakes: &mut Handshakes,
 ) -> Result<Counts> {
     let (before, began) = (handshakes.count()?, Instant::now());
-    foo.part(1, bar)?;
+    own.part(1, bar)?;
     story.tell("foo: spire-server federation delete, bundle delete -mode dissociate");
     let first = handshakes.until(false, before).await?;
     story.tell(format!("bar's workload is refused after {} ms", began.elapsed().as_millis()));
@@ -221,17 +226,17 @@ async fn part(
 /// And begins it again.
 async fn reunite(
     story: &Story,
-    foo: &mut Domain,
+    own: &mut Domain,
     bar: &Domain,
     handshakes: &mut Handshakes,
 ) -> Result<Counts> {
     let (before, began) = (handshakes.count()?, Instant::now());
-    foo.relate(2, bar)?;
-    foo.register(0, bar)?;
+    own.relate(2, bar)?;
+    own.register(0, bar)?;
     story.tell("foo: federation create with bar's roots of today, and the entry federates again");
     let first = handshakes.until(true, before).await?;
     story.tell(format!("bar's workload is served after {} ms", began.elapsed().as_millis()));
-    foo.follows(bar).await?;
+    own.follows(bar).await?;
     let last = handshakes.more(REUNITED).await?;
     let again = handshakes.counts(first..last);
     ensure_none_refused(&again).context("after the relationship was restored")?;
