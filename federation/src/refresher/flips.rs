@@ -3,9 +3,10 @@
 //!
 //! Pure. A new bundle under a known number is taken at once, as SPIRE takes any: there are peers
 //! that count nothing, and an authority that is missed cuts off whom it signs for. One that returns
-//! is taken once an hour at most, so that two servers that disagree do not have the registry written
-//! at each try, and all agents told of it. What was seen is known to whoever leads: the next leader
-//! takes one return before it knows.
+//! is taken when it has come four times in a row, since then the peer means it (it has taken a key
+//! back without counting), or after an hour. So two servers that disagree do not have the registry
+//! written at each try, and all agents told of it. What was seen is known to whoever leads: the next
+//! leader takes one return before it knows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,9 +14,12 @@ use std::time::Duration;
 use aws_lc_rs::digest::{self, Context};
 use steeple_spiffe_core::Bundle;
 
-/// So long a bundle that returns waits for its turn, at most. A peer that took back a change
-/// without counting is followed within this time.
+/// So long a bundle that returns waits for its turn, at most.
 const TURN_EVERY: Duration = Duration::from_secs(3600);
+
+/// So often a bundle that returns must come, with no other between, to be what the peer means: as
+/// often as a peer is asked within its refresh hint.
+const MEANT_AFTER: u32 = 4;
 
 /// Bundles of one sequence number that are remembered of a peer, newest last.
 const REMEMBERED_MAX: usize = 8;
@@ -39,6 +43,8 @@ pub struct Flips {
     seen: VecDeque<[u8; 32]>,
     /// When the last of several was taken.
     turned_at: Option<Duration>,
+    /// What came last instead of the stored one, and how often in a row.
+    waiting: Option<([u8; 32], u32)>,
     is_told: bool,
 }
 
@@ -56,12 +62,26 @@ impl Flips {
         self.remember(content(stored));
         let content = content(fetched);
         let is_due = self.turned_at.is_none_or(|at| now.saturating_sub(at) >= TURN_EVERY);
-        if self.seen.contains(&content) && !is_due {
+        if self.seen.contains(&content) && !is_due && !self.is_meant(content) {
             return Turn::Waits { is_news: !std::mem::replace(&mut self.is_told, true) };
         }
         self.remember(content);
         self.turned_at = Some(now);
+        self.waiting = None;
         Turn::Taken
+    }
+
+    /// The peer gave out what is stored.
+    pub fn agreed(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Counts a bundle that waits: whether it has come so often in a row that the peer means it.
+    fn is_meant(&mut self, content: [u8; 32]) -> bool {
+        let before = self.waiting.filter(|(waiting, _)| *waiting == content);
+        let times = before.map_or(1, |(_, times)| times.saturating_add(1));
+        self.waiting = Some((content, times));
+        times >= MEANT_AFTER
     }
 
     fn remember(&mut self, content: [u8; 32]) {
@@ -130,10 +150,25 @@ mod tests {
         for minute in 1..60 {
             let waits = flips.turn(&other, &one, minutes(minute));
             assert_eq!(waits, Turn::Waits { is_news: minute == 1 }, "{minute}");
+            if minute % 3 == 0 {
+                flips.agreed();
+            }
         }
         assert_eq!(flips.turn(&other, &one, minutes(60)), Turn::Taken);
         let back = flips.turn(&one, &other, minutes(61));
         assert_eq!(back, Turn::Waits { is_news: false });
+    }
+
+    #[test]
+    fn a_peer_that_takes_a_key_back_without_counting_is_followed_within_its_hint() {
+        let (before, with_key) = (bundle(0, &["a"]), bundle(0, &["a", "b"]));
+        let mut flips = Flips::default();
+        assert_eq!(flips.turn(&before, &with_key, minutes(0)), Turn::Taken);
+        for time in 1..MEANT_AFTER {
+            let waits = flips.turn(&with_key, &before, minutes(1));
+            assert_eq!(waits, Turn::Waits { is_news: time == 1 }, "{time}");
+        }
+        assert_eq!(flips.turn(&with_key, &before, minutes(1)), Turn::Taken);
     }
 
     #[test]

@@ -64,6 +64,9 @@ impl Known {
 
     /// Keeps what is stored while it is not the turn of a bundle that returns.
     fn held_back(&self, tried: Tried, flips: &mut Flips) -> (Tried, bool) {
+        if matches!(tried, Tried::Same(_)) {
+            flips.agreed();
+        }
         let Tried::Other { bundle, seen } = tried else { return (tried, false) };
         let Some(stored) = self.views.bundle(&bundle.trust_domain) else {
             return (Tried::Other { bundle, seen }, false);
@@ -288,7 +291,7 @@ fn tell_contradiction(trust_domain: &TrustDomain) {
         %trust_domain,
         fix = "its servers give out different bundles under one sequence number: ask its operators",
         subsystem_name = "bundle_client",
-        "Bundle endpoint contradicts itself; what returns is stored once an hour at most"
+        "Bundle endpoint contradicts itself; what returns is stored after four times in a row, or an hour"
     );
 }
 
