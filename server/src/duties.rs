@@ -760,16 +760,16 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        let runs = duties(alone.handle()).run(bench.stop.clone());
-        let idle = tokio::time::timeout(Duration::from_millis(200), async {
-            tokio::select! { () = runs => panic!("its duties end"), () = asked() => {} }
-        });
-        assert!(idle.await.is_err(), "it asks though it does not lead");
-        let runs = duties(bench.store.handle.clone()).run(bench.stop.clone());
-        let leads = tokio::time::timeout(DEADLINE, async {
-            tokio::select! { () = runs => panic!("its duties end"), () = asked() => {} }
-        });
-        assert!(leads.await.is_ok(), "the leader asks nobody");
+        let idle = CancellationToken::new();
+        let running = tokio::spawn(Box::pin(duties(alone.handle()).run(idle.clone())));
+        let within = tokio::time::timeout(Duration::from_millis(200), asked());
+        assert!(within.await.is_err(), "it asks though it does not lead");
+        idle.cancel();
+        running.await.unwrap();
+        tokio::spawn(Box::pin(duties(bench.store.handle.clone()).run(bench.stop.clone())));
+        let within = tokio::time::timeout(DEADLINE, asked());
+        assert!(within.await.is_ok(), "the leader asks nobody");
+        bench.stop.cancel();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
