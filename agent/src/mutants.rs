@@ -1,7 +1,7 @@
 //! Deliberate bugs of the agent, to prove that its tests find them.
 //!
-//! Owns their names and which one is on. They exist in unit tests alone: a test runs the one that must
-//! find the bug in a process of its own. Everywhere else the compiler removes them.
+//! Owns their names and which one is on. They exist in unit tests alone: a test runs the one that
+//! must find the bug in a process of its own. Everywhere else the compiler removes them.
 
 /// A deliberate bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

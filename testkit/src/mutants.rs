@@ -1,7 +1,9 @@
-//! Deliberate bugs in unit tests: which one a process was started with, and whether a test finds it.
+//! Deliberate bugs in unit tests: which one a process was started with, and whether a test finds
+//! it.
 //!
-//! Each crate names its own, with the test that must find each; a test of the crate runs that one in
-//! a process of its own with the bug on. Those that simulation finds are raft-store's own business.
+//! Each crate names its own, with the test that must find each; a test of the crate runs that one
+//! in a process of its own with the bug on. Those that simulation finds are raft-store's own
+//! business.
 
 /// The environment variable that switches a deliberate bug on in a process of unit tests.
 const MUTANT: &str = "STEEPLE_MUTANT";

@@ -3,8 +3,8 @@
 //! Owns when a peer is asked (`plan`), how (`fetch`, over `exchange`), what a document must be to
 //! be taken (`verdict`), what becomes of a peer whose servers contradict each other (`flips`), and
 //! what it means when no document comes for long (`danger`). Knows no store: which relationships
-//! there are, and what becomes of a document, is its caller's. Facts: SPIFFE Federation 5 and 6, and
-//! SPIRE's bundle client (`spec/spire-semantics.md` 12.3).
+//! there are, and what becomes of a document, is its caller's. Facts: SPIFFE Federation 5 and 6,
+//! and SPIRE's bundle client (`spec/spire-semantics.md` 12.3).
 
 mod danger;
 mod exchange;

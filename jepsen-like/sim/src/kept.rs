@@ -1,6 +1,6 @@
 //! What is promised of sealed values and of the state of fetching, as small models of their own: a
-//! value is written from the version that was seen alone, and a fetched bundle takes the place of the
-//! one that it was judged by alone.
+//! value is written from the version that was seen alone, and a fetched bundle takes the place of
+//! the one that it was judged by alone.
 
 use steeple_raft_store::change::{RefreshFailure, RefreshStatus};
 use steeple_raft_store::command::{BundleDigest, Refreshed, WriteSealed};

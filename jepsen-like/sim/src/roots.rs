@@ -32,7 +32,8 @@ impl Own {
     }
 }
 
-/// What a command must decide, and what the own bundle is then; `None` if it is about something else.
+/// What a command must decide, and what the own bundle is then; `None` if it is about something
+/// else.
 fn decide(
     before: &Rows,
     bundle: &Own,
@@ -104,8 +105,8 @@ fn remove(bundle: &mut Own, root: &[u8], tainted_alone: bool) -> bool {
     found.map(|at| bundle.x509.remove(at)).is_some()
 }
 
-/// Holds a decision that a client was told against the journal before it, and the own bundle before and
-/// after it. An error says what is wrong.
+/// Holds a decision that a client was told against the journal before it, and the own bundle before
+/// and after it. An error says what is wrong.
 pub(crate) fn judge(
     before: &Rows,
     [bundle, after]: &[Own; 2],

@@ -3,8 +3,8 @@
 //!
 //! Owns the way between the views, steeple-federation's refresher and the registry. The leader
 //! fetches (`duty`, by the decisions of `round`); any replica does when an operator asks it to
-//! (`attempt`). Nothing is written while nothing changes: what is worth an entry of the log is decided
-//! in `noting`.
+//! (`attempt`). Nothing is written while nothing changes: what is worth an entry of the log is
+//! decided in `noting`.
 
 mod attempt;
 mod duty;

@@ -110,7 +110,8 @@ impl Workload {
         }
     }
 
-    /// One of the values that are kept sealed, from the version that is known, or from an older one.
+    /// One of the values that are kept sealed, from the version that is known, or from an older
+    /// one.
     pub(super) fn seal(&mut self, known: &Reference) -> Command {
         let names = [SealedName::AcmeAccount, SealedName::AcmeCertificate, SealedName::AcmeAttempt];
         let name = *self.dice.pick(&names).unwrap_or(&SealedName::AcmeAccount);

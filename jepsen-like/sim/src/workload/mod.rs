@@ -1,5 +1,5 @@
-//! What clients ask: every command, over few identities so that they meet, each write with values of
-//! its own so that it can be told from all others.
+//! What clients ask: every command, over few identities so that they meet, each write with values
+//! of its own so that it can be told from all others.
 
 mod authorities;
 
@@ -420,8 +420,8 @@ impl Workload {
         Ok(RelationshipWrite { relationship, bundle })
     }
 
-    /// What a leader or an operator says of a try to fetch a bundle. Each fetched one has a sequence
-    /// number of its own; now and then it was judged by another than is stored.
+    /// What a leader or an operator says of a try to fetch a bundle. Each fetched one has a
+    /// sequence number of its own; now and then it was judged by another than is stored.
     fn refresh(&mut self, known: &Reference) -> Result<Command> {
         let trust_domain = self.domain()?;
         let number = self.number();
@@ -442,8 +442,8 @@ impl Workload {
     }
 
     fn prune(&mut self) -> Command {
-        // Rarely: if the answer is lost, nobody can tell the effect from a bug, and the history is not
-        // checked.
+        // Rarely: if the answer is lost, nobody can tell the effect from a bug, and the history is
+        // not checked.
         let agents = self.dice.chance(0.15);
         Command::PruneExpired(PruneExpired {
             agents_expired_for_s: agents.then_some(1),

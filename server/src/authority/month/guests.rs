@@ -70,8 +70,8 @@ impl Guests {
         Self { other, agents, next, held: None, verified: 0, refused: 0 }
     }
 
-    /// Both agents sync through any replica that serves, as ours do; the workload then verifies what
-    /// the other side has signed last.
+    /// Both agents sync through any replica that serves, as ours do; the workload then verifies
+    /// what the other side has signed last.
     pub(super) fn sync(&mut self, here: &mut World, there: &mut World, link: &Link) {
         if here.now >= self.next {
             self.next = here.in_s(5, 40);
@@ -146,7 +146,8 @@ fn serves(world: &World, member: usize) -> bool {
     }
 }
 
-/// Whether all that the other side signed verified, for as long as a peer may go without its bundle.
+/// Whether all that the other side signed verified, for as long as a peer may go without its
+/// bundle.
 fn judge(here: &World, there: &mut World, held: &Held) {
     let Some((_, ids)) = there.judge.known(held.bundle.sequence_number) else {
         there.judge.wrong(format!("nobody published {:?}", held.bundle));

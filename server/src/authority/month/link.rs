@@ -12,8 +12,8 @@ use super::pair::{HINT, pause, stored};
 use super::world::{STEP_MAX, World};
 use crate::refresher::Tried;
 
-/// How long a peer may take to fetch a bundle before an authority in it signs: the hint and a minute
-/// for one attempt that failed, less what the clocks of two leaders are apart.
+/// How long a peer may take to fetch a bundle before an authority in it signs: the hint and a
+/// minute for one attempt that failed, less what the clocks of two leaders are apart.
 pub(super) const PEERS_FETCH: Duration = Duration::from_secs(HINT.as_secs() + 60 - 20);
 
 /// After a first failure the next try comes within this time, after others within that.
@@ -189,8 +189,8 @@ impl Link {
         }
     }
 
-    /// While nothing hinders it, a change is stored within a pause and one try that fails, each as far
-    /// as looks are apart.
+    /// While nothing hinders it, a change is stored within a pause and one try that fails, each as
+    /// far as looks are apart.
     fn is_fresh(&mut self, here: &mut World, there: &mut World) {
         let calm = |member: &Member| match member.condition {
             Condition::Well | Condition::Down { .. } => true,
@@ -266,7 +266,8 @@ impl Link {
     }
 }
 
-/// Whether what is stored vouches for no endpoint, and never will again: nothing in it signs any more.
+/// Whether what is stored vouches for no endpoint, and never will again: nothing in it signs any
+/// more.
 fn is_over(here: &World, there: &mut World) -> bool {
     let Some(stored) = stored(here) else { return true };
     let Some((_, ids)) = there.judge.known(stored.sequence_number) else { return true };
