@@ -5,8 +5,8 @@
 //! that count nothing, and an authority that is missed cuts off whom it signs for. One that returns
 //! is taken when it has come four times in a row, since then the peer means it (it has taken a key
 //! back without counting), or after an hour. So two servers that disagree do not have the registry
-//! written at each try, and all agents told of it. What was seen is known to whoever leads: the next
-//! leader takes one return before it knows.
+//! written at each try, and all agents told of it. What was seen is known to whoever leads: the
+//! next leader takes one return before it knows.
 
 use std::collections::VecDeque;
 use std::time::Duration;
