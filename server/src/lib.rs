@@ -35,6 +35,7 @@ pub mod shutdown;
 mod snapshot_files;
 pub mod snapshots;
 pub mod status;
+mod told;
 pub mod upstream;
 pub mod view;
 pub mod wiring;

@@ -36,6 +36,4 @@ pub use health::HealthService;
 pub use local_authority::LocalAuthorityService;
 pub use svid::SvidService;
 pub use trust_domain::TrustDomainService;
-#[cfg(test)]
-pub(crate) use updates::Told;
 pub use updates::UpdatesService;

@@ -14,7 +14,7 @@ use super::judge::Seen;
 use super::link::{Link, PEERS_FETCH};
 use super::member::Condition;
 use super::world::{MAX_STALENESS, World};
-use crate::service::Told;
+use crate::told::Told;
 
 /// Clocks of verifiers and signers are apart by less.
 const CLOCKS_APART: Duration = Duration::from_secs(60);
