@@ -110,20 +110,24 @@ impl Rotate {
         let Some(next) = self.prepared(clients, &mut told, io).await? else {
             return self.look(clients).await;
         };
+        // When the one that signs now will leave the bundle; there may be older ones that go before.
+        let mut leaves = None;
         loop {
             let seen = self.look(clients).await?;
             let signs = seen.active.as_ref().is_some_and(|active| active.id == next.id);
             if signs {
-                let left = go_time_utc(seen.place_free_at);
+                let left = leaves
+                    .map_or("when it has ended".to_owned(), |at| format!("at {}", go_time_utc(at)));
                 self.tell(
                     io,
                     &format!(
-                        "{name} authority {} signs. The one before it leaves the bundle at {left}.",
+                        "{name} authority {} signs. The one before it leaves the bundle {left}.",
                         next.id
                     ),
                 )?;
                 return Ok(seen);
             }
+            leaves = Some(seen.leave_at);
             if seen.prepared.as_ref().is_none_or(|prepared| prepared.id != next.id) {
                 let text = format!(
                     "{name} authority {} is not prepared any more: it was tainted, revoked or replaced",

@@ -45,7 +45,9 @@ fn prepared(without: u32) -> RotationResponse {
 
 /// `new` signs.
 fn rotated() -> RotationResponse {
-    RotationResponse { active: named("new"), published: 3, ..quiet() }
+    // An older one goes before that which was replaced.
+    let place_free_at = NOW + 3600;
+    RotationResponse { active: named("new"), published: 3, place_free_at, ..quiet() }
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ pub struct Followed<'a> {
     pub failing_since: Option<Timestamp>,
     /// How long it may fail before that is worth a word: the refresh hint.
     pub patience: Duration,
+    /// Whether the endpoint is known by the bundle itself (`https_spiffe`), so that a new one by hand
+    /// mends the way.
+    pub by_bundle: bool,
 }
 
 /// A bundle that needs somebody's eye.
@@ -36,6 +39,7 @@ pub struct Danger {
     unfetched_for: Option<Unfetched>,
     /// When its last X.509 authority ends; `None`: there is no bundle, or it has none.
     ends: Option<Ends>,
+    by_bundle: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,8 @@ enum Ends {
 
 /// What is wrong with a trust domain's bundle; `None`: nothing that a person has to see to.
 pub fn danger(followed: Followed<'_>, now: Timestamp) -> Option<Danger> {
-    let Followed { trust_domain, bundle, succeeded_at, failing_since, patience } = followed;
+    let Followed { trust_domain, bundle, succeeded_at, failing_since, patience, by_bundle } =
+        followed;
     let fails = failing_since.is_some_and(|since| now.since(since) >= patience);
     let unfetched_for =
         fails.then(|| succeeded_at.map_or(Unfetched::Ever, |at| Unfetched::For(now.since(at))));
@@ -62,7 +67,7 @@ pub fn danger(followed: Followed<'_>, now: Timestamp) -> Option<Danger> {
         false => Ends::In(last.not_after.since(now)),
     });
     let is_late = last.is_some_and(|last| last.not_after.since(now) < last.lifetime / LAST_PART);
-    let danger = Danger { trust_domain: trust_domain.clone(), unfetched_for, ends };
+    let danger = Danger { trust_domain: trust_domain.clone(), unfetched_for, ends, by_bundle };
     (fails || is_late).then_some(danger)
 }
 
@@ -100,11 +105,11 @@ impl Danger {
     pub fn fix(&self) -> String {
         let name = &self.trust_domain;
         match (self.unfetched_for, self.ends) {
-            (Some(_), Some(Ends::In(_))) => format!(
+            (Some(_), ends) if !self.by_bundle || matches!(ends, Some(Ends::In(_))) => format!(
                 "see what \"spire-server federation refresh -id {name}\" says, and mend the way to its \
                  bundle endpoint"
             ),
-            (Some(_), None | Some(Ends::Ended)) => format!(
+            (Some(_), _) => format!(
                 "get its bundle from its operators, then: spire-server bundle set -id \
                  spiffe://{name} -path FILE"
             ),
@@ -167,6 +172,7 @@ mod tests {
                 succeeded_at: succeeded.map(hours),
                 failing_since: failing.map(hours),
                 patience: HOUR,
+                by_bundle: true,
             };
             danger(followed, hours(at)).map(|danger| (danger.code(), danger.to_string()))
         };
@@ -199,15 +205,21 @@ mod tests {
 
     #[test]
     fn the_fix_is_the_command_that_mends_it() {
-        let danger = |ends| Danger {
+        let danger = |by_bundle, ends| Danger {
             trust_domain: TrustDomain::parse("bar.test").unwrap(),
             unfetched_for: Some(Unfetched::Ever),
             ends,
+            by_bundle,
         };
-        let live = danger(Some(Ends::In(HOUR))).fix();
-        assert!(live.contains("federation refresh -id bar.test"), "{live}");
+        // A web endpoint is not known by the bundle: a new one by hand mends no way.
+        for (by_bundle, ends) in
+            [(true, Some(Ends::In(HOUR))), (false, None), (false, Some(Ends::Ended))]
+        {
+            let fix = danger(by_bundle, ends).fix();
+            assert!(fix.contains("federation refresh -id bar.test"), "{fix}");
+        }
         for ends in [None, Some(Ends::Ended)] {
-            let fix = danger(ends).fix();
+            let fix = danger(true, ends).fix();
             assert!(fix.contains("bundle set -id spiffe://bar.test -path FILE"), "{fix}");
         }
     }

@@ -198,6 +198,9 @@ impl Known {
             succeeded_at: status.as_ref().and_then(|status| status.succeeded_at),
             failing_since: failure.map(|failure| failure.since),
             patience: self.timing.patience(bundle.as_deref()),
+            by_bundle: self
+                .relationship(trust_domain)
+                .is_some_and(|one| matches!(one.profile, EndpointProfile::HttpsSpiffe { .. })),
         };
         danger(followed, now)
     }

@@ -13,6 +13,7 @@ use steeple_spiffe_core::{Bundle, EndpointProfile, FederationRelationship, Trust
 
 use super::attempt::{Known, RefreshError, Tried};
 use super::watch::{Leading, LiveState};
+use crate::logging::time_text;
 
 /// What a leader knows of its tries.
 #[derive(Debug)]
@@ -238,7 +239,7 @@ impl Round {
         tracing::debug!(
             subsystem_name = "bundle_client",
             %trust_domain,
-            at = state.next_at.unix_s(),
+            at = time_text(state.next_at.floor_to_second()),
             "Scheduling next bundle refresh"
         );
         None

@@ -217,6 +217,14 @@ impl Pair {
         if !facts.is_ca {
             return Err(DiskError::NotCa("its basic constraints do not say so"));
         }
+        if !facts.may_sign_certificates {
+            return Err(DiskError::NotCa("its key usage lacks keyCertSign"));
+        }
+        if facts.path_len == Some(0) {
+            return Err(DiskError::NotCa(
+                "its path length constraint of 0 lets no CA stand below it, and the server's would",
+            ));
+        }
         if now < facts.not_before {
             return Err(DiskError::NotValidNow("is not valid yet"));
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
 use steeple_spiffe_core::random::SeededRandom;
 use steeple_spiffe_core::signer::LocalSigner;
 use steeple_spiffe_core::svid::x509::{ca_request, self_signed_ca};
@@ -139,6 +140,17 @@ fn a_certificate_that_is_no_ca_and_files_that_are_missing_are_refused() {
     fs::write(files.path("cert.pem"), leaf.pem()).unwrap();
     fs::write(files.path("key.pem"), key.serialize_pem()).unwrap();
     assert!(files.refusal().contains("certificate is no CA"), "{}", files.refusal());
+    // Go and OpenSSL refuse what is signed below these.
+    for (is_ca, usage, expected) in [
+        (BasicConstraints::Constrained(0), KeyUsagePurpose::KeyCertSign, "path length"),
+        (BasicConstraints::Unconstrained, KeyUsagePurpose::DigitalSignature, "keyCertSign"),
+    ] {
+        params.is_ca = IsCa::Ca(is_ca);
+        params.key_usages = vec![usage];
+        fs::write(files.path("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(files.path("key.pem"), key.serialize_pem()).unwrap();
+        assert!(files.refusal().contains(expected), "{}", files.refusal());
+    }
 
     fs::write(files.path("key.pem"), "no key").unwrap();
     assert!(files.refusal().starts_with("unable to load upstream CA key: "));

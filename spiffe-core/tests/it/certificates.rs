@@ -2,12 +2,14 @@
 //! trust.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
+use steeple_spiffe_core::bundle::X509Authority;
 use steeple_spiffe_core::pem::encode_certificates;
 use steeple_spiffe_core::svid::x509::{
     CaSubject, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, X509Error,
@@ -221,11 +223,11 @@ fn subject_of_a_request_is_kept_as_go_keeps_it() {
     let (leaf_key, _) = key(KeyType::EcP256);
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "given");
-    params.distinguished_name.push(rcgen::DnType::CountryName, "FR");
+    params.distinguished_name.push(DnType::CommonName, "given");
+    params.distinguished_name.push(DnType::CountryName, "FR");
     params
         .distinguished_name
-        .push(rcgen::DnType::CustomDnType(vec![0, 9, 2342, 19200300, 100, 1, 25]), "dropped");
+        .push(DnType::CustomDnType(vec![0, 9, 2342, 19200300, 100, 1, 25]), "dropped");
     let request = params.serialize_request(&KeyPair::generate().unwrap()).unwrap();
     let request = CertificateRequest::parse(request.der()).unwrap();
     let workload = id("/w");
@@ -384,8 +386,8 @@ fn issuer_name_is_copied_as_it_is() {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(rcgen::DnType::CommonName, "Upstream");
-    params.distinguished_name.push(rcgen::DnType::CountryName, "US");
+    params.distinguished_name.push(DnType::CommonName, "Upstream");
+    params.distinguished_name.push(DnType::CountryName, "US");
     params.not_before = rcgen::date_time_ymd(2025, 1, 1);
     params.not_after = rcgen::date_time_ymd(2035, 1, 1);
     let upstream = params.self_signed(&upstream_key).unwrap().der().to_vec();
@@ -397,9 +399,67 @@ fn issuer_name_is_copied_as_it_is() {
     let workload = id("/w");
     let template = template_of(&workload, leaf_key.public_key_spki(), &[]);
     let leaf = sign_leaf(&issuer, &signer, &template).unwrap();
-    let authority =
-        steeple_spiffe_core::bundle::X509Authority { certificate_der: upstream, tainted: false };
+    let authority = X509Authority { certificate_der: upstream, tainted: false };
     assert_eq!(verify_chain(&[leaf], &bundle(vec![authority], vec![]), now()), Ok(workload));
+}
+
+/// A certificate of rcgen for a CA, and what signs with it.
+fn rcgen_ca(
+    is_ca: BasicConstraints,
+    usage: KeyUsagePurpose,
+    above: Option<&Issuer<'static, KeyPair>>,
+) -> (Vec<u8>, Issuer<'static, KeyPair>) {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    let name = format!("authority {}", NUMBER.fetch_add(1, Ordering::SeqCst));
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(is_ca);
+    params.key_usages = vec![usage];
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2035, 1, 1);
+    let certificate = match above {
+        Some(above) => params.signed_by(&key, above),
+        None => params.self_signed(&key),
+    };
+    (certificate.expect("a certificate").der().to_vec(), Issuer::new(params, key))
+}
+
+#[test]
+fn a_root_limits_what_stands_below_it_although_webpki_does_not_look() {
+    use BasicConstraints::{Constrained, Unconstrained};
+    use KeyUsagePurpose::{DigitalSignature, KeyCertSign};
+
+    let leaf_below = |issuer: &Issuer<'static, KeyPair>| {
+        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names = vec![SanType::URI("spiffe://example.org/w".try_into().unwrap())];
+        leaf.key_usages = vec![DigitalSignature];
+        leaf.not_before = rcgen::date_time_ymd(2025, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2035, 1, 1);
+        leaf.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().to_vec()
+    };
+    let too_long = Err(X509Error::Untrusted(webpki::Error::PathLenConstraintViolated));
+    let no_anchor = Err(X509Error::Untrusted(webpki::Error::UnknownIssuer));
+    let table = [
+        (Unconstrained, KeyCertSign, 1, Ok(id("/w"))),
+        (Constrained(1), KeyCertSign, 1, Ok(id("/w"))),
+        (Constrained(0), KeyCertSign, 0, Ok(id("/w"))),
+        (Constrained(0), KeyCertSign, 1, too_long),
+        (Unconstrained, DigitalSignature, 0, no_anchor),
+    ];
+    for (is_ca, usage, between, expected) in table {
+        let (root, mut issuer) = rcgen_ca(is_ca, usage, None);
+        let mut above = Vec::new();
+        for _ in 0..between {
+            let (certificate, next) = rcgen_ca(Unconstrained, KeyCertSign, Some(&issuer));
+            above.insert(0, certificate);
+            issuer = next;
+        }
+        let chain: Vec<_> = std::iter::once(leaf_below(&issuer)).chain(above).collect();
+        let authority = X509Authority { certificate_der: root, tainted: false };
+        let verdict = verify_chain(&chain, &bundle(vec![authority], vec![]), now());
+        assert_eq!(verdict, expected, "{is_ca:?}, {usage:?}, {between} between");
+    }
 }
 
 #[test]
@@ -427,8 +487,7 @@ fn chain_with_a_uri_name_constraint_is_not_trusted() {
     leaf.not_before = rcgen::date_time_ymd(2025, 1, 1);
     leaf.not_after = rcgen::date_time_ymd(2035, 1, 1);
     let leaf = leaf.signed_by(&leaf_key, &issuer).unwrap().der().to_vec();
-    let authority =
-        steeple_spiffe_core::bundle::X509Authority { certificate_der: root, tainted: false };
+    let authority = X509Authority { certificate_der: root, tainted: false };
     let verdict = verify_chain(&[leaf], &bundle(vec![authority], vec![]), now());
     assert!(
         matches!(verdict, Err(X509Error::Untrusted(webpki::Error::NameConstraintViolation))),

@@ -80,6 +80,10 @@ pub struct CertificateFacts {
     pub spki: Vec<u8>,
     /// AuthorityKeyId; empty = none.
     pub authority_key_id: Vec<u8>,
+    /// How many CA certificates may stand between it and a leaf; `None`: any number.
+    pub path_len: Option<u32>,
+    /// Whether its key may sign certificates: it says so, or says nothing of what the key is for.
+    pub may_sign_certificates: bool,
 }
 
 /// Reads one certificate in DER.
@@ -113,6 +117,8 @@ impl Parsed {
                 serial: Serial::from_be_bytes(certificate.raw_serial()),
                 spki: certificate.public_key().raw.to_vec(),
                 authority_key_id: Vec::new(),
+                path_len: None,
+                may_sign_certificates: true,
             },
             dns_names: Vec::new(),
             key_usage: None,
@@ -136,8 +142,14 @@ impl Parsed {
                 let id = authority.key_identifier.as_ref();
                 self.facts.authority_key_id = id.map(|id| id.0.to_vec()).unwrap_or_default();
             }
-            ParsedExtension::BasicConstraints(constraints) => self.facts.is_ca = constraints.ca,
-            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(*usage),
+            ParsedExtension::BasicConstraints(constraints) => {
+                self.facts.is_ca = constraints.ca;
+                self.facts.path_len = constraints.path_len_constraint;
+            }
+            ParsedExtension::KeyUsage(usage) => {
+                self.facts.may_sign_certificates = usage.key_cert_sign();
+                self.key_usage = Some(*usage);
+            }
             ParsedExtension::SubjectAlternativeName(names) => {
                 for name in &names.general_names {
                     self.take_name(name)?;

@@ -1,16 +1,20 @@
 //! Verifies X.509-SVIDs against a bundle.
 //!
 //! Path building and signatures are webpki's; the rules of SPIFFE are ours, and so are two things
-//! webpki leaves out: it does not look at the lifetime of a trust anchor, and it refuses every chain
-//! with a name constraint on URIs. The first is done here (an authority outside its lifetime is no
-//! anchor), the second stays: such a chain is not trusted.
+//! webpki leaves out: it looks neither at the lifetime of a trust anchor nor at what its certificate
+//! says of its key and of the chains below it, and it refuses every chain with a name constraint on
+//! URIs. The first is done here, as Go and OpenSSL do it (an authority outside its lifetime, or whose
+//! key may not sign certificates, is no anchor; chains are no longer than it lets them be), the second
+//! stays: such a chain is not trusted.
 //!
 //! A tainted authority still verifies: what it signed is to be replaced, not to be cut off.
 
 use std::time::Duration;
 
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+use webpki::{
+    ALL_VERIFICATION_ALGS, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath,
+};
 
 use super::error::X509Error;
 use super::parse::{X509Svid, certificate_facts};
@@ -40,8 +44,18 @@ pub fn verify_chain(
         .iter()
         .map(|authority| CertificateDer::from(authority.certificate_der.as_slice()))
         .collect();
-    let anchors: Vec<TrustAnchor<'_>> =
-        authorities.iter().filter_map(|der| anchor(der, now)).collect();
+    let (anchors, longest): (Vec<TrustAnchor<'_>>, Vec<Option<u32>>) =
+        authorities.iter().filter_map(|der| anchor(der, now)).unzip();
+    let fits = |path: &VerifiedPath<'_>| {
+        let between = path.intermediate_certificates().count();
+        let same = |one: &TrustAnchor<'_>| one == path.anchor();
+        let mut of_anchor = anchors.iter().zip(&longest).filter(|(one, _)| same(one));
+        let is_short = |longest: Option<u32>| longest.is_none_or(|most| between <= most as usize);
+        match of_anchor.any(|(_, longest)| is_short(*longest)) {
+            true => Ok(()),
+            false => Err(webpki::Error::PathLenConstraintViolated),
+        }
+    };
 
     let end_entity = EndEntityCert::try_from(&leaf).map_err(X509Error::Untrusted)?;
     end_entity
@@ -52,20 +66,24 @@ pub fn verify_chain(
             unix_time(now),
             AnyUsage,
             None,
-            None,
+            Some(&fits),
         )
         .map_err(X509Error::Untrusted)?;
     Ok(svid.id)
 }
 
-/// The authority as an anchor, unless it is outside its lifetime or of a form that webpki cannot
-/// use.
-fn anchor<'a>(der: &'a CertificateDer<'a>, now: Timestamp) -> Option<TrustAnchor<'a>> {
+/// An authority that vouches, and how many CA certificates it lets stand below it; `None`: any
+/// number.
+type Anchor<'a> = (TrustAnchor<'a>, Option<u32>);
+
+/// The authority as an anchor, unless it is outside its lifetime, its key is not for certificates, or
+/// it is of a form that webpki cannot use.
+fn anchor<'a>(der: &'a CertificateDer<'a>, now: Timestamp) -> Option<Anchor<'a>> {
     let facts = certificate_facts(der).ok()?;
-    if now < facts.not_before || now > facts.not_after {
+    if now < facts.not_before || now > facts.not_after || !facts.may_sign_certificates {
         return None;
     }
-    webpki::anchor_from_trusted_cert(der).ok()
+    Some((webpki::anchor_from_trusted_cert(der).ok()?, facts.path_len))
 }
 
 pub(crate) fn unix_time(now: Timestamp) -> UnixTime {
