@@ -186,6 +186,19 @@ impl Layers {
         Self { top, middle, bottom, agent, _between: [upper, lower] }
     }
 
+    /// The serials of the agents' own SVIDs, of every layer; the middle one is asked by a member.
+    fn agents_serials(&self, asked: usize) -> anyhow::Result<Vec<String>> {
+        let mut serials = Vec::new();
+        for (cluster, member) in [(&self.top, 0), (&self.middle, asked), (&self.bottom, 0)] {
+            let listed = cluster.member(member)?.cli_json(&["agent", "list"])?;
+            let agents = listed["agents"].as_array().cloned().unwrap_or_default();
+            let serial = |agent: &Value| agent["x509svid_serial_number"].to_string();
+            serials.extend(agents.iter().map(serial));
+        }
+        anyhow::ensure!(serials.len() == 3, "{serials:?}");
+        Ok(serials)
+    }
+
     /// Waits until all members of all layers that run publish this root alone.
     async fn publish(&self, root: &[u8]) {
         for cluster in [&self.top, &self.middle, &self.bottom] {
@@ -225,6 +238,8 @@ async fn three_layers_have_one_root_and_follow_its_replacement_without_the_leade
 
     let leader = layers.middle.leader(SOON).await.unwrap();
     layers.middle.kill_member(leader).unwrap();
+    let asked = (leader + 1) % 3;
+    let before = layers.agents_serials(asked).unwrap();
     let new_id = id(&step(&layers.top, "x509", &["prepare"]), "prepared_authority");
     let new = root_of(&bundle(&layers.top, 0).await.unwrap(), &new_id);
     step(&layers.top, "x509", &["activate", "-authorityID", &new_id, "-force"]);
@@ -238,6 +253,13 @@ async fn three_layers_have_one_root_and_follow_its_replacement_without_the_leade
         Ok(chain)
     });
     leads_to(&followed.await.unwrap(), &new, place);
+    // An agent whose own SVID is below a revoked root is let in no more, and with it the layer below.
+    let replaced = wait_for("new SVIDs of all agents", SOON, async || {
+        let now = layers.agents_serials(asked)?;
+        anyhow::ensure!(now.iter().all(|serial| !before.contains(serial)), "{before:?} {now:?}");
+        Ok(())
+    });
+    replaced.await.unwrap();
     layers.middle.start_member(leader).unwrap();
     layers.middle.wait_ready(SOON).await.unwrap();
 
