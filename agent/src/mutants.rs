@@ -12,11 +12,13 @@ pub(crate) enum Mutant {
 
 /// Each with the test that finds it.
 #[cfg(test)]
-const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[(
-    "foreign-bundles-for-every-entry",
-    Mutant::ForeignBundlesForEveryEntry,
-    "store::cache::tests::a_workload_sees_the_foreign_bundles_of_its_own_entries_and_hears_when_that_changes",
-)];
+static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit::mutants::Bugs::new(
+    &[(
+        "foreign-bundles-for-every-entry",
+        Mutant::ForeignBundlesForEveryEntry,
+        "store::cache::tests::a_workload_sees_the_foreign_bundles_of_its_own_entries_and_hears_when_that_changes",
+    )],
+);
 
 /// Never.
 #[cfg(not(test))]
@@ -27,21 +29,15 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 /// Whether this process was started with it.
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
-    static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found = STARTED_WITH.get_or_init(|| steeple_testkit::mutants::started_with(FOUND_BY_TESTS));
-    *found == Some(mutant)
+    FOUND_BY_TESTS.is_on(mutant)
 }
 
 #[cfg(test)]
 mod tests {
-    use steeple_testkit::mutants::fails_with;
-
     use super::FOUND_BY_TESTS;
 
     #[test]
     fn every_deliberate_bug_fails_its_test() {
-        for (name, _, test) in FOUND_BY_TESTS {
-            fails_with(name, test);
-        }
+        FOUND_BY_TESTS.each_fails_its_test();
     }
 }

@@ -104,40 +104,42 @@ impl Mutant {
 
 /// Those that tests of this crate find, each with that test.
 #[cfg(test)]
-const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
-    #[cfg(feature = "rocks")]
-    (
-        "log-cut-at-damage",
-        Mutant::LogCutAtDamage,
-        "rocks::tests::a_torn_tail_is_dropped_and_a_hole_or_a_loss_stops_the_start",
-    ),
-    #[cfg(feature = "rocks")]
-    (
-        "epoch-not-raised",
-        Mutant::EpochNotRaised,
-        "backup::tests::a_restored_registry_has_all_that_was_saved_in_a_new_epoch",
-    ),
-    (
-        "set-adopted-twice",
-        Mutant::SetAdoptedTwice,
-        "cluster::formation_model::no_two_clusters_form_of_two_even_if_a_folder_is_emptied_on_the_way",
-    ),
-    (
-        "sequence-of-member",
-        Mutant::SequenceOfMember,
-        "apply::rotation_tests::the_own_bundles_sequence_is_one_on_all_replicas_and_moves_with_content",
-    ),
-    (
-        "two-active",
-        Mutant::TwoActive,
-        "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
-    ),
-    (
-        "journal-not-compared",
-        Mutant::JournalNotCompared,
-        "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
-    ),
-];
+static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit::mutants::Bugs::new(
+    &[
+        #[cfg(feature = "rocks")]
+        (
+            "log-cut-at-damage",
+            Mutant::LogCutAtDamage,
+            "rocks::tests::a_torn_tail_is_dropped_and_a_hole_or_a_loss_stops_the_start",
+        ),
+        #[cfg(feature = "rocks")]
+        (
+            "epoch-not-raised",
+            Mutant::EpochNotRaised,
+            "backup::tests::a_restored_registry_has_all_that_was_saved_in_a_new_epoch",
+        ),
+        (
+            "set-adopted-twice",
+            Mutant::SetAdoptedTwice,
+            "cluster::formation_model::no_two_clusters_form_of_two_even_if_a_folder_is_emptied_on_the_way",
+        ),
+        (
+            "sequence-of-member",
+            Mutant::SequenceOfMember,
+            "apply::rotation_tests::the_own_bundles_sequence_is_one_on_all_replicas_and_moves_with_content",
+        ),
+        (
+            "two-active",
+            Mutant::TwoActive,
+            "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
+        ),
+        (
+            "journal-not-compared",
+            Mutant::JournalNotCompared,
+            "apply::rotation_tests::two_would_be_leaders_never_leave_two_active_authorities",
+        ),
+    ],
+);
 
 #[cfg(feature = "mutants")]
 static ON: std::sync::OnceLock<Mutant> = std::sync::OnceLock::new();
@@ -165,21 +167,15 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 /// Whether this process of unit tests was started with it.
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
-    static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found = STARTED_WITH.get_or_init(|| steeple_testkit::mutants::started_with(FOUND_BY_TESTS));
-    *found == Some(mutant)
+    FOUND_BY_TESTS.is_on(mutant)
 }
 
 #[cfg(test)]
 mod tests {
-    use steeple_testkit::mutants::fails_with;
-
     use super::FOUND_BY_TESTS;
 
     #[test]
     fn every_deliberate_bug_that_simulation_cannot_see_fails_its_test() {
-        for (name, _, test) in FOUND_BY_TESTS {
-            fails_with(name, test);
-        }
+        FOUND_BY_TESTS.each_fails_its_test();
     }
 }

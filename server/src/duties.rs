@@ -784,22 +784,14 @@ mod tests {
     async fn expired_entries_are_pruned_by_cluster_time() {
         let bench = Bench::start().await;
         let entry = |name: &str, expires_at_unix_s| RegistrationEntry {
-            id: EntryId::parse(name).unwrap(),
-            spiffe_id: SpiffeId::parse("spiffe://example.org/w").unwrap(),
-            parent_id: SpiffeId::parse("spiffe://example.org/p").unwrap(),
-            selectors: SortedSet::from([Selector::new("unix", name).unwrap()]),
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
-            federates_with: SortedSet::new(),
-            admin: false,
-            downstream: false,
             expires_at_unix_s,
-            dns_names: Vec::new(),
-            revision: 0,
             created_at: START,
-            store_svid: false,
-            hint: String::new(),
-            additional_attributes: None,
+            ..RegistrationEntry::new(
+                EntryId::parse(name).unwrap(),
+                SpiffeId::parse("spiffe://example.org/w").unwrap(),
+                SpiffeId::parse("spiffe://example.org/p").unwrap(),
+                SortedSet::from([Selector::new("unix", name).unwrap()]),
+            )
         };
         let entries = vec![entry("kept", 0), entry("expired", START.unix_s() - 60)];
         let created = bench.store.handle.propose(

@@ -32,34 +32,36 @@ pub(crate) enum Mutant {
 
 /// Each with the test that finds it.
 #[cfg(test)]
-const FOUND_BY_TESTS: &[(&str, Mutant, &str)] = &[
-    (
-        "clock-stands-still",
-        Mutant::ClockStandsStill,
-        "gate::reads::tests::a_replica_that_was_suspended_knows_how_old_its_state_is",
-    ),
-    (
-        "sign-before-publish",
-        Mutant::SignBeforePublish,
-        "authority::issuer::tests::nothing_is_signed_before_an_authority_is_active_and_published",
-    ),
-    ("key-released-before-commit", Mutant::KeyReleasedBeforeCommit, MONTH),
-    ("evidence-of-one-view", Mutant::EvidenceOfOneView, MONTH),
-    ("pruned-at-last-seen", Mutant::PrunedAtLastSeen, MONTH),
-    ("absent-for-ever", Mutant::AbsentForEver, MONTH),
-    ("taint-seen-at-connection", Mutant::TaintSeenAtConnection, MONTH),
-    (
-        "revocation-seen-at-connection",
-        Mutant::RevocationSeenAtConnection,
-        "gate::caller::tests::whose_authority_was_revoked_is_refused_on_an_open_connection",
-    ),
-    ("lower-sequence-accepted", Mutant::LowerSequenceAccepted, FEDERATION),
-    (
-        "every-replica-fetches",
-        Mutant::EveryReplicaFetches,
-        "duties::tests::who_does_not_lead_asks_no_peer_for_its_bundle",
-    ),
-];
+static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit::mutants::Bugs::new(
+    &[
+        (
+            "clock-stands-still",
+            Mutant::ClockStandsStill,
+            "gate::reads::tests::a_replica_that_was_suspended_knows_how_old_its_state_is",
+        ),
+        (
+            "sign-before-publish",
+            Mutant::SignBeforePublish,
+            "authority::issuer::tests::nothing_is_signed_before_an_authority_is_active_and_published",
+        ),
+        ("key-released-before-commit", Mutant::KeyReleasedBeforeCommit, MONTH),
+        ("evidence-of-one-view", Mutant::EvidenceOfOneView, MONTH),
+        ("pruned-at-last-seen", Mutant::PrunedAtLastSeen, MONTH),
+        ("absent-for-ever", Mutant::AbsentForEver, MONTH),
+        ("taint-seen-at-connection", Mutant::TaintSeenAtConnection, MONTH),
+        (
+            "revocation-seen-at-connection",
+            Mutant::RevocationSeenAtConnection,
+            "gate::caller::tests::whose_authority_was_revoked_is_refused_on_an_open_connection",
+        ),
+        ("lower-sequence-accepted", Mutant::LowerSequenceAccepted, FEDERATION),
+        (
+            "every-replica-fetches",
+            Mutant::EveryReplicaFetches,
+            "duties::tests::who_does_not_lead_asks_no_peer_for_its_bundle",
+        ),
+    ],
+);
 
 /// A month of rotations in a cluster that is never left in peace.
 #[cfg(test)]
@@ -82,9 +84,7 @@ pub(crate) const fn on(_mutant: Mutant) -> bool {
 /// Whether this process was started with it.
 #[cfg(test)]
 pub(crate) fn on(mutant: Mutant) -> bool {
-    static STARTED_WITH: std::sync::OnceLock<Option<Mutant>> = std::sync::OnceLock::new();
-    let found = STARTED_WITH.get_or_init(|| steeple_testkit::mutants::started_with(FOUND_BY_TESTS));
-    *found == Some(mutant)
+    FOUND_BY_TESTS.is_on(mutant)
 }
 
 /// The clock of [`Mutant::ClockStandsStill`]: in unit tests it never goes on.
@@ -148,14 +148,10 @@ mod of_processes {
 
 #[cfg(test)]
 mod tests {
-    use steeple_testkit::mutants::fails_with;
-
     use super::FOUND_BY_TESTS;
 
     #[test]
     fn every_deliberate_bug_fails_its_test() {
-        for (name, _, test) in FOUND_BY_TESTS {
-            fails_with(name, test);
-        }
+        FOUND_BY_TESTS.each_fails_its_test();
     }
 }

@@ -93,6 +93,33 @@ pub struct RegistrationEntry {
 }
 
 impl RegistrationEntry {
+    /// An entry that has nothing but what every entry must have; all else is the default.
+    pub fn new(
+        id: EntryId,
+        spiffe_id: SpiffeId,
+        parent_id: SpiffeId,
+        selectors: SelectorSet,
+    ) -> Self {
+        Self {
+            id,
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl_s: 0,
+            jwt_svid_ttl_s: 0,
+            federates_with: SortedSet::new(),
+            admin: false,
+            downstream: false,
+            expires_at_unix_s: 0,
+            dns_names: Vec::new(),
+            revision: 0,
+            created_at: Timestamp::UNIX_EPOCH,
+            store_svid: false,
+            hint: String::new(),
+            additional_attributes: None,
+        }
+    }
+
     /// Whether SPIRE calls the other entry "similar": same SPIFFE id, same parent, same selectors.
     pub fn is_similar(&self, other: &Self) -> bool {
         self.spiffe_id == other.spiffe_id

@@ -5,26 +5,56 @@
 //! in a process of its own with the bug on. Those that simulation finds are raft-store's own
 //! business.
 
+use std::sync::OnceLock;
+
 /// The environment variable that switches a deliberate bug on in a process of unit tests.
 const MUTANT: &str = "STEEPLE_MUTANT";
 
-/// The deliberate bug, of those that a crate's unit tests know, that this process was started with.
-///
-/// # Panics
-///
-/// If it is none of them.
-pub fn started_with<M: Copy>(known: &[(&str, M, &str)]) -> Option<M> {
-    let wanted = std::env::var(MUTANT).ok()?;
-    let found = known.iter().find(|(name, ..)| *name == wanted);
-    Some(found.expect("STEEPLE_MUTANT names a deliberate bug of this crate").1)
+/// The deliberate bugs that a crate's unit tests find, and which one is on.
+#[derive(Debug)]
+pub struct Bugs<M: 'static> {
+    known: &'static [Bug<M>],
+    on: OnceLock<Option<M>>,
+}
+
+/// A deliberate bug: its name, which it is, and the test that finds it.
+pub type Bug<M> = (&'static str, M, &'static str);
+
+impl<M: Copy + PartialEq> Bugs<M> {
+    /// These, with none known to be on.
+    pub const fn new(known: &'static [Bug<M>]) -> Self {
+        Self { known, on: OnceLock::new() }
+    }
+
+    /// Whether this process was started with it.
+    ///
+    /// # Panics
+    ///
+    /// If it was started with one that is not among them.
+    pub fn is_on(&self, bug: M) -> bool {
+        let started_with = self.on.get_or_init(|| {
+            let wanted = std::env::var(MUTANT).ok()?;
+            let found = self.known.iter().find(|(name, ..)| *name == wanted);
+            Some(found.expect("STEEPLE_MUTANT names a deliberate bug of this crate").1)
+        });
+        *started_with == Some(bug)
+    }
+
+    /// Runs the test of each in a process of its own, with the bug on.
+    ///
+    /// # Panics
+    ///
+    /// If one passes, or is not there: then nobody would find the bug.
+    pub fn each_fails_its_test(&self) {
+        for (name, _, test) in self.known {
+            fails_with(name, test);
+        }
+    }
 }
 
 /// Runs a unit test of the running test program in a process of its own, with a deliberate bug.
-///
-/// # Panics
-///
-/// If it passes, or is not there: then nobody would find the bug.
-pub fn fails_with(name: &str, test: &str) {
+/// It panics if that passes, or is not there: then nobody would find the bug.
+fn fails_with(name: &str, test: &str) {
     let program = std::env::current_exe().expect("a test program knows its place");
     let run = std::process::Command::new(program)
         .args(["--exact", test])

@@ -13,7 +13,7 @@ use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::entry::{EntryId, EntryUpdate, RegistrationEntry};
 use steeple_spiffe_core::selector::{Selector, SelectorSet};
 use steeple_spiffe_core::time::Timestamp;
-use steeple_spiffe_core::{SortedSet, SpiffeId, TrustDomain};
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
 
 use crate::apply::{self, Rows, Table, Tables, Transaction, snapshot_changes};
 use crate::change::{Change, Journal};
@@ -145,22 +145,13 @@ pub(crate) fn selectors(texts: &[&str]) -> SelectorSet {
 
 pub(crate) fn entry(id: &str, path: &str, selector: &str) -> RegistrationEntry {
     RegistrationEntry {
-        id: entry_id(id),
-        spiffe_id: spiffe(path),
-        parent_id: spiffe("/spire/agent/a"),
-        selectors: selectors(&[selector]),
-        x509_svid_ttl_s: 0,
-        jwt_svid_ttl_s: 0,
-        federates_with: SortedSet::new(),
-        admin: false,
-        downstream: false,
-        expires_at_unix_s: 0,
-        dns_names: Vec::new(),
         revision: 9,
-        created_at: Timestamp::UNIX_EPOCH,
-        store_svid: false,
-        hint: String::new(),
-        additional_attributes: None,
+        ..RegistrationEntry::new(
+            entry_id(id),
+            spiffe(path),
+            spiffe("/spire/agent/a"),
+            selectors(&[selector]),
+        )
     }
 }
 

@@ -15,7 +15,7 @@ use steeple_raft_store::{Command, Rejection};
 use steeple_spiffe_core::csr::CertificateRequest;
 use steeple_spiffe_core::limits::{AGENT_VERSION_BYTES_MAX, JOIN_TOKEN_BYTES_MAX};
 use steeple_spiffe_core::{
-    AgentRecord, EntryId, RegistrationEntry, Selector, SelectorSet, SortedSet, SpiffeId, Timestamp,
+    AgentRecord, EntryId, RegistrationEntry, Selector, SelectorSet, SpiffeId,
 };
 use tonic::{Request, Response, Status, Streaming};
 
@@ -278,24 +278,7 @@ fn alias_entry(
     let selector = Selector::new("spiffe_id", &node.to_string())
         .map_err(|error| Failure::invalid_because("invalid token", error))?;
     let id = EntryId::parse(entry_id).map_err(|error| Failure::internal(error.to_string()))?;
-    Ok(RegistrationEntry {
-        id,
-        spiffe_id,
-        parent_id: node,
-        selectors: SelectorSet::from([selector]),
-        x509_svid_ttl_s: 0,
-        jwt_svid_ttl_s: 0,
-        federates_with: SortedSet::new(),
-        admin: false,
-        downstream: false,
-        expires_at_unix_s: 0,
-        dns_names: Vec::new(),
-        revision: 0,
-        created_at: Timestamp::UNIX_EPOCH,
-        store_svid: false,
-        hint: String::new(),
-        additional_attributes: None,
-    })
+    Ok(RegistrationEntry::new(id, spiffe_id, node, SelectorSet::from([selector])))
 }
 
 /// The fields that the filters of count and list share.

@@ -148,28 +148,20 @@ fn masked(entry: &RegistrationEntry, mask: Option<&pb::types::EntryMask>) -> pb:
 #[cfg(test)]
 mod tests {
 
-    use steeple_spiffe_core::{EntryId, Selector, SelectorSet, SortedSet, Timestamp};
+    use steeple_spiffe_core::{EntryId, Selector, SelectorSet, Timestamp};
 
     use super::*;
 
     fn entry(number: usize) -> Arc<RegistrationEntry> {
         Arc::new(RegistrationEntry {
-            id: EntryId::parse(&format!("e{number:04}")).expect("an id"),
-            spiffe_id: SpiffeId::parse("spiffe://example.org/web").expect("an id"),
-            parent_id: SpiffeId::parse("spiffe://example.org/spire/agent/a").expect("an id"),
-            selectors: SelectorSet::from([Selector::new("unix", "uid:1").expect("a selector")]),
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
-            federates_with: SortedSet::new(),
-            admin: false,
-            downstream: false,
-            expires_at_unix_s: 0,
-            dns_names: Vec::new(),
             revision: i64::try_from(number).expect("small"),
             created_at: Timestamp::from_unix_s(5),
-            store_svid: false,
-            hint: String::new(),
-            additional_attributes: None,
+            ..RegistrationEntry::new(
+                EntryId::parse(&format!("e{number:04}")).expect("an id"),
+                SpiffeId::parse("spiffe://example.org/web").expect("an id"),
+                SpiffeId::parse("spiffe://example.org/spire/agent/a").expect("an id"),
+                SelectorSet::from([Selector::new("unix", "uid:1").expect("a selector")]),
+            )
         })
     }
 

@@ -105,7 +105,7 @@ pub(super) mod tests {
 
     use proptest::prelude::*;
     use steeple_raft_store::RowNumber;
-    use steeple_spiffe_core::{Selector, SortedSet, Timestamp};
+    use steeple_spiffe_core::Selector;
 
     use super::*;
 
@@ -138,24 +138,12 @@ pub(super) mod tests {
         parent: usize,
         selector_bits: u8,
     ) -> RegistrationEntry {
-        RegistrationEntry {
-            id: EntryId::parse(&format!("e{name}")).unwrap(),
-            spiffe_id: id(spiffe_id),
-            parent_id: id(parent),
-            selectors: selectors(selector_bits),
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
-            federates_with: SortedSet::new(),
-            admin: false,
-            downstream: false,
-            expires_at_unix_s: 0,
-            dns_names: Vec::new(),
-            revision: 0,
-            created_at: Timestamp::UNIX_EPOCH,
-            store_svid: false,
-            hint: String::new(),
-            additional_attributes: None,
-        }
+        RegistrationEntry::new(
+            EntryId::parse(&format!("e{name}")).unwrap(),
+            id(spiffe_id),
+            id(parent),
+            selectors(selector_bits),
+        )
     }
 
     /// The rule of `spec/spire-semantics.md` 6.2 as a fixed point over plain maps.

@@ -343,22 +343,14 @@ mod tests {
 
     fn entry(row: u64, parent: &str, hint: &str) -> Change {
         let entry = RegistrationEntry {
-            id: EntryId::parse(&format!("e{row}")).unwrap(),
-            spiffe_id: SpiffeId::parse("spiffe://a.test/w").unwrap(),
-            parent_id: SpiffeId::parse(parent).unwrap(),
-            selectors: SortedSet::from([Selector::new("unix", &format!("uid:{row}")).unwrap()]),
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
-            federates_with: SortedSet::new(),
-            admin: false,
             downstream: row.is_multiple_of(2),
-            expires_at_unix_s: 0,
-            dns_names: Vec::new(),
-            revision: 0,
-            created_at: Timestamp::UNIX_EPOCH,
-            store_svid: false,
             hint: hint.to_owned(),
-            additional_attributes: None,
+            ..RegistrationEntry::new(
+                EntryId::parse(&format!("e{row}")).unwrap(),
+                SpiffeId::parse("spiffe://a.test/w").unwrap(),
+                SpiffeId::parse(parent).unwrap(),
+                SortedSet::from([Selector::new("unix", &format!("uid:{row}")).unwrap()]),
+            )
         };
         Change::EntryWritten { row: RowNumber(row), entry: Arc::new(entry) }
     }

@@ -245,22 +245,14 @@ impl Workload {
             0
         };
         Ok(RegistrationEntry {
-            id: EntryId::parse(&format!("e{number}")).context("entry id")?,
-            spiffe_id: self.id(&format!("/w/{}", self.dice.within(1..=WORKLOADS)))?,
-            parent_id: self.agent_id()?,
-            selectors: self.selectors()?,
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
-            federates_with: SortedSet::new(),
-            admin: false,
-            downstream: false,
             expires_at_unix_s: expires,
-            dns_names: Vec::new(),
-            revision: 0,
-            created_at: Timestamp::UNIX_EPOCH,
-            store_svid: false,
             hint: format!("h{number}"),
-            additional_attributes: None,
+            ..RegistrationEntry::new(
+                EntryId::parse(&format!("e{number}")).context("entry id")?,
+                self.id(&format!("/w/{}", self.dice.within(1..=WORKLOADS)))?,
+                self.agent_id()?,
+                self.selectors()?,
+            )
         })
     }
 

@@ -47,22 +47,13 @@ impl Guests {
         let named = [SortedSet::from([other.clone()]), SortedSet::new()];
         let entries = agents.iter().zip(named).zip(["federated", "alone"]);
         let entries = entries.map(|((agent, federates_with), name)| RegistrationEntry {
-            id: EntryId::parse(name).unwrap(),
-            spiffe_id: SpiffeId::new(own.clone(), &format!("/{name}")).unwrap(),
-            parent_id: agent.clone(),
-            selectors: SortedSet::from([Selector::new("unix", "uid:1").unwrap()]),
-            x509_svid_ttl_s: 0,
-            jwt_svid_ttl_s: 0,
             federates_with,
-            admin: false,
-            downstream: false,
-            expires_at_unix_s: 0,
-            dns_names: Vec::new(),
-            revision: 0,
-            created_at: Timestamp::UNIX_EPOCH,
-            store_svid: false,
-            hint: String::new(),
-            additional_attributes: None,
+            ..RegistrationEntry::new(
+                EntryId::parse(name).unwrap(),
+                SpiffeId::new(own.clone(), &format!("/{name}")).unwrap(),
+                agent.clone(),
+                SortedSet::from([Selector::new("unix", "uid:1").unwrap()]),
+            )
         });
         let create = Command::CreateEntries(entries.collect());
         world.commit(&create, world.now).unwrap();
