@@ -102,15 +102,25 @@ pub(crate) fn judge(
         Err(Rejection::RequestForgotten) => Err(Rejection::RequestForgotten),
         Ok(_) | Err(_) => expected,
     };
+    held(before, after, expected, told)
+}
+
+/// Whether what was told and what is there are what was to be.
+pub(crate) fn held<T: PartialEq + std::fmt::Debug>(
+    before: &T,
+    after: &T,
+    expected: Result<T, Rejection>,
+    told: &Result<Outcome, Rejection>,
+) -> Result<(), String> {
     let right = match (&expected, told) {
-        (Ok(rows), Ok(Outcome::Done)) => rows == after,
+        (Ok(expected), Ok(Outcome::Done)) => expected == after,
         (Err(rejection), Err(told)) => rejection == told && before == after,
         (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
     };
     if right {
         return Ok(());
     }
-    Err(format!("told {told:?}, should be {expected:?}; the rows were {before:?}, are {after:?}"))
+    Err(format!("told {told:?}, should be {expected:?}; it was {before:?}, is {after:?}"))
 }
 
 #[cfg(test)]

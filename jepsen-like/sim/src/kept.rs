@@ -9,7 +9,7 @@ use steeple_raft_store::{Change, Command, Outcome, Rejection, SealedValue};
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::time::Timestamp;
 
-use crate::cluster_keys::Rows;
+use crate::cluster_keys::{Rows, held};
 use crate::reference::Reference;
 use crate::rows::Key;
 use crate::workload::TRUST_DOMAIN;
@@ -122,24 +122,6 @@ fn fetched(
     };
     let status = RefreshStatus { trust_domain, noted_at: now, succeeded_at, failure };
     Ok(Fetched { status: Some(status), bundle })
-}
-
-/// Whether what was told and what is there are what was to be.
-fn held<T: PartialEq + std::fmt::Debug>(
-    before: &T,
-    after: &T,
-    expected: Result<T, Rejection>,
-    told: &Told,
-) -> Result<(), String> {
-    let right = match (&expected, told) {
-        (Ok(expected), Ok(Outcome::Done)) => expected == after,
-        (Err(rejection), Err(told)) => rejection == told && before == after,
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
-    };
-    if right {
-        return Ok(());
-    }
-    Err(format!("told {told:?}, should be {expected:?}; it was {before:?}, is {after:?}"))
 }
 
 #[cfg(test)]

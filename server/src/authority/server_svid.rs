@@ -40,6 +40,28 @@ pub enum ServerSvidError {
     ShuttingDown,
 }
 
+/// When a server replaces its certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Not yet.
+    No,
+    /// As soon as those who call know the authority that would sign the next one.
+    OnceKnown,
+    /// At once.
+    Now,
+}
+
+/// When a server replaces a certificate that it has now; `is_left` says that its authority is tainted
+/// and that another one signs.
+pub(crate) fn due(current: &IssuedX509, now: Timestamp, is_left: bool) -> Due {
+    let life = current.not_after.since(current.not_before);
+    if is_left || now > current.not_before.plus(life / 6 * 5) {
+        return Due::Now;
+    }
+    // Strictly after half of the certificate's life, as in SPIRE.
+    if now > current.not_before.plus(life / 2) { Due::OnceKnown } else { Due::No }
+}
+
 /// Keeps the server's own SVID fresh.
 #[derive(Debug)]
 pub struct ServerSvid {
@@ -88,16 +110,12 @@ impl ServerSvid {
     }
 
     pub(crate) async fn is_due(&self) -> bool {
-        if self.authority_is_tainted() {
-            return true;
-        }
         let now = self.clock.now();
-        let life = self.current.not_after.since(self.current.not_before);
-        // Strictly after half of the certificate's life, as in SPIRE.
-        if now <= self.current.not_before.plus(life / 2) {
-            return false;
+        match due(&self.current, now, self.authority_is_tainted()) {
+            Due::No => false,
+            Due::OnceKnown => self.authority_is_known(now).await,
+            Due::Now => true,
         }
-        now > self.current.not_before.plus(life / 6 * 5) || self.authority_is_known(now).await
     }
 
     /// Whether those who call this server know the authority that would sign a new certificate.

@@ -10,6 +10,7 @@ use steeple_spiffe_core::{AuthorityId, SpiffeId, Timestamp};
 
 use super::super::issuer::X509Params;
 use super::super::planner::Evidence;
+use super::super::server_svid::{Due, due};
 use super::judge::Signed;
 use super::member::Condition;
 use super::world::World;
@@ -67,7 +68,6 @@ impl World {
         }
     }
 
-    /// By the rules of `server_svid`.
     fn server_is_due(&self, index: usize) -> bool {
         let member = &self.members[index];
         let Some(current) = &member.server else { return true };
@@ -76,17 +76,15 @@ impl World {
         let is_current = active.as_ref() == Some(&current.authority_id);
         let tainted =
             |id: &AuthorityId| journal.authorities.iter().any(|one| one.id == *id && one.tainted);
-        if tainted(&current.authority_id) && active.is_some() && !is_current {
-            return true;
-        }
+        let is_left = tainted(&current.authority_id) && active.is_some() && !is_current;
         let now = member.time();
-        let life = current.not_after.since(current.not_before);
-        if now <= current.not_before.plus(life / 2) {
-            return false;
-        }
         let found = journal.authorities.iter().find(|one| Some(&one.id) == active.as_ref());
         let is_known = |one| self.report(index, one).judge(now) == Evidence::Complete;
-        is_current || now > current.not_before.plus(life / 6 * 5) || found.is_some_and(is_known)
+        match due(current, now, is_left) {
+            Due::No => false,
+            Due::OnceKnown => is_current || found.is_some_and(is_known),
+            Due::Now => true,
+        }
     }
 
     /// What cannot be renewed is presented until it ends, and after.
