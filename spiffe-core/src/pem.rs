@@ -17,6 +17,9 @@ use zeroize::Zeroizing;
 use crate::key::Secret;
 use crate::signer::LocalSigner;
 
+/// The kinds of private keys that are read.
+const PRIVATE_KEYS: &str = "[\"PRIVATE KEY\" \"RSA PRIVATE KEY\" \"EC PRIVATE KEY\"]";
+
 /// Why a PEM text is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PemError {
@@ -26,16 +29,16 @@ pub enum PemError {
     /// The armour or its base64 is broken.
     #[error("malformed PEM: {0}")]
     Malformed(String),
-    /// A block of another kind than the one asked for.
-    #[error("expected PEM block of type {expected}; got {got}")]
+    /// A block of another kind than the one asked for (SPIRE's text).
+    #[error("expected block type {expected}; got \"{got}\"")]
     WrongKind {
-        /// What was asked for.
+        /// What was asked for: one kind in quotes, or a list of them as Go prints it.
         expected: &'static str,
-        /// What stands there.
-        got: String,
+        /// The label of the block that stands there.
+        got: &'static str,
     },
-    /// Several private keys in one text.
-    #[error("expected one PEM block; got {0}")]
+    /// Several private keys in one text (SPIRE's text).
+    #[error("expected 1 PEM blocks; got {0}")]
     TooMany(usize),
     /// The block is no private key of a known type.
     #[error("private key is malformed or of an unsupported type")]
@@ -57,7 +60,7 @@ pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, PemError> {
     let blocks = decode(text)?;
     let take = |(kind, der): (SectionKind, Vec<u8>)| {
         let fits = matches!(kind, SectionKind::Certificate);
-        if fits { Ok(der) } else { Err(wrong_kind("CERTIFICATE", &kind)) }
+        if fits { Ok(der) } else { Err(wrong_kind("\"CERTIFICATE\"", &kind)) }
     };
     blocks.into_iter().map(take).collect()
 }
@@ -84,7 +87,7 @@ pub fn decode_private_key(text: &str) -> Result<Secret, PemError> {
     } else if matches!(kind, SectionKind::RsaPrivateKey) {
         pkcs1_to_pkcs8(der.expose())?
     } else {
-        return Err(wrong_kind("PRIVATE KEY", &kind));
+        return Err(wrong_kind(PRIVATE_KEYS, &kind));
     };
     LocalSigner::from_pkcs8(pkcs8.expose()).map_err(|_rejected| PemError::BadPrivateKey)?;
     Ok(pkcs8)
@@ -98,7 +101,23 @@ fn decode(text: &str) -> Result<Vec<(SectionKind, Vec<u8>)>, PemError> {
 }
 
 fn wrong_kind(expected: &'static str, got: &SectionKind) -> PemError {
-    PemError::WrongKind { expected, got: format!("{got:?}") }
+    PemError::WrongKind { expected, got: label(got) }
+}
+
+/// What stands behind `BEGIN`.
+fn label(kind: &SectionKind) -> &'static str {
+    match kind {
+        SectionKind::Certificate => "CERTIFICATE",
+        SectionKind::PublicKey => "PUBLIC KEY",
+        SectionKind::RsaPrivateKey => "RSA PRIVATE KEY",
+        SectionKind::PrivateKey => "PRIVATE KEY",
+        SectionKind::EcPrivateKey => "EC PRIVATE KEY",
+        SectionKind::Crl => "X509 CRL",
+        SectionKind::Csr => "CERTIFICATE REQUEST",
+        SectionKind::EchConfigList => "ECHCONFIG",
+        // The library may learn more kinds.
+        _ => "unknown",
+    }
 }
 
 fn armour(label: &str, der: &[u8]) -> String {

@@ -130,6 +130,11 @@ async fn set_and_delete_fail_in_spires_words() {
         let stderr = line(&format!("spire-server bundle {words}")).on(&fake).await.failure();
         assert_eq!(stderr, format!("Error: {expected}\n"), "{words}");
     }
+    let key = "-----BEGIN PRIVATE KEY-----\nAQI=\n-----END PRIVATE KEY-----\n";
+    let stderr = line("spire-server bundle set -id x.test").stdin(key).on(&fake).await.failure();
+    let expected = "unable to parse bundle data: expected block type \"CERTIFICATE\"; got \
+                    \"PRIVATE KEY\"";
+    assert_eq!(stderr, format!("Error: {expected}\n"));
     let refused = Some(status::item(Code::Internal, "disk full"));
     let result =
         batch_set_federated_bundle_response::Result { status: refused.clone(), bundle: None };

@@ -106,12 +106,16 @@ fn private_keys_survive_pem_in_every_usual_form() {
         assert_eq!(back.key_type(), kind);
         assert!(!format!("{back:?}").contains("pair"), "keys do not print");
         let mixed = format!("{}{}", &*text, encode_certificates(&[vec![1]]));
-        assert!(decode_certificates(&mixed).is_err());
+        let mixed = decode_certificates(&mixed).unwrap_err().to_string();
+        assert_eq!(mixed, "expected block type \"CERTIFICATE\"; got \"PRIVATE KEY\"");
+        let twice = decode_private_key(&text.repeat(2)).err().map(|error| error.to_string());
+        assert_eq!(twice.as_deref(), Some("expected 1 PEM blocks; got 2"));
     }
     let refusals = [
         (
             encode_certificates(&[vec![1]]),
-            "expected PEM block of type PRIVATE KEY; got Certificate",
+            "expected block type [\"PRIVATE KEY\" \"RSA PRIVATE KEY\" \"EC PRIVATE KEY\"]; got \
+             \"CERTIFICATE\"",
         ),
         (String::new(), "no PEM blocks"),
         (
