@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use steeple_spiffe_core::tls::ACME_TLS_ALPN;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,8 @@ pub use answer::Document;
 /// A client that has not finished its handshake by then is dropped.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client that has not sent the head of its request by then is dropped (SPIRE: the same).
+/// A client that has not sent the head of its first request so long after its handshake is dropped,
+/// by HTTP/1.1 that of any other too (SPIRE: the same).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection is for a fetch or a few: peers come once a minute at most.
@@ -75,6 +77,7 @@ pub struct EndpointError {
 pub struct Endpoint {
     listener: TcpListener,
     address: SocketAddr,
+    request_timeout: Duration,
 }
 
 impl Endpoint {
@@ -87,7 +90,7 @@ impl Endpoint {
         let failed = |source| EndpointError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, request_timeout: REQUEST_TIMEOUT })
     }
 
     /// Where it listens; tests ask for port 0.
@@ -114,7 +117,8 @@ impl Endpoint {
             match accepted {
                 Ok((stream, address)) => {
                     make_room(&mut by_age);
-                    let connection = Connection { stream, address };
+                    let request_timeout = self.request_timeout;
+                    let connection = Connection { stream, address, request_timeout };
                     let (acceptor, documents) = (acceptor.clone(), Arc::clone(&documents));
                     let serving = connection.serve(acceptor, documents, shutdown.clone());
                     by_age.push_back(connections.spawn(serving));
@@ -143,6 +147,7 @@ fn make_room(by_age: &mut VecDeque<AbortHandle>) {
 struct Connection {
     stream: TcpStream,
     address: SocketAddr,
+    request_timeout: Duration,
 }
 
 impl Connection {
@@ -152,7 +157,7 @@ impl Connection {
         documents: Arc<dyn Documents>,
         shutdown: CancellationToken,
     ) {
-        let address = self.address;
+        let (address, request_timeout) = (self.address, self.request_timeout);
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.stream));
         let stream = match shutdown.run_until_cancelled(handshake).await {
             None => return,
@@ -171,7 +176,10 @@ impl Connection {
             tracing::info!(caller_addr = %address, "Answered an ACME challenge");
             return;
         }
+        let first = Arc::new(Notify::new());
+        let came = Arc::clone(&first);
         let service = service_fn(move |request: Request<Incoming>| {
+            came.notify_one();
             let document = documents.current();
             let response = answer::answer(
                 request.method(),
@@ -184,22 +192,15 @@ impl Connection {
                 .increment(1);
             async move { Ok::<_, Infallible>(response) }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(REQUEST_TIMEOUT)
-            .max_buf_size(HEAD_BYTES_MAX as usize);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES_MAX)
-            .keep_alive_interval(Some(REQUEST_TIMEOUT));
+        let builder = http(request_timeout);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let served = tokio::select! {
             served = connection.as_mut() => served,
+            () = silence(&first, request_timeout) => {
+                tracing::debug!(caller_addr = %address, "No request came in time");
+                return;
+            }
             () = over(&shutdown) => {
                 connection.as_mut().graceful_shutdown();
                 // What does not end is cut off.
@@ -209,6 +210,31 @@ impl Connection {
         if let Err(error) = served {
             tracing::debug!(%error, caller_addr = %address, "Connection to the bundle endpoint ended");
         }
+    }
+}
+
+/// HTTP within its bounds.
+fn http(request_timeout: Duration) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(request_timeout)
+        .max_buf_size(HEAD_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .keep_alive_interval(Some(request_timeout));
+    builder
+}
+
+/// Ends when the first request has not come in time. Neither version of HTTP has a bound of its own
+/// on the time until its first bytes.
+async fn silence(first: &Notify, request_timeout: Duration) {
+    if tokio::time::timeout(request_timeout, first.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

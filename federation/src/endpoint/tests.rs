@@ -34,6 +34,10 @@ struct Scene {
 }
 
 async fn scene() -> Scene {
+    scene_with(REQUEST_TIMEOUT).await
+}
+
+async fn scene_with(request_timeout: Duration) -> Scene {
     let key = KeyPair::generate().expect("key");
     let params = CertificateParams::new(vec!["localhost".to_owned()]).expect("name");
     let certificate = params.self_signed(&key).expect("certificate");
@@ -44,6 +48,7 @@ async fn scene() -> Scene {
     let trust = WebTrust::Roots(vec![certificate.der().to_vec()]);
     let client = web_client_config(&trust, None, Arc::new(SystemClock)).expect("TLS");
     let endpoint = Endpoint::bind("127.0.0.1:0".parse().expect("address")).await.expect("bind");
+    let endpoint = Endpoint { request_timeout, ..endpoint };
     let address = endpoint.address();
     let (held, shutdown) = (Arc::new(Held::default()), CancellationToken::new());
     let documents: Arc<dyn Documents> = Arc::clone(&held) as _;
@@ -114,6 +119,15 @@ async fn heads_are_bounded_and_one_connection_too_many_ends_the_oldest() {
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431"), "{answer}");
 
+    let mut crowded = scene.dial(b"http/1.1").await;
+    let fields: String = (0..101).map(|number| format!("x-{number}: 1\r\n")).collect();
+    let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+    crowded.write_all(head.as_bytes()).await.expect("write");
+    let mut answer = Vec::new();
+    crowded.read_to_end(&mut answer).await.ok();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+
     let mut oldest = TcpStream::connect(scene.address).await.expect("connect");
     let mut idle = Vec::new();
     for _ in 0..CONNECTIONS_MAX {
@@ -127,5 +141,31 @@ async fn heads_are_bounded_and_one_connection_too_many_ends_the_oldest() {
             .expect("HTTP/1.1");
     tokio::spawn(connection);
     assert_eq!(one.send_request(get()).await.expect("answer").status(), 200);
+    scene.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn whoever_asks_nothing_after_the_handshake_is_let_go() {
+    let scene = scene_with(Duration::from_secs(1)).await;
+    scene.hold(1);
+    let two = TokioIo::new(scene.dial(b"h2").await);
+    let two = hyper::client::conn::http2::handshake(TokioExecutor::new(), two).await;
+    let (mut asks, connection) = two.expect("HTTP/2");
+    tokio::spawn(connection);
+    assert_eq!(asks.send_request(get()).await.expect("answer").status(), 200);
+
+    let mut greets = scene.dial(b"h2").await;
+    let preface_and_settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    greets.write_all(preface_and_settings).await.expect("write");
+    greets.flush().await.expect("write");
+    let silent = [scene.dial(b"http/1.1").await, scene.dial(b"h2").await, greets];
+    for (number, mut stream) in silent.into_iter().enumerate() {
+        let mut read = Vec::new();
+        let ended = stream.read_to_end(&mut read);
+        let ended = tokio::time::timeout(Duration::from_secs(5), ended).await;
+        assert!(ended.is_ok(), "{number} is still there");
+    }
+    // Whoever has asked once may ask again.
+    assert_eq!(asks.send_request(get()).await.expect("answer").status(), 200);
     scene.shutdown.cancel();
 }
