@@ -3,17 +3,20 @@
 //! Owns the bundle endpoint, its certificates of the web, and the refresher. Knows no store: what is
 //! served, and what the replicas share of an order, is asked for behind a trait, so that the endpoint
 //! answers from whatever its replica knows, with a quorum or without; what is fetched is handed to the
-//! caller, who alone decides what becomes of it.
+//! caller, who alone decides what becomes of it. What calls servers that are not ours (`https`) is
+//! the product's only such client.
 
 pub mod acme;
 mod endpoint;
+mod https;
 mod mutants;
 mod refresher;
 mod serving_files;
 
 pub use endpoint::{Document, Documents, Endpoint, EndpointError};
+pub use https::{ANSWER_BYTES_MAX, HttpsClient, HttpsError, Schemes, location};
 pub use refresher::{
-    DOCUMENT_BYTES_MAX, Danger, ExchangeError, Fetch, FetchError, Fetching, Flips, Followed,
-    HttpsFetcher, Managed, Plan, Refusal, Source, Timing, Turn, Verdict, danger, judge,
+    Danger, Fetch, FetchError, Fetching, Flips, Followed, HttpsFetcher, Managed, Plan, Refusal,
+    Source, Timing, Turn, Verdict, danger, judge,
 };
 pub use serving_files::{ServingFiles, ServingFilesError};

@@ -21,7 +21,6 @@ pub mod endpoint_certificate;
 pub mod gate;
 pub mod health;
 mod held;
-mod https;
 pub mod key_uses;
 pub mod keys;
 pub mod listen;

@@ -6,13 +6,9 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::Request;
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, BodyWrapper, BytesResponse,
     CertificateIdentifier, ChallengeStatus, ChallengeType, HttpClient, Identifier, NewAccount,
@@ -25,19 +21,17 @@ use steeple_spiffe_core::{Clock, Secret, Timestamp};
 use super::client::{Acme, AcmeAccount, AcmeError, Progress, Window};
 use super::settings::AcmeSettings;
 use super::state::Digest;
+use crate::https::{HttpsClient, Schemes};
 
 /// No call takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Most bytes of an answer: chains have a few kilobytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// There is nobody to trust.
 #[derive(Debug, thiserror::Error)]
 #[error("prepare TLS towards the ACME server")]
 pub struct InstantAcmeError(#[from] TlsError);
 
-/// The client, with its open connections. Clones share them.
+/// The client. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct InstantAcme {
     http: Http,
@@ -51,9 +45,7 @@ impl InstantAcme {
     /// The machine trusts nobody.
     pub fn new(trust: &WebTrust, clock: Arc<dyn Clock>) -> Result<Self, InstantAcmeError> {
         let config = web_client_config(trust, None, clock)?;
-        let connector = HttpsConnectorBuilder::new().with_tls_config(config).https_only();
-        let connector = connector.enable_http1().build();
-        Ok(Self { http: Http(Client::builder(TokioExecutor::new()).build(connector)) })
+        Ok(Self { http: Http(HttpsClient::new(config, Schemes::Https)) })
     }
 }
 
@@ -236,7 +228,7 @@ fn words(problem: &Problem) -> String {
 
 /// HTTP over our TLS, within bounds.
 #[derive(Clone, Debug)]
-struct Http(Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>);
+struct Http(HttpsClient);
 
 type HttpAnswer = Result<BytesResponse, instant_acme::Error>;
 
@@ -246,17 +238,10 @@ impl HttpClient for Http {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = HttpAnswer> + Send>> {
         let client = self.0.clone();
-        let exchange = async move {
-            let (head, body) = client.request(request).await?.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await?.to_bytes();
-            Ok(BytesResponse::from(Response::from_parts(head, Full::new(body))))
-        };
         Box::pin(async move {
-            let answered = tokio::time::timeout(CALL_TIMEOUT, exchange).await;
-            let answered = answered.unwrap_or_else(|_elapsed| {
-                Err(format!("no answer within {CALL_TIMEOUT:?}").into())
-            });
-            answered.map_err(instant_acme::Error::Other)
+            let answer = client.call(request, CALL_TIMEOUT).await;
+            let answer = answer.map_err(|error| instant_acme::Error::Other(error.into()))?;
+            Ok(BytesResponse::from(answer.map(Full::new)))
         })
     }
 }

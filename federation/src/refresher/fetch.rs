@@ -10,7 +10,9 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{StatusCode, Uri};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Empty;
+use hyper::body::Bytes;
 use rustls::ClientConfig;
 use steeple_spiffe_core::bundle::document::{self, DocumentError};
 use steeple_spiffe_core::tls::{
@@ -20,7 +22,7 @@ use steeple_spiffe_core::{
     Bundle, Clock, EndpointProfile, EndpointUrl, FederationRelationship, SpiffeId, TrustDomain,
 };
 
-use super::exchange::{Answer, ExchangeError, get, refusal};
+use crate::https::{HttpsClient, HttpsError, Schemes, Take, location, refusal};
 use crate::mutants::{self, Mutant};
 
 /// A fetch that takes longer, redirects included, has failed. SPIRE waits for ever.
@@ -65,7 +67,7 @@ pub enum FetchError {
         /// What was asked for.
         url: String,
         /// Why there is none.
-        source: ExchangeError,
+        source: HttpsError,
     },
     /// The server is known by another SPIFFE id.
     #[error(
@@ -88,7 +90,7 @@ pub enum FetchError {
         /// The id that its certificate names.
         id: SpiffeId,
         /// Why it was refused.
-        source: ExchangeError,
+        source: HttpsError,
     },
     /// Nothing came in time.
     #[error(
@@ -137,12 +139,13 @@ impl FetchError {
             Self::NoEndpointBundle => "no_endpoint_bundle",
             Self::Client(_) => "client",
             Self::Exchange { source, .. } => match source {
-                ExchangeError::Url(_) => "url",
-                ExchangeError::Name(_) => "name",
-                ExchangeError::Dial(_) => "dial",
-                ExchangeError::Tls { .. } => "tls",
-                ExchangeError::Broken(_) => "broken",
-                ExchangeError::TooLong => "too_long",
+                HttpsError::Url(_) => "url",
+                HttpsError::Name(_) => "name",
+                HttpsError::Dial(_) => "dial",
+                HttpsError::Tls { .. } => "tls",
+                HttpsError::Broken(_) => "broken",
+                HttpsError::TooLong => "too_long",
+                HttpsError::Timeout(_) => "timeout",
             },
             Self::UnexpectedId { .. } => "unexpected_id",
             Self::SpiffeServer { .. } => "spiffe_server",
@@ -184,19 +187,19 @@ impl HttpsFetcher {
     async fn follow(&self, source: Source) -> Result<Bundle, FetchError> {
         let relationship = &source.relationship;
         let peer = Arc::new(OnceLock::new());
-        let tls = self.tls(&source, &peer).await?;
+        let client = HttpsClient::new(self.tls(&source, &peer).await?, Schemes::Https);
         let mut url = relationship.endpoint_url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let answer = ask(&tls, &url).await.map_err(|error| explained(&url, error, &peer))?;
-            url = match answer.status {
-                StatusCode::OK => return decode(&relationship.trust_domain, &answer),
+            let answer = ask(&client, &url).await.map_err(|error| explained(&url, error, &peer))?;
+            url = match answer.status() {
+                StatusCode::OK => return decode(&relationship.trust_domain, answer.body()),
                 StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
                 | StatusCode::TEMPORARY_REDIRECT
                 | StatusCode::PERMANENT_REDIRECT => redirected(&url, &answer)?,
                 status => {
-                    let body = printable(&answer.body);
+                    let body = printable(answer.body());
                     return Err(FetchError::Status { status: status.as_u16(), body });
                 }
             };
@@ -210,7 +213,7 @@ impl HttpsFetcher {
         &self,
         source: &Source,
         peer: &Arc<OnceLock<SpiffeId>>,
-    ) -> Result<Arc<ClientConfig>, FetchError> {
+    ) -> Result<ClientConfig, FetchError> {
         let clock = Arc::clone(&self.clock);
         let mut config = match &source.relationship.profile {
             EndpointProfile::HttpsWeb => {
@@ -231,8 +234,7 @@ impl HttpsFetcher {
         };
         // Endpoints may be behind something that looks at the name, whoever authenticates them.
         config.enable_sni = true;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok(config)
     }
 }
 
@@ -263,15 +265,18 @@ fn only(expected: SpiffeId, other: Arc<OnceLock<SpiffeId>>) -> AcceptId {
     })
 }
 
-async fn ask(tls: &Arc<ClientConfig>, url: &EndpointUrl) -> Result<Answer, ExchangeError> {
+async fn ask(client: &HttpsClient, url: &EndpointUrl) -> Result<Response<Bytes>, HttpsError> {
     let text = url.as_str();
     let text = text.split_once('#').map_or(text, |(text, _fragment)| text);
-    let parsed = text.parse::<Uri>();
-    let parsed = parsed.map_err(|error| ExchangeError::Url(error.to_string()))?;
-    get(tls, &parsed).await
+    let request = Request::get(text)
+        .header(header::USER_AGENT, concat!("steeple/", env!("CARGO_PKG_VERSION")))
+        .header(header::ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new());
+    let request = request.map_err(|error| HttpsError::Url(error.to_string()))?;
+    client.exchange(request, Take::Document).await
 }
 
-fn explained(url: &EndpointUrl, error: ExchangeError, peer: &OnceLock<SpiffeId>) -> FetchError {
+fn explained(url: &EndpointUrl, error: HttpsError, peer: &OnceLock<SpiffeId>) -> FetchError {
     let url = url.to_string();
     if let Some(id) = peer.get() {
         return FetchError::UnexpectedId { url, id: id.clone() };
@@ -283,17 +288,17 @@ fn explained(url: &EndpointUrl, error: ExchangeError, peer: &OnceLock<SpiffeId>)
 }
 
 /// The id of a server that shows an X509-SVID where a name was expected.
-fn spiffe_server(error: &ExchangeError) -> Option<SpiffeId> {
-    let ExchangeError::Tls { error, .. } = error else { return None };
+fn spiffe_server(error: &HttpsError) -> Option<SpiffeId> {
+    let HttpsError::Tls { error, .. } = error else { return None };
     let server = refusal(error)?.downcast_ref::<SpiffeServer>()?;
     Some(server.id.clone())
 }
 
 /// Where an answer points to: an absolute URL, or one that begins at what was asked for.
-fn redirected(from: &EndpointUrl, answer: &Answer) -> Result<EndpointUrl, FetchError> {
+fn redirected(from: &EndpointUrl, answer: &Response<Bytes>) -> Result<EndpointUrl, FetchError> {
     let wrong = |text: String| FetchError::Redirect { url: from.to_string(), text };
-    let status = answer.status.as_u16();
-    let Some(location) = &answer.location else {
+    let status = answer.status().as_u16();
+    let Some(location) = location(answer) else {
         return Err(wrong(format!("{status} response missing Location header")));
     };
     let to = joined(from.as_str(), location);
@@ -319,8 +324,8 @@ fn joined(from: &str, location: &str) -> String {
     }
 }
 
-fn decode(trust_domain: &TrustDomain, answer: &Answer) -> Result<Bundle, FetchError> {
-    let text = std::str::from_utf8(&answer.body).map_err(|error| {
+fn decode(trust_domain: &TrustDomain, body: &[u8]) -> Result<Bundle, FetchError> {
+    let text = std::str::from_utf8(body).map_err(|error| {
         FetchError::Malformed(DocumentError::Json(format!("not UTF-8: {error}")))
     })?;
     document::from_json(trust_domain.clone(), text).map_err(|error| match error {

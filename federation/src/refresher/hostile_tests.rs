@@ -12,9 +12,9 @@ use steeple_spiffe_core::{
     Bundle, EndpointProfile, EndpointUrl, FederationRelationship, SpiffeId, TrustDomain,
 };
 
-use super::exchange::DOCUMENT_BYTES_MAX;
 use super::fetch::{Fetch as _, FetchError, HttpsFetcher, Source};
 use super::peer::{Authority, NOW, Peer, Reply, authority};
+use crate::https::ANSWER_BYTES_MAX;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const SERVER: &str = "spiffe://bar.test/spire/server";
@@ -176,10 +176,10 @@ async fn answers_that_are_no_bundle_are_told_in_spires_words() {
     let cut = text[..text.len() / 2].to_owned();
     let two_certificates = text.replace("\"x5c\": [", "\"x5c\": [\"AA==\",");
     let twice = text.replacen("\"keys\"", "\"keys\": [], \"keys\"", 1);
-    let endless = "x".repeat(DOCUMENT_BYTES_MAX + 1);
+    let endless = "x".repeat(ANSWER_BYTES_MAX + 1);
     let short = format!("HTTP/1.1 200 x\r\nContent-Length: 99999\r\n\r\n{text}");
     type Case<'a> = (&'a str, Reply, &'a str);
-    let table: [Case<'_>; 12] = [
+    let table: [Case<'_>; 13] = [
         (
             "status",
             Reply::answer(503, "", "out of\norder"),
@@ -212,8 +212,14 @@ async fn answers_that_are_no_bundle_are_told_in_spires_words() {
         ),
         (
             "cut answer",
-            Reply::Bytes(short.into_bytes()),
+            Reply::Bytes(short.clone().into_bytes()),
             "failed to fetch bundle: Get \"https://PEER/bundle\": answer is cut short or malformed: ",
+        ),
+        (
+            "cut connection",
+            Reply::Torn(short.into_bytes()),
+            "failed to fetch bundle: Get \"https://PEER/bundle\": answer is cut short or malformed: \
+             the server ended the connection before its answer was whole",
         ),
         (
             "no HTTP",
@@ -225,6 +231,7 @@ async fn answers_that_are_no_bundle_are_told_in_spires_words() {
         let peer = peer_of(&root, reply).await;
         let text = told(&peer, by_id(&peer, SERVER, Some(&known)).await);
         assert!(text.starts_with(&format!("{DOING}{expected}")), "{what}: {text}");
+        assert!(!text.contains("docs.rs"), "{what}: {text}");
     }
 }
 

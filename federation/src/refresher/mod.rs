@@ -1,13 +1,12 @@
 //! The refresher: fetches the bundles of foreign trust domains.
 //!
-//! Owns when a peer is asked (`plan`), how (`fetch`, over `exchange`), what a document must be to
+//! Owns when a peer is asked (`plan`), how (`fetch`), what a document must be to
 //! be taken (`verdict`), what becomes of a peer whose servers contradict each other (`flips`), and
 //! what it means when no document comes for long (`danger`). Knows no store: which relationships
 //! there are, and what becomes of a document, is its caller's. Facts: SPIFFE Federation 5 and 6,
 //! and SPIRE's bundle client (`spec/spire-semantics.md` 12.3).
 
 mod danger;
-mod exchange;
 mod fetch;
 mod flips;
 #[cfg(test)]
@@ -18,7 +17,6 @@ mod plan;
 mod verdict;
 
 pub use danger::{Danger, Followed, danger};
-pub use exchange::{DOCUMENT_BYTES_MAX, ExchangeError};
 pub use fetch::{Fetch, FetchError, Fetching, HttpsFetcher, Source};
 pub use flips::{Flips, Turn};
 pub use plan::{Managed, Plan, Timing};

@@ -77,6 +77,8 @@ const DRIP_EVERY: Duration = Duration::from_millis(50);
 pub(crate) enum Reply {
     /// These bytes, then the end.
     Bytes(Vec<u8>),
+    /// These bytes, then the end of the connection, of which TLS is told nothing.
+    Torn(Vec<u8>),
     /// These bytes, and nothing more.
     Stuck(Vec<u8>),
     /// These bytes, then a blank now and then, without end.
@@ -152,6 +154,10 @@ async fn serve(
         Reply::Bytes(bytes) => {
             stream.write_all(&bytes).await.ok()?;
             stream.shutdown().await.ok()
+        }
+        Reply::Torn(bytes) => {
+            stream.write_all(&bytes).await.ok()?;
+            stream.flush().await.ok()
         }
         Reply::Stuck(bytes) => {
             stream.write_all(&bytes).await.ok()?;

@@ -34,4 +34,5 @@ mod tokens;
 mod upgrades;
 mod upstream;
 mod vault;
+mod web_endpoints;
 mod x509pop;

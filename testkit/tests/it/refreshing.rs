@@ -12,10 +12,10 @@ use steeple_testkit::{Cluster, ClusterSpec, ports};
 
 use crate::bundles::{done, refused};
 
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// The refresher's minute in these clusters.
-const MINUTE: Duration = Duration::from_millis(400);
+pub(crate) const MINUTE: Duration = Duration::from_millis(400);
 
 /// The lines of `server { }` that serve the bundle at a port, and those of relationships.
 fn federation(port: u16, relationships: &str) -> String {
@@ -66,7 +66,7 @@ fn roots(cluster: &Cluster, file: PathBuf) -> PathBuf {
 }
 
 /// How many keys of a kind a member has of a foreign trust domain.
-fn keys(cluster: &Cluster, member: usize, name: &str, kind: &str) -> usize {
+pub(crate) fn keys(cluster: &Cluster, member: usize, name: &str, kind: &str) -> usize {
     let list = ["bundle", "list", "-id", name, "-format", "spiffe"];
     let output = cluster.member(member).unwrap().cli(&list).unwrap();
     let document: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -74,7 +74,13 @@ fn keys(cluster: &Cluster, member: usize, name: &str, kind: &str) -> usize {
     keys.iter().filter(|key| key["use"] == kind).count()
 }
 
-async fn until_keys(cluster: &Cluster, members: &[usize], name: &str, kind: &str, count: usize) {
+pub(crate) async fn until_keys(
+    cluster: &Cluster,
+    members: &[usize],
+    name: &str,
+    kind: &str,
+    count: usize,
+) {
     let what = format!("{count} {kind} of {name}");
     let waited = wait_for(&what, SOON, async || {
         for member in members {

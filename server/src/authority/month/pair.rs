@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_federation::{ExchangeError, FetchError, Source, Timing};
+use steeple_federation::{FetchError, HttpsError, Source, Timing};
 use steeple_raft_store::Command;
 use steeple_raft_store::command::{RelationshipMode, RelationshipWrite, WriteRelationships};
 use steeple_spiffe_core::bundle::Bundle;
@@ -298,8 +298,8 @@ impl Side {
     ) -> (Result<Bundle, FetchError>, Option<Timestamp>) {
         self.link.counts.asked += 1;
         let url = source.relationship.endpoint_url.to_string();
-        let broken = |source: ExchangeError| FetchError::Exchange { url: url.clone(), source };
-        let dial = || ExchangeError::Dial(io::Error::from(io::ErrorKind::TimedOut));
+        let broken = |source: HttpsError| FetchError::Exchange { url: url.clone(), source };
+        let dial = || HttpsError::Dial(io::Error::from(io::ErrorKind::TimedOut));
         if self.link.is_cut() {
             return (Err(broken(dial())), None);
         }
@@ -313,7 +313,7 @@ impl Side {
         if let Err(error) = verify_chain(&served.chain_der, trusted, now) {
             let text = error.to_string();
             let error = io::Error::other(error);
-            return (Err(broken(ExchangeError::Tls { text, error })), None);
+            return (Err(broken(HttpsError::Tls { text, error })), None);
         }
         let document = there.world.document(&served.bundle);
         self.link.counts.stale += u64::from(served.current_at < there.world.now);

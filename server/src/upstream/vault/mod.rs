@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use steeple_federation::HttpsError;
 use steeple_spiffe_core::Clock;
 use steeple_spiffe_core::tls::TlsError;
 use tokio::sync::Mutex;
@@ -19,7 +20,6 @@ use tokio::sync::Mutex;
 use self::session::{Access, Session};
 pub use self::settings::{Credential, Environment, VaultAuth, VaultSettings};
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
-use crate::https::HttpsError;
 
 /// Vault cannot be used. Texts begin as SPIRE's do.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use steeple_federation::{HttpsClient, Schemes};
 use steeple_spiffe_core::tls::{WebTrust, web_client_config};
 use steeple_spiffe_core::{Clock, Secret, pem};
 use tokio::time::Instant;
@@ -13,7 +14,6 @@ use zeroize::Zeroizing;
 use super::VaultError;
 use super::settings::{VaultAuth, VaultSettings};
 use super::wire::{Token, Vault};
-use crate::https::HttpsClient;
 use crate::upstream::MintedCa;
 use crate::upstream::files::{certificates, read};
 
@@ -121,7 +121,7 @@ impl Access {
         };
         let config = web_client_config(&trust, identity, Arc::clone(&self.clock))?;
         Ok(Vault {
-            client: HttpsClient::new(config),
+            client: HttpsClient::new(config, Schemes::HttpToo),
             address: settings.address()?,
             namespace: settings.namespace.clone(),
         })

@@ -351,7 +351,7 @@ async fn answers_that_make_no_sense_are_told() {
         (200, with("ca_chain", json!(["x"])), "its ca_chain: no PEM blocks"),
         (200, json!({}), "it holds no data"),
         (200, json!("<html>a proxy</html>"), "it answers \"<html>a proxy</html>\""),
-        (200, json!("x".repeat(crate::https::ANSWER_BYTES_MAX + 1)), "answer has more than"),
+        (200, json!("x".repeat(steeple_federation::ANSWER_BYTES_MAX + 1)), "answer has more than"),
         (503, json!({ "errors": ["Vault is sealed"] }), "503 Service Unavailable: Vault is sealed"),
         (404, json!({ "errors": [] }), "404 Not Found: it answers"),
         (302, json!({ "location": "ftp://elsewhere" }), ""),

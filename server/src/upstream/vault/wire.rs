@@ -5,15 +5,16 @@
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
-use http::{Method, Request, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
+use hyper::body::Bytes;
 use serde_json::{Value, json};
+use steeple_federation::{HttpsClient, location};
 use steeple_spiffe_core::svid::x509::read_ca_subject;
 use steeple_spiffe_core::{CertificateRequest, pem};
 
 use super::VaultError;
 use super::settings::Credential;
-use crate::https::{Answer, HttpsClient};
 use crate::upstream::MintedCa;
 
 /// How long one call may take. A login and a signature fit into what a certificate may take.
@@ -105,7 +106,7 @@ impl Vault {
             let request = request.map_err(|error| self.answer(doing, &error.to_string()))?;
             let answer = self.client.call(request, CALL_TIMEOUT).await.map_err(failed)?;
             // A standby that does not forward names the active node.
-            match answer.location.as_deref().filter(|_| answer.status.is_redirection()) {
+            match location(&answer).filter(|_| answer.status().is_redirection()) {
                 Some(location) if !redirected => {
                     location.clone_into(&mut uri);
                     self.check_redirect(doing, location)?;
@@ -122,7 +123,7 @@ impl Vault {
         uri: &str,
         token: Option<&Credential>,
         body: &str,
-    ) -> Result<Request<Full<hyper::body::Bytes>>, http::Error> {
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
         let mut request =
             Request::builder().method(method).uri(uri).header("X-Vault-Request", "true");
         if let Some(token) = token {
@@ -133,7 +134,7 @@ impl Vault {
         if let Some(namespace) = &self.namespace {
             request = request.header("X-Vault-Namespace", namespace);
         }
-        let body = hyper::body::Bytes::copy_from_slice(body.as_bytes());
+        let body = Bytes::copy_from_slice(body.as_bytes());
         request.header(CONTENT_TYPE, "application/json").body(Full::new(body))
     }
 
@@ -153,22 +154,22 @@ impl Vault {
         }
     }
 
-    fn read(&self, doing: &str, answer: &Answer) -> Result<Value, VaultError> {
-        let json: Option<Value> = serde_json::from_slice(&answer.body).ok();
-        if answer.status.is_success() {
-            return json.ok_or_else(|| self.answer(doing, &excerpt(&answer.body)));
+    fn read(&self, doing: &str, answer: &Response<Bytes>) -> Result<Value, VaultError> {
+        let json: Option<Value> = serde_json::from_slice(answer.body()).ok();
+        if answer.status().is_success() {
+            return json.ok_or_else(|| self.answer(doing, &excerpt(answer.body())));
         }
         let errors = json.as_ref().and_then(|json| json.get("errors")?.as_array());
         let errors: Vec<_> = errors.into_iter().flatten().filter_map(Value::as_str).collect();
         let reason = if errors.is_empty() {
-            excerpt(&answer.body)
+            excerpt(answer.body())
         } else {
             errors.join("; ").trim().to_owned()
         };
         Err(VaultError::Refused {
             doing: doing.to_owned(),
             address: self.address.clone(),
-            status: answer.status,
+            status: answer.status(),
             reason,
         })
     }
