@@ -16,7 +16,8 @@ mod serving_files;
 pub use endpoint::{Document, Documents, Endpoint, EndpointError};
 pub use https::{ANSWER_BYTES_MAX, HttpsClient, HttpsError, Schemes, location};
 pub use refresher::{
-    Danger, Fetch, FetchError, Fetching, Flips, Followed, HttpsFetcher, Managed, Plan, Refusal,
-    Source, Timing, Turn, Verdict, danger, judge,
+    Danger, Fetch, FetchError, Fetching, Flips, Followed, HttpsFetcher, Managed, NOTE_EVERY,
+    Outlook, Patience, Plan, Progress, Refusal, Source, Stage, Timing, Turn, Verdict, judge,
+    outlook,
 };
 pub use serving_files::{ServingFiles, ServingFilesError};

@@ -196,8 +196,8 @@ fn record_federation(
         let status = refresher.views.refresh(name);
         let bundle = refresher.views.bundle(name);
         let ends = bundle.as_deref().and_then(Danger::last_authority_ends);
-        let failing = status.as_ref().map(|status| status.failure.is_some());
-        let succeeded_at = status.and_then(|status| status.succeeded_at);
+        let failing = status.map(|status| status.failure.is_some());
+        let succeeded_at = refresher.progress(name).succeeded_at;
         record_bundle(
             name,
             FederationGauges {

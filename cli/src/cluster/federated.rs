@@ -7,7 +7,7 @@ use steeple_api::pb::cluster::v1::FederatedBundle;
 use super::table::write_table;
 use crate::output::go_time_utc;
 
-/// Writes a row each, and below them why a bundle cannot be fetched.
+/// Writes a row each, and below them what is not known exactly and why a bundle cannot be fetched.
 pub(super) fn write_federated_bundles(
     out: &mut (dyn Write + Send),
     bundles: &[FederatedBundle],
@@ -37,6 +37,10 @@ pub(super) fn write_federated_bundles(
         ]
     }));
     write_table(out, &rows)?;
+    let is_coarse = |bundle: &FederatedBundle| !bundle.succeeded_at_is_exact;
+    if bundles.iter().filter(|bundle| bundle.succeeded_at != 0).any(is_coarse) {
+        writeln!(out, "LAST FETCHED may be up to an hour later than shown; the leader knows.")?;
+    }
     for bundle in bundles.iter().filter(|bundle| !bundle.failure.is_empty()) {
         writeln!(out, "{} cannot be fetched: {}", bundle.trust_domain, bundle.failure)?;
     }

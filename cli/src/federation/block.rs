@@ -41,6 +41,10 @@ pub(super) fn write_federated_bundle(
         number => number.to_string(),
     };
     let source = if bundle.from_file { "file" } else { "api" };
+    let coarse = match (bundle.succeeded_at, bundle.succeeded_at_is_exact) {
+        (0, _) | (_, true) => "",
+        (_, false) => " or up to an hour later (the leader knows)",
+    };
     for (label, value) in [
         ("Trust domain", bundle.trust_domain.clone()),
         ("Bundle endpoint URL", bundle.bundle_endpoint_url.clone()),
@@ -50,7 +54,7 @@ pub(super) fn write_federated_bundle(
         ("Bundle stored", if bundle.stored { "yes" } else { "no" }.to_owned()),
         ("Sequence number", sequence),
         ("Authorities end", time(bundle.authorities_end_at)),
-        ("Last fetched", time(bundle.succeeded_at)),
+        ("Last fetched", format!("{}{coarse}", time(bundle.succeeded_at))),
         ("Last try", time(bundle.tried_at)),
         ("Next try", time(bundle.next_try_at)),
         ("Failing since", time(bundle.failing_since)),

@@ -476,7 +476,7 @@ async fn status_shows_whose_bundles_are_fetched_and_what_keeps_one() {
         from_file,
         ..FederatedBundle::default()
     };
-    let federated_bundles = vec![
+    let mut federated_bundles = vec![
         FederatedBundle {
             stored: true,
             sequence_number: 7,
@@ -493,11 +493,13 @@ async fn status_shows_whose_bundles_are_fetched_and_what_keeps_one() {
         bundle("d.test", false),
     ];
     let fake = Fake::start();
-    fake.answer("status", StatusResponse { federated_bundles, ..healthy() });
+    let response = StatusResponse { federated_bundles: federated_bundles.clone(), ..healthy() };
+    fake.answer("status", response);
     let stdout = line("spire-server cluster status").on(&fake).await.success();
-    let shown: Vec<_> = stdout.lines().rev().take(5).collect();
+    let shown: Vec<_> = stdout.lines().rev().take(6).collect();
     let expected = [
         "c.test cannot be fetched: failed to fetch",
+        "LAST FETCHED may be up to an hour later than shown; the leader knows.",
         "d.test          api     no bundle yet                              -         \
          -                              -                              -",
         "c.test          api     fails since 2026-01-02 03:04:05 +0000 UTC  -         \
@@ -509,4 +511,9 @@ async fn status_shows_whose_bundles_are_fetched_and_what_keeps_one() {
          LAST FETCHED                   AUTHORITIES END                NEXT",
     ];
     assert_eq!(shown, expected, "{stdout}");
+    // The leader has nothing to excuse.
+    federated_bundles[0].succeeded_at_is_exact = true;
+    fake.answer("status", StatusResponse { federated_bundles, ..healthy() });
+    let stdout = line("spire-server cluster status").on(&fake).await.success();
+    assert!(!stdout.contains("LAST FETCHED may"), "{stdout}");
 }

@@ -220,11 +220,12 @@ async fn show_says_how_the_fetching_goes_if_it_is_asked_to() {
         ..FederatedBundle::default()
     };
     let fake = Fake::start();
-    let answer = || {
-        let federated_bundles = vec![bundle.clone()];
+    let answer = |succeeded_at_is_exact| {
+        let bundle = FederatedBundle { succeeded_at_is_exact, ..bundle.clone() };
+        let federated_bundles = vec![bundle];
         fake.answer("status", StatusResponse { federated_bundles, ..StatusResponse::default() });
     };
-    answer();
+    answer(false);
     let show = "spire-server federation show -status -trustDomain";
     let stdout = line(&format!("{show} spiffe://td2.test")).on(&fake).await.success();
     let expected = "Trust domain              : td2.test\n\
@@ -235,17 +236,23 @@ async fn show_says_how_the_fetching_goes_if_it_is_asked_to() {
                     Bundle stored             : yes\n\
                     Sequence number           : 7\n\
                     Authorities end           : 2026-01-03 03:04:05 +0000 UTC\n\
-                    Last fetched              : 2026-01-02 03:04:05 +0000 UTC\n\
+                    Last fetched              : 2026-01-02 03:04:05 +0000 UTC or up to an hour later \
+                    (the leader knows)\n\
                     Last try                  : -\n\
                     Next try                  : -\n\
                     Failing since             : 2026-01-02 03:05:05 +0000 UTC\n\
                     Failure                   : no such host\n";
     assert_eq!(stdout, expected);
-    answer();
+    answer(true);
+    let stdout = line(&format!("{show} td2.test")).on(&fake).await.success();
+    let exact = expected.replace(" or up to an hour later (the leader knows)", "");
+    assert_eq!(stdout, exact);
+    answer(true);
     let stdout = line(&format!("{show} td2.test -output json")).on(&fake).await.success();
     let value: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
     assert_eq!(value["failure"], "no such host");
-    answer();
+    assert_eq!(value["succeeded_at_is_exact"], true);
+    answer(true);
     let stderr = line(&format!("{show} td3.test")).on(&fake).await.failure();
     let none = "Error: there is no federation relationship with trust domain \"td3.test\"\n";
     assert_eq!(stderr, none);

@@ -1,7 +1,8 @@
 //! What it means for a trust domain's bundle that it was not fetched for long, or that its
 //! authorities end.
 //!
-//! Pure: the same on every replica, from what is replicated.
+//! Pure, and a matter of times alone, not of how often something failed: so a new leader judges as
+//! the last one did, and whoever waits knows when to look again.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,9 +10,15 @@ use std::time::Duration;
 use steeple_spiffe_core::svid::x509::certificate_facts;
 use steeple_spiffe_core::{Bundle, Timestamp, TrustDomain};
 
+use super::plan::Patience;
+
 /// An authority whose last part of this many is reached, without another one beside it, should have
 /// been followed: SPIRE and Steeple publish the next one after half of the lifetime.
 const LAST_PART: u32 = 6;
+
+/// That a bundle was fetched and is the known one is noted for everyone once in this time, at the
+/// next success: whoever goes by notes knows a success to this time.
+pub const NOTE_EVERY: Duration = Duration::from_secs(3600);
 
 /// What is known of a trust domain's bundle.
 #[derive(Clone, Copy, Debug)]
@@ -20,15 +27,33 @@ pub struct Followed<'a> {
     pub trust_domain: &'a TrustDomain,
     /// The bundle, if there is one.
     pub bundle: Option<&'a Bundle>,
-    /// When it was fetched last, as far as it was noted; `None`: never.
-    pub succeeded_at: Option<Timestamp>,
-    /// Since when it cannot be fetched; `None`: it can.
-    pub failing_since: Option<Timestamp>,
-    /// How long it may fail before that is worth a word: the refresh hint.
-    pub patience: Duration,
+    /// How fetching it goes.
+    pub progress: Progress,
+    /// How long it may fail before that is worth a word.
+    pub patience: Patience,
     /// Whether the endpoint is known by the bundle itself (`https_spiffe`), so that a new one by hand
     /// mends the way.
     pub by_bundle: bool,
+}
+
+/// How the fetching of a bundle goes, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// When it was fetched last; `None`: never.
+    pub succeeded_at: Option<Timestamp>,
+    /// Whether that is known exactly; else the last success may be up to [`NOTE_EVERY`] later.
+    pub is_exact: bool,
+    /// Since when it cannot be fetched; `None`: it can, as far as is known.
+    pub failing_since: Option<Timestamp>,
+}
+
+/// What is to be expected of a bundle, if nothing more is heard of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    /// What is wrong with it now; `None`: nothing that a person has to see to.
+    pub danger: Option<Danger>,
+    /// When that will be another; `None`: not by time alone.
+    pub changes_at: Option<Timestamp>,
 }
 
 /// A bundle that needs somebody's eye.
@@ -39,12 +64,25 @@ pub struct Danger {
     unfetched_for: Option<Unfetched>,
     /// When its last X.509 authority ends; `None`: there is no bundle, or it has none.
     ends: Option<Ends>,
+    stage: Stage,
     by_bundle: bool,
+}
+
+/// How far a danger has come. Later ones are worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// There is time.
+    Early,
+    /// The last authority is in the last part of its life.
+    Ending,
+    /// The last authority has ended: nothing of the trust domain is verified any more.
+    Ended,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unfetched {
     For(Duration),
+    ForUpTo(Duration),
     Ever,
 }
 
@@ -54,21 +92,64 @@ enum Ends {
     Ended,
 }
 
-/// What is wrong with a trust domain's bundle; `None`: nothing that a person has to see to.
-pub fn danger(followed: Followed<'_>, now: Timestamp) -> Option<Danger> {
-    let Followed { trust_domain, bundle, succeeded_at, failing_since, patience, by_bundle } =
-        followed;
-    let fails = failing_since.is_some_and(|since| now.since(since) >= patience);
-    let unfetched_for =
-        fails.then(|| succeeded_at.map_or(Unfetched::Ever, |at| Unfetched::For(now.since(at))));
+/// What is wrong with a trust domain's bundle, and when to look again.
+pub fn outlook(followed: Followed<'_>, now: Timestamp) -> Outlook {
+    let Followed { trust_domain, bundle, progress, patience, by_bundle } = followed;
     let last = bundle.and_then(last_end);
-    let ends = last.map(|last| match last.not_after <= now {
+    let late_from = last.map(|last| last.not_after.minus(last.lifetime / LAST_PART));
+    let ended_from = last.map(|last| last.not_after);
+    let stale_from = stale_from(progress, patience, late_from);
+    let is_past = |from: Option<Timestamp>| from.is_some_and(|from| from <= now);
+    let stage = match (is_past(ended_from), is_past(late_from)) {
+        (true, _) => Stage::Ended,
+        (false, true) => Stage::Ending,
+        (false, false) => Stage::Early,
+    };
+    let ends = ended_from.map(|at| match at <= now {
         true => Ends::Ended,
-        false => Ends::In(last.not_after.since(now)),
+        false => Ends::In(at.since(now)),
     });
-    let is_late = last.is_some_and(|last| last.not_after.since(now) < last.lifetime / LAST_PART);
-    let danger = Danger { trust_domain: trust_domain.clone(), unfetched_for, ends, by_bundle };
-    (fails || is_late).then_some(danger)
+    let unfetched_for = is_past(stale_from).then(|| unfetched(progress, now));
+    let danger =
+        Danger { trust_domain: trust_domain.clone(), unfetched_for, ends, stage, by_bundle };
+    let is_dangerous = danger.unfetched_for.is_some() || stage > Stage::Early;
+    let times = [stale_from, late_from, ended_from].into_iter().flatten();
+    Outlook {
+        danger: is_dangerous.then_some(danger),
+        changes_at: times.filter(|at| *at > now).min(),
+    }
+}
+
+/// From when on it matters that a bundle is not fetched. One that never was has nobody who would
+/// notice: whoever has set the relationship up looks now.
+fn stale_from(
+    progress: Progress,
+    patience: Patience,
+    late_from: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let Progress { succeeded_at, is_exact: _, failing_since } = progress;
+    let failing = failing_since.map(|since| {
+        let usual = since.plus(patience.usual);
+        // With little time left a failure counts sooner.
+        let late = late_from.map(|late| late.max(since.plus(patience.late)));
+        match (succeeded_at, late) {
+            (None, _) => since,
+            (Some(_), None) => usual,
+            (Some(_), Some(late)) => usual.min(late),
+        }
+    });
+    // Nobody says that it fails, and the good news are overdue: leaders that end too soon to note
+    // anything, or none at all.
+    let quiet = succeeded_at.map(|at| at.plus(NOTE_EVERY).plus(patience.usual));
+    failing.into_iter().chain(quiet).min()
+}
+
+fn unfetched(progress: Progress, now: Timestamp) -> Unfetched {
+    match (progress.succeeded_at, progress.is_exact) {
+        (None, _) => Unfetched::Ever,
+        (Some(at), true) => Unfetched::For(now.since(at)),
+        (Some(at), false) => Unfetched::ForUpTo(now.since(at)),
+    }
 }
 
 /// The X.509 authority that ends last.
@@ -91,6 +172,16 @@ impl Danger {
     /// When the last X.509 authority of a bundle ends; `None`: it has none.
     pub fn last_authority_ends(bundle: &Bundle) -> Option<Timestamp> {
         last_end(bundle).map(|last| last.not_after)
+    }
+
+    /// Whose bundle it is about.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// How far it has come.
+    pub fn stage(&self) -> Stage {
+        self.stage
     }
 
     /// A stable word for scripts.
@@ -125,6 +216,10 @@ impl fmt::Display for Danger {
             Some(Unfetched::For(age)) => {
                 write!(f, "the bundle of {name} has not been refreshed for {}", rounded(age))?;
             }
+            Some(Unfetched::ForUpTo(age)) => {
+                let age = rounded(age);
+                write!(f, "the bundle of {name} has not been refreshed for up to {age}")?;
+            }
             Some(Unfetched::Ever) => write!(f, "the bundle of {name} was never fetched")?,
             None => write!(f, "the bundle of {name} is fetched, but no new authority is in it")?,
         }
@@ -157,58 +252,150 @@ mod tests {
     use crate::refresher::peer::{NOW, authority};
 
     const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn hours(count: u32) -> Timestamp {
+        NOW.plus(HOUR * count)
+    }
+
+    fn bar() -> TrustDomain {
+        TrustDomain::parse("bar.test").unwrap()
+    }
+
+    /// A bundle whose one authority ends after a day; its last part begins after 20 hours.
+    fn bundle() -> Bundle {
+        let certificate_der = authority("spiffe://bar.test", 24 * HOUR).der;
+        let x509_authorities = vec![X509Authority { certificate_der, tainted: false }];
+        Bundle { x509_authorities, ..Bundle::empty(bar()) }
+    }
+
+    /// A relationship that succeeded and fails since these hours.
+    fn progress(succeeded: Option<u32>, failing: Option<u32>) -> Progress {
+        let (succeeded_at, failing_since) = (succeeded.map(hours), failing.map(hours));
+        Progress { succeeded_at, is_exact: true, failing_since }
+    }
+
+    fn at(bundle: Option<&Bundle>, progress: Progress, now: Timestamp) -> Outlook {
+        let patience = Patience { usual: HOUR, late: 5 * MINUTE };
+        let followed =
+            Followed { trust_domain: &bar(), bundle, progress, patience, by_bundle: true };
+        outlook(followed, now)
+    }
+
+    type Told = Option<(&'static str, Stage, String)>;
+
+    fn told(bundle: Option<&Bundle>, progress: Progress, now: Timestamp) -> Told {
+        let danger = at(bundle, progress, now).danger?;
+        Some((danger.code(), danger.stage(), danger.to_string()))
+    }
+
+    fn stale(stage: Stage, text: &str) -> Told {
+        Some(("federation_stale", stage, format!("the bundle of bar.test {text}")))
+    }
 
     #[test]
     fn a_bundle_that_grows_old_is_told_with_the_time_that_is_left() {
-        let name = TrustDomain::parse("bar.test").unwrap();
-        let certificate_der = authority("spiffe://bar.test", 24 * HOUR).der;
-        let x509_authorities = vec![X509Authority { certificate_der, tainted: false }];
-        let bundle = Bundle { x509_authorities, ..Bundle::empty(name.clone()) };
-        let told = |with: bool, succeeded: Option<u32>, failing: Option<u32>, at: u32| {
-            let hours = |count: u32| NOW.plus(HOUR * count);
-            let followed = Followed {
-                trust_domain: &name,
-                bundle: with.then_some(&bundle),
-                succeeded_at: succeeded.map(hours),
-                failing_since: failing.map(hours),
-                patience: HOUR,
-                by_bundle: true,
-            };
-            danger(followed, hours(at)).map(|danger| (danger.code(), danger.to_string()))
-        };
-        let stale = |text: &str| Some(("federation_stale", text.to_owned()));
-        assert_eq!(told(true, Some(1), None, 5), None, "all is well");
-        assert_eq!(told(true, Some(1), Some(5), 5), None, "it has failed once");
+        let bundle = bundle();
+        let whole = Some(&bundle);
+        assert_eq!(told(whole, progress(Some(4), None), hours(5)), None, "all is well");
+        assert_eq!(told(whole, progress(Some(4), Some(5)), hours(5)), None, "it has failed once");
+        let left =
+            |text: &str| format!("has not been refreshed for 5 h; its last authority {text}");
         assert_eq!(
-            told(true, Some(16), Some(17), 21),
-            stale(
-                "the bundle of bar.test has not been refreshed for 5 h; its last authority stops \
-                 verifying in 3 h"
-            )
+            told(whole, progress(Some(5), Some(6)), hours(10)),
+            stale(Stage::Early, &left("stops verifying in 14 h"))
         );
         assert_eq!(
-            told(true, Some(16), Some(17), 25),
-            stale(
-                "the bundle of bar.test has not been refreshed for 9 h; its last authority has \
-                 stopped verifying"
-            )
+            told(whole, progress(Some(16), Some(17)), hours(21)),
+            stale(Stage::Ending, &left("stops verifying in 3 h"))
         );
         assert_eq!(
-            told(false, None, Some(1), 3),
-            stale("the bundle of bar.test was never fetched")
+            told(whole, progress(Some(20), Some(21)), hours(25)),
+            stale(Stage::Ended, &left("has stopped verifying"))
         );
         let ends = "the bundle of bar.test is fetched, but no new authority is in it; its last \
                     authority stops verifying in 3 h";
-        assert_eq!(told(true, Some(20), None, 19), None);
-        assert_eq!(told(true, Some(20), None, 21), Some(("federation_ends", ends.to_owned())));
+        assert_eq!(told(whole, progress(Some(19), None), hours(19)), None);
+        assert_eq!(
+            told(whole, progress(Some(21), None), hours(21)),
+            Some(("federation_ends", Stage::Ending, ends.to_owned()))
+        );
+    }
+
+    #[test]
+    fn one_that_has_never_worked_is_told_at_its_first_failure() {
+        let bundle = bundle();
+        let never = progress(None, Some(1));
+        assert_eq!(told(None, progress(None, None), hours(1)), None, "nobody has tried");
+        assert_eq!(told(None, never, hours(1)), stale(Stage::Early, "was never fetched"));
+        let by_hand = "was never fetched; its last authority stops verifying in 23 h";
+        assert_eq!(told(Some(&bundle), never, hours(1)), stale(Stage::Early, by_hand));
+    }
+
+    #[test]
+    fn good_news_that_are_overdue_are_bad_news_though_nobody_says_so() {
+        let bundle = bundle();
+        let noted = Progress { is_exact: false, ..progress(Some(1), None) };
+        // The next success may be noted after an hour, and may take the hint.
+        let last = hours(3).minus(Duration::from_millis(1));
+        assert_eq!(told(Some(&bundle), noted, last), None);
+        let text =
+            "has not been refreshed for up to 2 h; its last authority stops verifying in 21 h";
+        assert_eq!(told(Some(&bundle), noted, hours(3)), stale(Stage::Early, text));
+    }
+
+    #[test]
+    fn with_little_time_left_a_failure_counts_sooner_and_a_lost_packet_does_not() {
+        let bundle = bundle();
+        let failing = progress(Some(21), Some(21));
+        let code = |minutes: u32| {
+            let danger = at(Some(&bundle), failing, hours(21).plus(MINUTE * minutes)).danger;
+            danger.map(|danger| danger.code())
+        };
+        assert_eq!(code(4), Some("federation_ends"));
+        assert_eq!(code(5), Some("federation_stale"));
+    }
+
+    /// What is told must not depend on when somebody looks.
+    #[test]
+    fn whoever_looks_when_they_are_told_to_misses_nothing() {
+        let bundle = bundle();
+        let cases = [
+            progress(None, None),
+            progress(None, Some(3)),
+            progress(Some(1), None),
+            progress(Some(1), Some(2)),
+            progress(Some(19), Some(20)),
+            progress(Some(23), None),
+            Progress { is_exact: false, ..progress(Some(18), Some(18)) },
+        ];
+        for progress in cases {
+            let key = |outlook: &Outlook| {
+                outlook.danger.as_ref().map(|danger| (danger.code(), danger.stage()))
+            };
+            let begin = progress.succeeded_at.max(progress.failing_since).unwrap_or(NOW);
+            let mut known = at(Some(&bundle), progress, begin);
+            for minute in 1..(30 * 60) {
+                let now = begin.plus(MINUTE * minute);
+                let seen = at(Some(&bundle), progress, now);
+                if known.changes_at.is_some_and(|at| at <= now) {
+                    assert_ne!(key(&seen), key(&known), "{progress:?}: woken for nothing");
+                    known = seen;
+                } else {
+                    assert_eq!(key(&seen), key(&known), "{progress:?}: {minute} min");
+                }
+            }
+            assert_eq!(known.changes_at, None, "{progress:?}");
+        }
     }
 
     #[test]
     fn the_fix_is_the_command_that_mends_it() {
         let danger = |by_bundle, ends| Danger {
-            trust_domain: TrustDomain::parse("bar.test").unwrap(),
+            trust_domain: bar(),
             unfetched_for: Some(Unfetched::Ever),
             ends,
+            stage: Stage::Early,
             by_bundle,
         };
         // A web endpoint is not known by the bundle: a new one by hand mends no way.

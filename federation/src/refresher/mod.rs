@@ -16,8 +16,8 @@ mod peer;
 mod plan;
 mod verdict;
 
-pub use danger::{Danger, Followed, danger};
+pub use danger::{Danger, Followed, NOTE_EVERY, Outlook, Progress, Stage, outlook};
 pub use fetch::{Fetch, FetchError, Fetching, HttpsFetcher, Source};
 pub use flips::{Flips, Turn};
-pub use plan::{Managed, Plan, Timing};
+pub use plan::{Managed, Patience, Plan, Timing};
 pub use verdict::{Refusal, Verdict, judge};

@@ -31,6 +31,15 @@ pub struct Timing {
     minute: Duration,
 }
 
+/// How long a bundle may fail to be fetched before that is worth a person's eye.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// While there is time.
+    pub usual: Duration,
+    /// Once the last authority is in the last part of its life.
+    pub late: Duration,
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self { minute: Duration::from_secs(60) }
@@ -58,10 +67,11 @@ impl Timing {
     }
 
     /// How long a bundle may fail to be fetched before that is worth a person's eye: its hint; five
-    /// minutes where there is none yet.
-    pub fn patience(&self, bundle: Option<&Bundle>) -> Duration {
-        let none_yet = self.minute.saturating_mul(RETRY_MAX_MINUTES);
-        bundle.map_or(none_yet, |bundle| self.hint(bundle))
+    /// minutes where there is none yet, or little time is left.
+    pub fn patience(&self, bundle: Option<&Bundle>) -> Patience {
+        let late = self.minute.saturating_mul(RETRY_MAX_MINUTES);
+        let usual = bundle.map_or(late, |bundle| self.hint(bundle));
+        Patience { usual, late }
     }
 
     /// How long after so many failures in a row the next try comes: 1, 2, 4, then 5 minutes.
@@ -182,6 +192,11 @@ impl Plan {
     /// When the next try of a peer is due; `None` while one is under way.
     pub fn due(&self, trust_domain: &TrustDomain) -> Option<Duration> {
         self.peers.get(trust_domain)?.next_due()
+    }
+
+    /// The trust domains that are followed.
+    pub fn peers(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.peers.keys()
     }
 
     /// Whether there is a relationship with a trust domain.

@@ -4,9 +4,11 @@
 //! where to read more. Asks no other member: they say how they stand every 2 s, and what is older than
 //! 10 s is compared with nothing.
 
+mod federation;
 mod judge;
 mod measure;
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,22 +41,22 @@ pub struct Verdict {
     /// What was found.
     pub text: String,
     /// What to do about it; empty if it is as it should be.
-    pub hint: &'static str,
+    pub hint: Cow<'static, str>,
     /// Where to read more.
     pub doc: &'static str,
 }
 
 impl Verdict {
     fn ok(name: &'static str, doc: &'static str, text: impl Into<String>) -> Self {
-        Self { name, outcome: Outcome::Ok, text: text.into(), hint: "", doc }
+        Self { name, outcome: Outcome::Ok, text: text.into(), hint: Cow::Borrowed(""), doc }
     }
 
-    fn warn(self, text: impl Into<String>, hint: &'static str) -> Self {
-        Self { outcome: Outcome::Warn, text: text.into(), hint, ..self }
+    fn warn(self, text: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self { outcome: Outcome::Warn, text: text.into(), hint: hint.into(), ..self }
     }
 
-    fn fail(self, text: impl Into<String>, hint: &'static str) -> Self {
-        Self { outcome: Outcome::Fail, text: text.into(), hint, ..self }
+    fn fail(self, text: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self { outcome: Outcome::Fail, text: text.into(), hint: hint.into(), ..self }
     }
 }
 
@@ -123,5 +125,9 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         ),
         judge::state(&status, now),
         judge::snapshots(backups.as_ref(), leads),
+        federation::judge(
+            context.refresher.relationships().len(),
+            context.refresher.dangers(context.common_time()),
+        ),
     ]
 }

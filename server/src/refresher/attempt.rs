@@ -6,7 +6,8 @@ use std::error::Error;
 use std::sync::Arc;
 
 use steeple_federation::{
-    Danger, Fetch, FetchError, Followed, Refusal, Source, Timing, Verdict, danger, judge,
+    Danger, Fetch, FetchError, Followed, Outlook, Progress, Refusal, Source, Timing, Verdict,
+    judge, outlook,
 };
 use steeple_raft_store::command::{
     BundleDigest, BundleWrite, FetchedBundle, Refreshed, WriteBundles,
@@ -18,7 +19,7 @@ use steeple_spiffe_core::{
 use tokio::time::Instant;
 
 use super::noting;
-use super::watch::Live;
+use super::watch::{Live, LiveState};
 use crate::mutants::{self, Mutant};
 use crate::view::Views;
 
@@ -115,9 +116,18 @@ impl Refresher {
         self.known().relationship(trust_domain)
     }
 
-    /// What is wrong with the bundle of a relationship, if a person has to see to it.
-    pub fn danger(&self, trust_domain: &TrustDomain, now: Timestamp) -> Option<Danger> {
-        self.known().danger(trust_domain, now)
+    /// What is wrong with the bundles of relationships that a person has to see to, by name.
+    pub fn dangers(&self, now: Timestamp) -> Vec<Danger> {
+        let known = self.known();
+        let names = known.relationships().into_keys();
+        names.filter_map(|name| known.outlook(&name, now).danger).collect()
+    }
+
+    /// How the fetching of a bundle goes: exactly where this replica leads, elsewhere as far as was
+    /// noted.
+    pub fn progress(&self, trust_domain: &TrustDomain) -> Progress {
+        let noted = self.views.refresh(trust_domain);
+        LiveState::progress(self.live.of(trust_domain), noted.as_deref())
     }
 
     /// Tries once. Ends by itself within half a minute.
@@ -154,6 +164,7 @@ impl Refresher {
             of_file: Arc::clone(&self.of_file),
             clock: Arc::clone(&self.clock),
             timing: self.timing,
+            live: self.live.clone(),
         }
     }
 }
@@ -170,6 +181,8 @@ pub(crate) struct Known {
     pub(crate) clock: Arc<dyn Clock>,
     /// How often.
     pub(crate) timing: Timing,
+    /// What the leader knows beyond what is noted.
+    pub(crate) live: Live,
 }
 
 impl Known {
@@ -187,22 +200,20 @@ impl Known {
         of_file.or_else(|| self.views.relationship(trust_domain))
     }
 
-    /// What is wrong with the bundle of a relationship, if a person has to see to it.
-    pub(crate) fn danger(&self, trust_domain: &TrustDomain, now: Timestamp) -> Option<Danger> {
-        let status = self.views.refresh(trust_domain);
+    /// What is wrong with the bundle of a relationship, and when to look again.
+    pub(crate) fn outlook(&self, trust_domain: &TrustDomain, now: Timestamp) -> Outlook {
+        let noted = self.views.refresh(trust_domain);
         let bundle = self.views.bundle(trust_domain);
-        let failure = status.as_ref().and_then(|status| status.failure.as_ref());
         let followed = Followed {
             trust_domain,
             bundle: bundle.as_deref(),
-            succeeded_at: status.as_ref().and_then(|status| status.succeeded_at),
-            failing_since: failure.map(|failure| failure.since),
+            progress: LiveState::progress(self.live.of(trust_domain), noted.as_deref()),
             patience: self.timing.patience(bundle.as_deref()),
             by_bundle: self
                 .relationship(trust_domain)
                 .is_some_and(|one| matches!(one.profile, EndpointProfile::HttpsSpiffe { .. })),
         };
-        danger(followed, now)
+        outlook(followed, now)
     }
 
     /// Where the bundle of a relationship is fetched, and whom the endpoint is judged by.

@@ -24,7 +24,7 @@ type UnderWay<'a> = FuturesUnordered<BoxFuture<'a, Option<Ended>>>;
 impl Refresher {
     /// Fetches for the leader of a term; ends only by being dropped.
     pub async fn lead(&self, term: u64) {
-        let mut round = Round::new(self.known(), self.live.lead());
+        let mut round = Round::new(self.known());
         let mut under_way = UnderWay::new();
         let mut revision = self.views.subscribe_revision();
         let forget = |trust_domain: TrustDomain| self.forget(trust_domain, term).boxed();
@@ -34,6 +34,9 @@ impl Refresher {
             let seen = self.views.federation_revision();
             if taken.replace(seen) != Some(seen) {
                 under_way.extend(round.take().into_iter().map(forget));
+            }
+            for news in round.look() {
+                news.tell();
             }
             for due in round.start(AT_A_TIME.saturating_sub(under_way.len())) {
                 under_way.push(self.run_one(due, term).boxed());

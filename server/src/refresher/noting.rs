@@ -3,13 +3,9 @@
 //! Pure. Peers are asked some thousand times a day; what everyone has to know is less: another
 //! bundle, the beginning and the end of a failure, and once in a while that all is well.
 
-use std::time::Duration;
-
+use steeple_federation::NOTE_EVERY;
 use steeple_raft_store::change::RefreshStatus;
 use steeple_spiffe_core::Timestamp;
-
-/// So old may the note be that all is well: the age of a bundle is known to the hour.
-const NOTE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A failure is noted once it has come so often in a row: one lost packet concerns nobody. The
 /// first of all is noted at once, since someone has just set the relationship up and looks.
@@ -44,6 +40,8 @@ pub(super) fn cut(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use steeple_raft_store::change::RefreshFailure;
     use steeple_spiffe_core::TrustDomain;
 

@@ -12,7 +12,8 @@ use steeple_raft_store::{BundleOutcome, Command, Outcome, REFRESH_LEVEL, Rejecti
 use steeple_spiffe_core::{Bundle, EndpointProfile, FederationRelationship, TrustDomain};
 
 use super::attempt::{Known, RefreshError, Tried};
-use super::watch::{Leading, LiveState};
+use super::looks::{Looks, News};
+use super::watch::Leading;
 use crate::logging::time_text;
 
 /// What a leader knows of its tries.
@@ -23,13 +24,13 @@ pub(crate) struct Round {
     leading: Leading,
     told: BTreeMap<TrustDomain, Told>,
     flips: BTreeMap<TrustDomain, Flips>,
+    looks: Looks,
 }
 
 /// What was said last of a peer: each change is told once.
 #[derive(Debug, Default)]
 struct Told {
     failure: Option<&'static str>,
-    danger: Option<&'static str>,
     /// The bundle by which the endpoint was judged when it failed.
     judged_by: Option<Arc<Bundle>>,
 }
@@ -124,9 +125,15 @@ fn stored(outcome: Result<Result<Outcome, Rejection>, String>) -> Result<(), Opt
 
 impl Round {
     /// A turn that begins now.
-    pub(crate) fn new(known: Known, leading: Leading) -> Self {
-        let plan = Plan::new(known.timing);
-        Self { known, plan, leading, told: BTreeMap::new(), flips: BTreeMap::new() }
+    pub(crate) fn new(known: Known) -> Self {
+        Self {
+            plan: Plan::new(known.timing),
+            leading: known.live.lead(),
+            told: BTreeMap::new(),
+            flips: BTreeMap::new(),
+            looks: Looks::default(),
+            known,
+        }
     }
 
     /// Trust domains of which something was noted and that no relationship is with: those of a file
@@ -148,10 +155,12 @@ impl Round {
             match change {
                 Managed::Begun(relationship) => {
                     tell(&relationship, "Trust domain is now managed");
+                    self.looks.touch(&relationship.trust_domain);
                 }
                 Managed::Changed(relationship) => {
                     tell(&relationship, "Updated configuration for managed trust domain");
                     self.flips.remove(&relationship.trust_domain);
+                    self.looks.touch(&relationship.trust_domain);
                 }
                 Managed::Ended(trust_domain) => {
                     tracing::info!(
@@ -159,6 +168,8 @@ impl Round {
                         %trust_domain,
                         "Trust domain no longer managed"
                     );
+                    tell_end(&trust_domain);
+                    self.looks.forget(&trust_domain);
                     self.told.remove(&trust_domain);
                     self.flips.remove(&trust_domain);
                     self.leading.ended(&trust_domain);
@@ -166,6 +177,7 @@ impl Round {
                 }
             }
         }
+        self.looks.compare(|trust_domain| self.known.views.bundle(trust_domain));
         for (trust_domain, told) in &self.told {
             let Some(relationship) = relationships.get(trust_domain) else { continue };
             let judged_by = self.known.endpoint_bundle(relationship);
@@ -189,10 +201,19 @@ impl Round {
         due.collect()
     }
 
-    /// How long nothing is due; `None`: all are under way, or there are none.
+    /// How long nothing is due, neither a try nor a look; `None`: all are under way, or there are
+    /// none.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        let now = self.known.clock.boot_time();
-        Some(self.plan.next_due()?.saturating_sub(now))
+        let clock = &self.known.clock;
+        let fetch = self.plan.next_due().map(|at| at.saturating_sub(clock.boot_time()));
+        let look = self.looks.next().map(|at| at.since(clock.now()));
+        fetch.into_iter().chain(look).min()
+    }
+
+    /// Looks at the dangers that may be others by now. Returns what is to be told.
+    pub(crate) fn look(&mut self) -> Vec<News> {
+        let now = self.known.clock.now();
+        self.looks.look(now, |trust_domain| self.known.outlook(trust_domain, now))
     }
 
     /// Takes in a try that is over. Returns what is to be forgotten.
@@ -205,6 +226,7 @@ impl Round {
             // What this try has noted came after what was noted had been forgotten.
             return Some(trust_domain.clone());
         }
+        let is_good = !matches!(tried, Tried::Failed(_));
         match tried {
             Tried::Overtaken => {
                 self.plan.overtaken(now, trust_domain);
@@ -231,15 +253,15 @@ impl Round {
         if contradicts {
             tell_contradiction(trust_domain);
         }
-        self.tell_danger(trust_domain);
         let wall = self.known.clock.now();
         let pause = self.plan.due(trust_domain).unwrap_or(now).saturating_sub(now);
-        let state = LiveState { tried_at: wall, next_at: wall.plus(pause) };
-        self.leading.tried(trust_domain, state);
+        let next_at = wall.plus(pause);
+        self.leading.tried(trust_domain, is_good, wall, next_at);
+        self.looks.touch(trust_domain);
         tracing::debug!(
             subsystem_name = "bundle_client",
             %trust_domain,
-            at = time_text(state.next_at.floor_to_second()),
+            at = time_text(next_at.floor_to_second()),
             "Scheduling next bundle refresh"
         );
         None
@@ -271,19 +293,18 @@ impl Round {
             tracing::debug!(error, subsystem_name, %trust_domain, "Error updating bundle");
         }
     }
+}
 
-    fn tell_danger(&mut self, trust_domain: &TrustDomain) {
-        let danger = self.known.danger(trust_domain, self.known.clock.now());
-        let code = danger.as_ref().map(steeple_federation::Danger::code);
-        let told = self.told.entry(trust_domain.clone()).or_default();
-        if std::mem::replace(&mut told.danger, code) == code {
-            return;
-        }
-        if let Some(danger) = danger {
-            let (fix, subsystem_name) = (danger.fix(), "bundle_client");
-            tracing::warn!(%trust_domain, fix, subsystem_name, "Federation is in danger: {danger}");
-        }
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.plan.peers().for_each(tell_end);
     }
+}
+
+/// SPIRE says this where the relationship ends and where the server does.
+fn tell_end(trust_domain: &TrustDomain) {
+    let subsystem_name = "bundle_client";
+    tracing::info!(subsystem_name, %trust_domain, "No longer polling for updates");
 }
 
 /// Said once of a sequence number.

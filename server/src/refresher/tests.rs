@@ -14,15 +14,17 @@ use steeple_raft_store::testing::{self, DEADLINE, TestStore};
 use steeple_raft_store::{Applied, Command, FEATURE_LEVEL_MAX, MemoryDisk, Rejection, Storage};
 use steeple_spiffe_core::bundle::JwtAuthority;
 use steeple_spiffe_core::random::SystemRandom;
-use steeple_spiffe_core::time::SystemClock;
+use steeple_spiffe_core::time::{FixedClock, SystemClock};
 use steeple_spiffe_core::{
-    Bundle, EndpointProfile, EndpointUrl, FederationRelationship, SpiffeId, TrustDomain,
+    Bundle, Clock as _, EndpointProfile, EndpointUrl, FederationRelationship, SpiffeId, TrustDomain,
 };
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::attempt::{Refresher, Tried};
+use super::looks::News;
+use super::round::Round;
 use super::watch::Live;
 use crate::view::Views;
 
@@ -120,6 +122,26 @@ impl Bench {
         let term = self.store.handle.leadership().borrow().term;
         let refresher = self.refresher.clone();
         Leader(tokio::spawn(async move { refresher.lead(term).await }))
+    }
+
+    /// From now on this clock says when fetching is due, and what a danger is.
+    fn by_hand(&mut self) -> Arc<FixedClock> {
+        let clock = Arc::new(FixedClock::new(SystemClock.now()));
+        self.refresher.clock = Arc::<FixedClock>::clone(&clock);
+        clock
+    }
+
+    /// Whatever is due is tried, and what came of it is applied.
+    async fn turn(&self, round: &mut Round) {
+        for due in round.start(9) {
+            let tried = self.refresher.attempt(&due.relationship).await;
+            let (command, ended) = self.refresher.known().ended(due, tried);
+            let ended = match command {
+                Some(command) => ended.decided(Ok(self.apply(command).await.outcome)),
+                None => ended,
+            };
+            assert_eq!(round.end(ended), None);
+        }
     }
 
     fn say(&self, says: Says) {
@@ -405,4 +427,75 @@ async fn below_its_level_bundles_are_stored_and_nothing_is_noted() {
     assert_eq!(bench.refresher.views.refreshes(), []);
     bench.say(Says::Bundle(bundle(2)));
     bench.until("newer bundle", || bench.stored() == Some(bundle(2))).await;
+}
+
+/// What is told, by its code.
+fn told(round: &mut Round) -> Vec<&'static str> {
+    let code = |news: News| match news {
+        News::Danger(danger) => danger.code(),
+        News::Over(_) => "over",
+    };
+    round.look().into_iter().map(code).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_danger_is_told_by_the_clock_and_lost_by_no_change_of_leaders() {
+    let mut bench = Bench::start(HOUR, Says::Bundle(bundle(1))).await;
+    let clock = bench.by_hand();
+    bench.relate(CREATE, &web("")).await;
+    let mut round = Round::new(bench.refresher.known());
+    assert!(round.take().is_empty());
+    bench.turn(&mut round).await;
+    assert_eq!(told(&mut round), [""; 0]);
+    assert!(bench.refresher.progress(&td()).is_exact, "the leader knows");
+
+    bench.say(Says::Status(503));
+    clock.advance(HOUR / 4);
+    bench.turn(&mut round).await;
+    let noted = bench.store.handle.revision();
+    assert_eq!(told(&mut round), [""; 0], "once is nothing");
+    assert!(round.pause().is_some_and(|pause| pause <= HOUR));
+    // It is not tried again for however long: its hint is over.
+    clock.advance(HOUR);
+    assert_eq!(told(&mut round), ["federation_stale"]);
+    assert_eq!(told(&mut round), [""; 0], "it was told");
+    drop(round);
+
+    // Leaders that end after one failure each note nothing, and lose nothing.
+    assert_eq!(bench.store.handle.revision(), noted, "an entry without a change");
+    let nothing: &[&str] = &[];
+    for expected in [nothing, &["federation_stale"]] {
+        let mut round = Round::new(bench.refresher.known());
+        assert!(round.take().is_empty());
+        assert!(!bench.refresher.progress(&td()).is_exact, "it was another leader's");
+        bench.turn(&mut round).await;
+        assert_eq!(told(&mut round), expected);
+        clock.advance(HOUR);
+    }
+    assert_eq!(bench.store.handle.revision(), noted, "an entry without a change");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relationship_that_never_worked_is_told_of_at_its_first_failure() {
+    let mut bench = Bench::start(HOUR, Says::Status(503)).await;
+    let clock = bench.by_hand();
+    bench.relate(CREATE, &web("")).await;
+    let mut round = Round::new(bench.refresher.known());
+    assert!(round.take().is_empty());
+    assert_eq!(told(&mut round), [""; 0], "nobody has tried");
+    bench.turn(&mut round).await;
+    assert_eq!(told(&mut round), ["federation_stale"]);
+    drop(round);
+    // It was noted (by the registry's own clock), so everybody says so.
+    clock.advance(Duration::from_secs(60));
+    let dangers = bench.refresher.dangers(clock.now());
+    let text = "the bundle of b.test was never fetched";
+    assert_eq!(dangers.iter().map(ToString::to_string).collect::<Vec<_>>(), [text]);
+
+    let mut next = Round::new(bench.refresher.known());
+    next.take();
+    assert_eq!(told(&mut next), ["federation_stale"], "the next leader knows");
+    bench.say(Says::Bundle(bundle(1)));
+    bench.turn(&mut next).await;
+    assert_eq!(told(&mut next), ["over"]);
 }

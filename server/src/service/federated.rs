@@ -27,6 +27,7 @@ fn bundle(context: &Context, relationship: &FederationRelationship) -> rpc::Fede
     let status = status.as_deref();
     let failure = status.and_then(|status| status.failure.as_ref());
     let live = refresher.live.of(trust_domain);
+    let progress = refresher.progress(trust_domain);
     let ends = stored.as_deref().and_then(Danger::last_authority_ends);
     let seconds = |time: Option<Timestamp>| time.map_or(0, Timestamp::unix_s);
     rpc::FederatedBundle {
@@ -38,7 +39,8 @@ fn bundle(context: &Context, relationship: &FederationRelationship) -> rpc::Fede
         stored: stored.is_some(),
         sequence_number: stored.as_ref().map_or(0, |bundle| bundle.sequence_number),
         authorities_end_at: seconds(ends),
-        succeeded_at: seconds(status.and_then(|status| status.succeeded_at)),
+        succeeded_at: seconds(progress.succeeded_at),
+        succeeded_at_is_exact: progress.is_exact,
         failing_since: seconds(failure.map(|failure| failure.since)),
         failure: failure.map(|failure| failure.text.clone()).unwrap_or_default(),
         tried_at: seconds(live.map(|live| live.tried_at)),
@@ -48,10 +50,8 @@ fn bundle(context: &Context, relationship: &FederationRelationship) -> rpc::Fede
 
 /// What an operator should see to.
 pub(super) fn warnings(context: &Context) -> Vec<rpc::Warning> {
-    let now = context.common_time();
-    let relationships = context.refresher.relationships();
-    let dangers = relationships.keys().filter_map(|name| context.refresher.danger(name, now));
-    dangers.map(|danger| warning(&danger)).collect()
+    let dangers = context.refresher.dangers(context.common_time());
+    dangers.iter().map(warning).collect()
 }
 
 fn warning(danger: &Danger) -> rpc::Warning {

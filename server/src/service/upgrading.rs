@@ -63,7 +63,7 @@ pub(super) fn verdict_to_pb(verdict: Verdict) -> rpc::Verdict {
         name: verdict.name.to_owned(),
         outcome: outcome.into(),
         text: verdict.text,
-        hint: verdict.hint.to_owned(),
+        hint: verdict.hint.into_owned(),
         doc: verdict.doc.to_owned(),
     }
 }

@@ -27,11 +27,11 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
         cluster.member(1)?.cli_json(&["cluster", "check"])
     });
     let found = verdicts(&passed.await.unwrap());
-    assert_eq!(found.len(), 14, "{found:?}");
+    assert_eq!(found.len(), 15, "{found:?}");
     assert!(found.iter().all(|(_, outcome)| outcome != "FAIL"), "{found:?}");
     let is_ok = |name: &str| found.contains(&(name.to_owned(), "OK".to_owned()));
-    for name in ["quorum", "peers", "cluster_keys", "authorities", "settings", "state", "versions"]
-    {
+    let names = ["quorum", "peers", "cluster_keys", "authorities", "settings", "state", "versions"];
+    for name in names.into_iter().chain(["federation"]) {
         assert!(is_ok(name), "{name}: {found:?}");
     }
 

@@ -227,7 +227,7 @@ impl Link {
         let Some(leader) = here.leader else { return };
         let known = here.members[leader].known();
         let is_told = || {
-            let danger = known.danger(&self.other, known.clock.now());
+            let danger = known.outlook(&self.other, known.clock.now()).danger;
             danger.is_some_and(|danger| danger.code() == "federation_stale")
         };
         let since = self.cut.as_ref().map(|cut| cut.since);

@@ -16,7 +16,7 @@ use super::super::evidence::{Arrivals, ChallengeBoard, Sightings, What, Witness}
 use super::super::issuer::{IssuedX509, Issuer};
 use super::super::policy::AuthorityPolicy;
 use crate::keys::test_signature;
-use crate::refresher::Known;
+use crate::refresher::{Known, Live};
 use crate::view::Views;
 
 /// What all replicas share.
@@ -151,6 +151,7 @@ impl Member {
             of_file: Arc::default(),
             clock: Arc::<FixedClock>::clone(&self.clock),
             timing: Timing::default(),
+            live: Live::default(),
         }
     }
 

@@ -26,7 +26,7 @@ use super::link::Link;
 use super::member::Condition;
 use super::operator::Operator;
 use super::world::{Setup, World};
-use crate::refresher::{Ended, Live, Round, Tried};
+use crate::refresher::{Ended, Round, Tried};
 
 /// Rotations are due every two and a half hours.
 const CA_TTL: Duration = Duration::from_secs(3 * 3600);
@@ -222,7 +222,7 @@ impl Side {
         self.turns.retain(|turn| leads(turn) || pretends(turn.member));
         let Some(member) = leader.filter(|_| !self.turns.iter().any(leads)) else { return };
         world.catch_up(member);
-        let round = Round::new(world.members[member].known(), Live::default().lead());
+        let round = Round::new(world.members[member].known());
         self.turns.push(Turn { member, term: terms, is_new: true, round });
     }
 
