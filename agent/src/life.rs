@@ -3,15 +3,16 @@
 //! Owns the reactions of `spire-semantics` 8.5: a refused certificate leads to attestation again or,
 //! where the method doesn't allow it, to an end without the certificate; a ban always to the latter;
 //! servers of an unknown authority to nothing but a word to the operator: what is cached is good
-//! until it expires, and the servers may come back.
+//! until it expires, and the servers may come back. Servers whose bundle has lost the root of the
+//! certificate let nobody in with it: who may attests again.
 
 use std::sync::Arc;
 
 use steeple_spiffe_core::SpiffeId;
 use steeple_spiffe_core::bundle::Bundle;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::rotate::{OwnSvid, OwnSvidError, Rotator, Verdict, verdict};
+use crate::rotate::{OwnSvid, OwnSvidError, Rotator, Verdict, is_shut_out, verdict};
 use crate::upstream::{CallError, Upstream};
 
 /// Why the agent ends by itself.
@@ -58,12 +59,35 @@ impl Life {
                 }
             }
         }
+        self.come_back_in(verdict, failure).await;
         self.end(verdict, failure).await
     }
 
     /// Reacts to a failed call during the start, when any refusal ends the agent.
     pub async fn judge_at_start(&self, failure: &CallError) -> Result<(), Ending> {
-        self.end(verdict(failure, self.upstream.generation()), failure).await
+        let verdict = verdict(failure, self.upstream.generation());
+        self.come_back_in(verdict, failure).await;
+        self.end(verdict, failure).await
+    }
+
+    /// Attests again if the servers do not know the root of the certificate any more: the agent was away
+    /// between its taint and its revocation. Decided by their bundle, never by the failure alone. What
+    /// fails here is tried again after the next failed call.
+    async fn come_back_in(&self, verdict: Verdict, failure: &CallError) {
+        let may = verdict == Verdict::Retry && self.own.can_reattest();
+        if !may || !is_shut_out(&failure.status) {
+            return;
+        }
+        match self.rotator.is_root_gone().await {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!(error = %failure, "The servers' bundle has no authority of the agent SVID any more, attempting to re-attest");
+                if let Err(failure) = self.rotator.rotate(failure.generation).await {
+                    error!(error = crate::upstream::chain(&failure), "Failed to re-attest");
+                }
+            }
+            Err(failure) => debug!(error = %failure, "Servers were not asked for their bundle"),
+        }
     }
 
     /// Keeps the bundle for the next start. A failure costs nothing now.

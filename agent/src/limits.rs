@@ -21,6 +21,9 @@ pub const SYNC_ON_DEMAND_WAIT: Duration = Duration::from_secs(2);
 /// One RPC to the servers, all attempts together.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long the next sync waits for an acknowledgement: it is said again with that sync.
+pub const ACKNOWLEDGE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a workload waits for a token in the place of one that still holds. A server that is well
 /// signs in milliseconds.
 pub const TOKEN_RENEWAL_WAIT: Duration = Duration::from_millis(500);

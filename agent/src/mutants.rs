@@ -8,16 +8,25 @@
 pub(crate) enum Mutant {
     /// A workload is given every foreign bundle that the agent holds.
     ForeignBundlesForEveryEntry,
+    /// A server is told that workloads get a bundle that they do not get.
+    AcknowledgedWithoutApplying,
 }
 
 /// Each with the test that finds it.
 #[cfg(test)]
 static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit::mutants::Bugs::new(
-    &[(
-        "foreign-bundles-for-every-entry",
-        Mutant::ForeignBundlesForEveryEntry,
-        "store::cache::tests::a_workload_sees_the_foreign_bundles_of_its_own_entries_and_hears_when_that_changes",
-    )],
+    &[
+        (
+            "foreign-bundles-for-every-entry",
+            Mutant::ForeignBundlesForEveryEntry,
+            "store::cache::tests::a_workload_sees_the_foreign_bundles_of_its_own_entries_and_hears_when_that_changes",
+        ),
+        (
+            "acknowledged-without-applying",
+            Mutant::AcknowledgedWithoutApplying,
+            "store::cache::tests::what_is_acknowledged_is_what_workloads_get",
+        ),
+    ],
 );
 
 /// Never.

@@ -64,6 +64,8 @@ pub struct Started {
     pub bundle: Arc<OwnBundle>,
     /// The servers, authenticated both ways.
     pub upstream: Arc<Upstream>,
+    /// For connections on which only the servers are authenticated.
+    pub servers_only: Arc<rustls::ClientConfig>,
     /// How it attests.
     pub attestor: Arc<NodeAttestor>,
 }
@@ -91,8 +93,14 @@ pub async fn start(config: &Config, seams: &Seams) -> Result<Started, StartError
         only_the_server(&config.trust_domain),
         Arc::clone(&seams.clock),
     )?;
+    let servers_only = client_config(
+        None,
+        Arc::clone(&bundle) as Arc<_>,
+        only_the_server(&config.trust_domain),
+        Arc::clone(&seams.clock),
+    )?;
     let upstream = Upstream::new(config.servers.clone(), tls, Arc::clone(&seams.random));
-    Ok(Started { own, bundle, upstream: Arc::new(upstream), attestor })
+    Ok(Started { own, bundle, upstream: Arc::new(upstream), servers_only, attestor })
 }
 
 struct Joined {

@@ -2,7 +2,8 @@
 //!
 //! Owns when a sync happens (every interval, at once when a server's push or a workload without an
 //! entry asks, later after failures) and its order: entries, own bundle, federated bundles, then the
-//! store. What a refusal means for the agent is `rotate::verdict`'s.
+//! store, and then the word to the server that the bundle is what workloads get. What a refusal means
+//! for the agent is `rotate::verdict`'s.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,10 +18,13 @@ use tracing::{debug, error, info};
 
 use crate::backoff::Backoff;
 use crate::life::{Ending, Life};
-use crate::limits::{SYNC_BACKOFF_MAX, SYNC_ON_DEMAND_SPACING, SYNC_ON_DEMAND_WAIT};
+use crate::limits::{
+    ACKNOWLEDGE_TIMEOUT, SYNC_BACKOFF_MAX, SYNC_ON_DEMAND_SPACING, SYNC_ON_DEMAND_WAIT,
+};
 use crate::store::{Store, Synced};
 use crate::upstream::{
-    CallError, Upstream, Watch, chain, fetch_bundle, fetch_entries, fetch_federated,
+    CallError, Upstream, Watch, acknowledge, chain, fetch_bundle_with_receipt, fetch_entries,
+    fetch_federated,
 };
 
 /// How many syncs have begun and which one ended last.
@@ -141,17 +145,33 @@ impl Syncer {
         });
         let result = self.sync_once().await;
         self.progress.send_modify(|progress| progress.ended = number);
-        result
+        if let Some(receipt) = result? {
+            self.acknowledge(receipt).await;
+        }
+        Ok(())
     }
 
-    async fn sync_once(&self) -> Result<(), SyncError> {
+    /// Says that a bundle is applied. A failure costs time alone: each sync says what is held.
+    async fn acknowledge(&self, receipt: u64) {
+        let call = self.upstream.call(|channel| acknowledge(channel, receipt));
+        match tokio::time::timeout(ACKNOWLEDGE_TIMEOUT, call).await {
+            Ok(Ok(())) => debug!("Bundle acknowledged"),
+            Ok(Err(failure)) => debug!(error = %failure, "Bundle could not be acknowledged"),
+            Err(_elapsed) => debug!("Bundle could not be acknowledged in time"),
+        }
+    }
+
+    /// Returns the receipt that is to be acknowledged at once.
+    async fn sync_once(&self) -> Result<Option<u64>, SyncError> {
         let agent_id = self.life.agent_id();
         let known = self.store.entries();
         let fetch = |channel| fetch_entries(channel, &agent_id, &known);
         let entries = self.upstream.call(fetch).await;
         let entries = entries.map_err(SyncError::at("failed to fetch authorized entries"))?;
-        let bundle = self.upstream.call(|channel| fetch_bundle(channel, &self.trust_domain)).await;
-        let bundle = bundle.map_err(SyncError::at("failed to fetch bundle"))?;
+        let held = self.store.receipt();
+        let fetch = |channel| fetch_bundle_with_receipt(channel, &self.trust_domain, held);
+        let answer = self.upstream.call(fetch).await;
+        let (bundle, receipt) = answer.map_err(SyncError::at("failed to fetch bundle"))?;
         let domains: BTreeSet<TrustDomain> = entries
             .values()
             .flat_map(|entry| entry.federates_with.iter())
@@ -165,9 +185,9 @@ impl Syncer {
             let federated = self.upstream.call(fetch).await;
             federated.map_err(SyncError::at("failed to fetch federated bundles"))?
         };
-        self.store.apply(Synced { entries, bundle, federated });
+        let acknowledged = self.store.apply(Synced { entries, bundle, receipt, federated });
         self.life.keep_bundle(&self.store.own_bundle()).await;
-        Ok(())
+        Ok(acknowledged)
     }
 }
 

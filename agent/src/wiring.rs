@@ -127,11 +127,12 @@ async fn serve(
     shutdown: &CancellationToken,
 ) -> Result<(), RunError> {
     let condition = Condition { availability_target: config.availability_target };
-    let Started { own, bundle, upstream, attestor } = started;
+    let Started { own, bundle, upstream, servers_only, attestor } = started;
     let store = Store::new(Arc::clone(&bundle), config.limits);
     let rotator = Arc::new(Rotator {
         own: Arc::clone(&own),
         upstream: Arc::clone(&upstream),
+        servers_only,
         bundle,
         attestor,
         condition,

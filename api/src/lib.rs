@@ -3,9 +3,9 @@
 //!
 //! Owns the `.proto` files (written from the inventory in `spec/spire-api.md`, same packages, names
 //! and numbers as SPIRE's; `tests/it` compares them with the published ones), the generated code
-//! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]), statuses ([`status`]) and the
-//! layout of snapshot files ([`snapshot_file`]), and a filter for clients whose authority h2 refuses
-//! ([`c_core`]).
+//! ([`pb`]), the conversions both ways with SPIRE's texts ([`convert`]), statuses ([`status`]), what is
+//! said beside messages ([`metadata`]) and the layout of snapshot files ([`snapshot_file`]), and a filter
+//! for clients whose authority h2 refuses ([`c_core`]).
 //! Knows no store, no service, no transport: whether a federated bundle exists or a caller may call
 //! is decided elsewhere.
 
@@ -13,6 +13,7 @@
 
 pub mod c_core;
 pub mod convert;
+pub mod metadata;
 pub mod pb;
 pub mod snapshot_file;
 pub mod status;

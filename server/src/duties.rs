@@ -537,7 +537,7 @@ mod tests {
         let admitted = bench.store.handle.propose(command, RequestId([2; 16]), deadline).await;
         admitted.unwrap().outcome.unwrap();
         let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
-        bench.rotator.survey.given(&id, &bundle, bench.clock.boot_time());
+        bench.rotator.survey.given(&id, &bundle, bench.clock.boot_time(), None);
         id
     }
 
@@ -584,7 +584,7 @@ mod tests {
             "past half of its hour, but the agent could not come any more"
         );
         let bundle = bench.views.bundle(&trust_domain).unwrap();
-        bench.rotator.survey.given(&agent, &bundle, bench.clock.boot_time());
+        bench.rotator.survey.given(&agent, &bundle, bench.clock.boot_time(), None);
         assert!(svid.is_due().await);
     }
 

@@ -16,6 +16,8 @@ pub(crate) enum Mutant {
     KeyReleasedBeforeCommit,
     /// Who knows an authority is judged by what one replica sees.
     EvidenceOfOneView,
+    /// An agent that acknowledges bundles is taken to have what it was answered with.
+    AnsweredIsApplied,
     /// An authority leaves the bundle when the SVIDs that are known of have ended.
     PrunedAtLastSeen,
     /// Activation waits for members that do not answer as long as they do not.
@@ -46,6 +48,11 @@ static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit:
         ),
         ("key-released-before-commit", Mutant::KeyReleasedBeforeCommit, MONTH),
         ("evidence-of-one-view", Mutant::EvidenceOfOneView, MONTH),
+        (
+            "answered-is-applied",
+            Mutant::AnsweredIsApplied,
+            "authority::evidence::sightings::tests::an_agent_that_acknowledges_has_what_it_acknowledged_and_no_more",
+        ),
         ("pruned-at-last-seen", Mutant::PrunedAtLastSeen, MONTH),
         ("absent-for-ever", Mutant::AbsentForEver, MONTH),
         ("taint-seen-at-connection", Mutant::TaintSeenAtConnection, MONTH),

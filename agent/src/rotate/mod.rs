@@ -9,4 +9,4 @@ mod verdict;
 
 pub use condition::{Condition, is_token_due};
 pub use own::{Files, NewKey, OwnSvid, OwnSvidError, Rotator};
-pub use verdict::{Verdict, verdict};
+pub use verdict::{Verdict, is_shut_out, verdict};

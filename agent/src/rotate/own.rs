@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use rustls::ClientConfig;
 use steeple_spiffe_core::svid::x509::certificate_facts;
 use steeple_spiffe_core::tls::Identity;
 use steeple_spiffe_core::{Clock, KeyType, LocalSigner, Random, Secret, SpiffeId, Timestamp};
@@ -20,9 +21,10 @@ use crate::attest::node::NodeAttestor;
 use crate::backoff::Backoff;
 use crate::disk::{AgentFile, DiskError, KeySlot, KeyStore};
 use crate::limits::{ROTATE_BACKOFF_MAX, ROTATE_CHECK_INTERVAL, SVID_SKEW};
-use crate::store::OwnBundle;
+use crate::store::{OwnBundle, has_root};
 use crate::upstream::{
-    Admitted, AttestError, CallError, CsrError, Upstream, attest, certificate_request, renew,
+    Admitted, AttestError, CallError, CsrError, Upstream, attest, certificate_request,
+    fetch_bundle, renew,
 };
 
 /// The own certificate could not be made or kept.
@@ -170,6 +172,14 @@ impl OwnSvid {
         self.identity.load().svid().id.clone()
     }
 
+    /// The subject key id of the root that the certificate hangs below, if it names one.
+    fn root_key_id(&self) -> Option<Vec<u8>> {
+        let identity = self.identity.load();
+        let last = identity.svid().chain_der.last()?;
+        let key_id = certificate_facts(last).ok()?.authority_key_id;
+        (!key_id.is_empty()).then_some(key_id)
+    }
+
     /// Whether it may attest again.
     pub fn can_reattest(&self) -> bool {
         self.lock().can_reattest
@@ -218,6 +228,8 @@ pub struct Rotator {
     pub own: Arc<OwnSvid>,
     /// The servers.
     pub upstream: Arc<Upstream>,
+    /// For connections to them without the certificate.
+    pub servers_only: Arc<ClientConfig>,
     /// To see whether our root is tainted.
     pub bundle: Arc<OwnBundle>,
     /// How to attest again.
@@ -280,7 +292,9 @@ impl Rotator {
             let attestor = &*self.attestor;
             let payload = attestor.payload().map_err(AttestError::from)?;
             let call = |channel| attest(channel, attestor, payload.clone(), key.csr.clone());
-            let admitted = self.upstream.call_during(&pause, call).await;
+            // As in SPIRE without the certificate, with which servers may let nobody in any more.
+            let servers = self.upstream.with_tls(Arc::clone(&self.servers_only));
+            let admitted = servers.call(call).await;
             self.own.install(&admitted.map_err(AttestError::from)?, &key)?;
             pause.finish_with_new_identity();
             info!("Successfully reattested node");
@@ -294,6 +308,16 @@ impl Rotator {
         Ok(())
     }
 
+    /// Whether the root of the certificate has left the servers' bundle. They let nobody in with it then,
+    /// not even to fetch that bundle: they are asked without.
+    pub async fn is_root_gone(&self) -> Result<bool, CallError> {
+        let trust_domain = self.bundle.load().trust_domain.clone();
+        let servers = self.upstream.with_tls(Arc::clone(&self.servers_only));
+        let bundle = servers.call(|channel| fetch_bundle(channel, &trust_domain)).await?;
+        let root = self.own.root_key_id();
+        Ok(root.is_some_and(|root| !has_root(&bundle, &root)))
+    }
+
     /// Makes and syncs a key off the reactor.
     async fn new_key(&self) -> Result<NewKey, OwnSvidError> {
         let own = Arc::clone(&self.own);
@@ -304,10 +328,8 @@ impl Rotator {
     fn is_due(&self) -> bool {
         let identity = self.own.identity.load();
         let svid = identity.svid();
-        let root = svid.chain_der.last().and_then(|last| certificate_facts(last).ok());
-        let is_tainted =
-            root.is_some_and(|last| self.bundle.is_tainted_root(&last.authority_key_id));
-        if is_tainted {
+        let root = self.own.root_key_id();
+        if root.is_some_and(|root| self.bundle.is_tainted_root(&root)) {
             warn!("Agent SVID is tainted by a root authority, forcing rotation");
             return true;
         }

@@ -4,8 +4,11 @@
 //! to the certificate now in use: a call that was under way while the certificate was replaced says
 //! nothing about the new one.
 
+use std::error::Error as _;
+
 use steeple_api::pb::types::permission_denied_details::Reason;
 use steeple_api::status::reason_of;
+use tonic::{Code, Status};
 
 use crate::upstream::CallError;
 
@@ -29,7 +32,7 @@ pub fn verdict(error: &CallError, generation: u64) -> Verdict {
     if error.is_unknown_authority {
         return Verdict::Distrusted;
     }
-    if error.status.code() != tonic::Code::PermissionDenied {
+    if error.status.code() != Code::PermissionDenied {
         return Verdict::Retry;
     }
     match reason_of(&error.status) {
@@ -45,10 +48,20 @@ pub fn verdict(error: &CallError, generation: u64) -> Verdict {
     }
 }
 
+/// Whether a failed call may mean that no server lets this agent in with its certificate any more: it
+/// was denied without a reason, or the connection broke, as it does when a server refuses a certificate
+/// in the handshake. A server that is unavailable or was not reached says nothing of the kind.
+pub fn is_shut_out(status: &Status) -> bool {
+    let is_denied = status.code() == Code::PermissionDenied
+        && matches!(reason_of(status), None | Some(Reason::Unknown));
+    is_denied || status.source().is_some()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use steeple_api::status::permission_denied;
-    use tonic::Status;
 
     use super::*;
 
@@ -83,6 +96,22 @@ mod tests {
             Status::unauthenticated("x"),
         ] {
             assert_eq!(judge(status.clone(), 7), Verdict::Retry, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_denied_or_cut_off_without_a_reason_may_be_shut_out() {
+        let mut cut_off = Status::unknown("transport error");
+        cut_off.set_source(Arc::new(std::io::Error::other("alert: unknown ca")));
+        for (status, want) in [
+            (Status::permission_denied("authorization denied for method /x"), true),
+            (cut_off, true),
+            (permission_denied("no", Reason::AgentBanned), false),
+            (Status::unavailable("no leader: 1 of 3 voters reachable"), false),
+            (Status::deadline_exceeded("no answer"), false),
+            (Status::internal("x"), false),
+        ] {
+            assert_eq!(is_shut_out(&status), want, "{status:?}");
         }
     }
 

@@ -12,6 +12,17 @@ use steeple_spiffe_core::bundle::{Bundle, X509Authority};
 use steeple_spiffe_core::svid::x509::certificate_facts;
 use steeple_spiffe_core::tls::BundleSource;
 
+/// What became of a bundle that a server sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in use in the place of another.
+    Changed,
+    /// It is what was in use.
+    Same,
+    /// It is no use; the one of before stays.
+    Refused,
+}
+
 /// The bundle of the agent's own trust domain. Cheap to read from anywhere.
 #[derive(Debug)]
 pub struct OwnBundle {
@@ -30,17 +41,17 @@ impl OwnBundle {
         self.bundle.load_full()
     }
 
-    /// Takes a new bundle; tells whether it differs. A bundle of another trust domain or without any
-    /// X.509 authority is refused: with it the agent could never verify a server again.
-    pub fn replace(&self, bundle: Bundle) -> bool {
+    /// Takes a new bundle. One of another trust domain or without any X.509 authority is refused: with
+    /// it the agent could never verify a server again.
+    pub fn replace(&self, bundle: Bundle) -> Taken {
         if bundle.trust_domain != self.trust_domain || bundle.x509_authorities.is_empty() {
-            return false;
+            return Taken::Refused;
         }
         if **self.bundle.load() == bundle {
-            return false;
+            return Taken::Same;
         }
         self.bundle.store(Arc::new(bundle));
-        true
+        Taken::Changed
     }
 }
 
@@ -60,6 +71,11 @@ impl BundleSource for OwnBundle {
 
 /// Federated bundles by trust domain.
 pub type Bundles = BTreeMap<TrustDomain, Arc<Bundle>>;
+
+/// Whether a bundle has the root with this subject key id.
+pub fn has_root(bundle: &Bundle, root_key_id: &[u8]) -> bool {
+    roots(bundle).contains(root_key_id)
+}
 
 /// Subject key ids of the X.509 authorities.
 pub(super) fn roots(bundle: &Bundle) -> BTreeSet<Vec<u8>> {

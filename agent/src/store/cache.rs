@@ -13,7 +13,7 @@ use steeple_spiffe_core::{EntryId, Random, SelectorSet, Timestamp, TrustDomain};
 use tokio::sync::Notify;
 use tracing::{debug, info};
 
-use super::bundles::{Bundles, OwnBundle, keys, roots, tainted_keys, tainted_roots};
+use super::bundles::{Bundles, OwnBundle, Taken, keys, roots, tainted_keys, tainted_roots};
 use super::entries::{Entry, EntryTable, drop_repeated_hints};
 use super::jwt::JwtCache;
 use super::plan::{Candidate, SvidState, plan};
@@ -39,6 +39,8 @@ pub struct Synced {
     pub entries: BTreeMap<EntryId, Arc<Entry>>,
     /// The own trust domain's bundle.
     pub bundle: Bundle,
+    /// Stands for the answer that brought it; `None`: the server does not ask what becomes of it.
+    pub receipt: Option<u64>,
     /// Bundles of the trust domains that some entry federates with.
     pub federated: Bundles,
 }
@@ -77,6 +79,8 @@ pub struct Store {
 
 #[derive(Debug)]
 struct State {
+    /// Of the answer that the own bundle was in last.
+    receipt: Option<u64>,
     entries: EntryTable,
     svids: BTreeMap<EntryId, Arc<WorkloadSvid>>,
     last_access: BTreeMap<EntryId, u64>,
@@ -96,6 +100,7 @@ impl Store {
     /// An empty store that trusts `own`.
     pub fn new(own: Arc<OwnBundle>, limits: StoreLimits) -> Arc<Self> {
         let state = State {
+            receipt: None,
             entries: EntryTable::default(),
             svids: BTreeMap::new(),
             last_access: BTreeMap::new(),
@@ -120,12 +125,20 @@ impl Store {
         self.lock().entries.all().clone()
     }
 
+    /// The receipt of the bundle that workloads get now, if a server wants to know of it.
+    pub fn receipt(&self) -> Option<u64> {
+        self.lock().receipt
+    }
+
     /// Takes the result of a sync and tells whoever it concerns. Order as in SPIRE: bundles, taints,
-    /// entries.
-    pub fn apply(&self, synced: Synced) {
+    /// entries. Returns the receipt to acknowledge at once: of a bundle that is new here, or the first
+    /// that has one. From now on every workload that asks gets it and every open stream is woken for it.
+    pub fn apply(&self, synced: Synced) -> Option<u64> {
         let mut state = self.lock();
         let before = self.own.load();
-        let own_changed = self.own.replace(synced.bundle);
+        let taken = self.own.replace(synced.bundle);
+        let own_changed = taken == Taken::Changed;
+        let acknowledged = state.take_receipt(taken, synced.receipt);
         let own = self.own.load();
         state.take_roots(&before, &own);
         state.take_keys(&before, &own);
@@ -148,6 +161,7 @@ impl Store {
         state.notify_after_sync(own_changed, &changed_domains, &changes.updated);
         drop(state);
         self.work.notify_one();
+        acknowledged
     }
 
     /// What to sign now, most urgent first, at most `batch`. Drops what the limit asks for.
@@ -326,6 +340,17 @@ impl State {
         }
         let is_due = condition.is_due(svid.not_before, svid.not_after, now, random.unit_f64());
         if is_due { SvidState::Due } else { SvidState::Fresh }
+    }
+
+    /// What can be said of the bundle in use from now on, and what is worth a call of its own. A bundle
+    /// that was refused leaves what is true of the one in use.
+    fn take_receipt(&mut self, taken: Taken, receipt: Option<u64>) -> Option<u64> {
+        if taken == Taken::Refused && !mutants::on(Mutant::AcknowledgedWithoutApplying) {
+            return None;
+        }
+        let is_first = self.receipt.is_none();
+        self.receipt = receipt;
+        receipt.filter(|_| is_first || taken != Taken::Same)
     }
 
     /// Looks which roots are tainted now, and which have left: an agent that was away between a taint

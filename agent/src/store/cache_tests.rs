@@ -33,6 +33,7 @@ fn synced(entries: Vec<Entry>) -> Synced {
     Synced {
         entries: entries.into_iter().map(|e| (e.id.clone(), Arc::new(e))).collect(),
         bundle: bundle("example.org", 1),
+        receipt: None,
         federated: Bundles::new(),
     }
 }
@@ -232,10 +233,36 @@ fn an_ended_subscription_is_forgotten() {
 #[test]
 fn a_bundle_of_another_domain_or_without_roots_is_not_taken() {
     let own = OwnBundle::new(bundle("example.org", 1));
-    assert!(!own.replace(bundle("other.org", 2)));
-    assert!(!own.replace(Bundle::empty(domain("example.org"))));
-    assert!(!own.replace(bundle("example.org", 1)), "no change");
-    assert!(own.replace(bundle("example.org", 2)));
+    assert_eq!(own.replace(bundle("other.org", 2)), Taken::Refused);
+    assert_eq!(own.replace(Bundle::empty(domain("example.org"))), Taken::Refused);
+    assert_eq!(own.replace(bundle("example.org", 1)), Taken::Same);
+    assert_eq!(own.replace(bundle("example.org", 2)), Taken::Changed);
+}
+
+#[test]
+fn what_is_acknowledged_is_what_workloads_get() {
+    let store = store();
+    let with = |own: Bundle, receipt| Synced { bundle: own, receipt, ..synced(Vec::new()) };
+    let ours = |root| bundle("example.org", root);
+    // What a sync brings; what is acknowledged at once; what the next sync says is held; what is.
+    type Case = (Synced, Option<u64>, Option<u64>, u8);
+    let cases: Vec<Case> = vec![
+        (with(ours(1), None), None, None, 1),
+        (with(ours(1), Some(10)), Some(10), Some(10), 1),
+        (with(ours(1), Some(11)), None, Some(11), 1),
+        (with(ours(2), Some(12)), Some(12), Some(12), 2),
+        (with(bundle("other.org", 3), Some(13)), None, Some(12), 2),
+        (with(Bundle::empty(domain("example.org")), Some(14)), None, Some(12), 2),
+        (with(ours(2), Some(15)), None, Some(15), 2),
+        (with(ours(3), None), None, None, 3),
+        (with(ours(3), Some(16)), Some(16), Some(16), 3),
+    ];
+    for (synced, at_once, held, root) in cases {
+        let what = format!("{synced:?}");
+        assert_eq!(store.apply(synced), at_once, "{what}");
+        assert_eq!(store.receipt(), held, "{what}");
+        assert_eq!(store.view(&selectors(&["t:1"])).bundle, Arc::new(ours(root)), "{what}");
+    }
 }
 
 #[test]

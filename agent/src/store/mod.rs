@@ -12,7 +12,7 @@ mod plan;
 mod subscribe;
 mod svids;
 
-pub use bundles::{Bundles, OwnBundle};
+pub use bundles::{Bundles, OwnBundle, Taken, has_root};
 pub use cache::{CacheCounts, Store, StoreLimits, Synced, WorkOrder};
 pub use entries::{Entry, EntryTable};
 pub use jwt::{JwtCache, JwtKey};

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use steeple_api::convert;
+use steeple_api::metadata;
 use steeple_api::pb;
 use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::bundle::Bundle;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 use tracing::warn;
 
 use crate::limits::{FEDERATED_FETCHES, SERVER_MESSAGE_BYTES_MAX};
@@ -19,14 +20,37 @@ type Client = pb::server::bundle::v1::bundle_client::BundleClient<Channel>;
 
 /// The own trust domain's bundle. Needs no authentication.
 pub async fn fetch_bundle(channel: Channel, trust_domain: &TrustDomain) -> Result<Bundle, Status> {
-    let mut client = client(channel);
-    let request = pb::server::bundle::v1::GetBundleRequest { output_mask: None };
-    let bundle = parse(&client.get_bundle(request).await?.into_inner())?;
+    Ok(get(channel, trust_domain, None).await?.0)
+}
+
+/// The own trust domain's bundle, for an agent that acknowledges: with the receipt to give back when it
+/// is served, if the server wants to know. `held` is the receipt of what is served now, if there is one.
+pub async fn fetch_bundle_with_receipt(
+    channel: Channel,
+    trust_domain: &TrustDomain,
+    held: Option<u64>,
+) -> Result<(Bundle, Option<u64>), Status> {
+    get(channel, trust_domain, Some(held.unwrap_or(0))).await
+}
+
+async fn get(
+    channel: Channel,
+    trust_domain: &TrustDomain,
+    held: Option<u64>,
+) -> Result<(Bundle, Option<u64>), Status> {
+    let message = pb::server::bundle::v1::GetBundleRequest { output_mask: None };
+    let mut request = Request::new(message);
+    if let Some(held) = held {
+        request.metadata_mut().insert(metadata::BUNDLE_HELD, held.into());
+    }
+    let reply = client(channel).get_bundle(request).await?;
+    let receipt = metadata::number(reply.metadata(), metadata::BUNDLE_RECEIPT);
+    let bundle = parse(&reply.into_inner())?;
     if bundle.trust_domain != *trust_domain {
         let text = format!("server sent the bundle of trust domain \"{}\"", bundle.trust_domain);
         return Err(Status::internal(text));
     }
-    Ok(bundle)
+    Ok((bundle, receipt))
 }
 
 /// The bundles of foreign trust domains. One the server doesn't have is skipped with a warning; any

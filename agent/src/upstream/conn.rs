@@ -106,6 +106,11 @@ impl Upstream {
         }
     }
 
+    /// The same servers over connections of their own, which end with what is returned.
+    pub fn with_tls(&self, tls: Arc<ClientConfig>) -> Self {
+        Self::new(self.addresses.clone(), tls, Arc::clone(&self.random))
+    }
+
     /// Makes one call within [`RPC_TIMEOUT`]. `attempt` may run several times, on different servers:
     /// it must be safe to repeat.
     pub async fn call<T, F, Fut>(&self, attempt: F) -> Result<T, CallError>

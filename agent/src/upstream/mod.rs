@@ -16,11 +16,11 @@ mod updates;
 
 pub use address::{AddressError, ServerAddress};
 pub use attest::{Admitted, AttestError, attest, post_status, renew};
-pub use bundle::{fetch_bundle, fetch_federated};
+pub use bundle::{fetch_bundle, fetch_bundle_with_receipt, fetch_federated};
 pub use conn::{CallError, Upstream};
 pub use csr::{CsrError, certificate_request};
 pub use dial::DialError;
 pub(crate) use dial::chain;
 pub use sign::{BatchSize, Signed, sign_jwt, sign_x509};
 pub use sync::fetch_entries;
-pub use updates::Watch;
+pub use updates::{Watch, acknowledge};

@@ -1,4 +1,5 @@
-//! The push stream: a server tells when something changed for this agent.
+//! The push stream: a server tells when something changed for this agent. And what this agent tells in
+//! return: that it serves the bundle that it was given.
 //!
 //! Our own extension (`cluster` 6). What changed is not taken from the stream: it only wakes a sync,
 //! so there is one way state enters the store. A stock server answers `Unimplemented`; the agent then
@@ -6,10 +7,19 @@
 
 use steeple_api::pb;
 use tokio::sync::watch;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::conn::{CallError, Upstream};
 use crate::limits::SERVER_MESSAGE_BYTES_MAX;
+
+/// Tells a server that what it answered under this receipt is what workloads get. A server that was not
+/// the one that answered takes no notice.
+pub async fn acknowledge(channel: Channel, receipt: u64) -> Result<(), Status> {
+    let mut client = pb::agent_ext::v1::updates_client::UpdatesClient::new(channel);
+    client.acknowledge(pb::agent_ext::v1::AcknowledgeRequest { receipt }).await?;
+    Ok(())
+}
 
 /// An open stream.
 #[derive(Debug)]

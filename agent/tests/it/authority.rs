@@ -12,7 +12,7 @@ use steeple_spiffe_core::svid::x509::{
     IssuerIdentity, LeafSubject, LeafTemplate, self_signed_ca, sign_leaf,
 };
 use steeple_spiffe_core::time::SystemClock;
-use steeple_spiffe_core::tls::{BundleSource, Identity};
+use steeple_spiffe_core::tls::Identity;
 use steeple_spiffe_core::{
     CertificateRequest, Clock as _, KeyType, LocalSigner, Signer as _, SpiffeId, Timestamp,
     TrustDomain,
@@ -106,12 +106,6 @@ impl Authority {
         };
         let issuer = IssuerIdentity::from_certificate(&self.root_der).expect("issuer");
         sign_leaf(&issuer, &self.signer, &template).expect("leaf")
-    }
-}
-
-impl BundleSource for Authority {
-    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
-        (*trust_domain == self.trust_domain).then(|| Arc::new(self.bundle()))
     }
 }
 

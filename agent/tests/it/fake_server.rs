@@ -10,10 +10,11 @@ use arc_swap::ArcSwap;
 use futures::{Stream, StreamExt as _, stream};
 use steeple_api::pb;
 use steeple_api::pb::types::permission_denied_details::Reason;
-use steeple_api::{convert, status};
-use steeple_spiffe_core::SpiffeId;
+use steeple_api::{convert, metadata, status};
+use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::time::SystemClock;
-use steeple_spiffe_core::tls::server_config;
+use steeple_spiffe_core::tls::{BundleSource, server_config};
+use steeple_spiffe_core::{SpiffeId, TrustDomain};
 use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -42,6 +43,17 @@ pub(crate) struct State {
     pub(crate) batch_max: usize,
     /// Offers the push stream.
     pub(crate) pushes: bool,
+    /// Who signs beside the authority: its root is in the bundle too.
+    pub(crate) next: Option<Arc<Authority>>,
+    /// Who signs agents, if it is not the authority.
+    pub(crate) signs_agents: Option<Arc<Authority>>,
+    /// Asks for acknowledgements: the receipt of the last answer. `None`: an older server.
+    pub(crate) receipt: Option<u64>,
+    /// What the last caller that acknowledges said it holds.
+    pub(crate) held: Option<u64>,
+    pub(crate) acknowledged: Vec<u64>,
+    /// Keeps the bundle of `partner.test` to itself for now.
+    pub(crate) withholds_partner: bool,
     /// Who signs in the federated trust domain `partner.test`, while its bundle is held.
     pub(crate) partner: Option<Arc<Authority>>,
     /// How long a JWT-SVID takes.
@@ -103,6 +115,12 @@ impl FakeServer {
             unavailable: false,
             batch_max: 500,
             pushes: true,
+            next: None,
+            signs_agents: None,
+            receipt: Some(0),
+            held: None,
+            acknowledged: Vec::new(),
+            withholds_partner: false,
             partner: Some(Authority::new("partner.test")),
             jwt_takes: Duration::ZERO,
             jwt_ttl: Duration::from_secs(300),
@@ -127,6 +145,15 @@ impl FakeServer {
     pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.changed.send_modify(|revision| *revision += 1);
+    }
+
+    fn bundle(&self) -> Bundle {
+        let mut bundle = self.authority.bundle();
+        let next = self.state().next.clone();
+        bundle
+            .x509_authorities
+            .extend(next.into_iter().flat_map(|one| one.bundle().x509_authorities));
+        bundle
     }
 
     /// An entry with this id and path for workloads of this user.
@@ -176,7 +203,7 @@ impl FakeServer {
         let address = listener.local_addr().expect("address");
         let identity = Arc::new(ArcSwap::new(self.authority.server_identity()));
         let accept = Arc::new(|id: &SpiffeId| id.is_agent());
-        let bundles = Arc::clone(&self.authority);
+        let bundles = Arc::new(self.clone());
         let tls = server_config(identity, bundles, accept, Arc::new(SystemClock)).expect("TLS");
         let acceptor = TlsAcceptor::from(tls);
         let connections = stream::unfold((listener, acceptor), |(listener, acceptor)| async {
@@ -238,9 +265,19 @@ impl FakeServer {
         }
         let id = self.authority.id(&format!("/spire/agent/{}/{token}", data.r#type));
         Ok(pb::server::agent::v1::attest_agent_response::Result {
-            svid: Some(self.authority.svid(&id, &csr, state.agent_ttl)),
+            svid: Some(state.signs_agents.as_ref().unwrap_or(&self.authority).svid(
+                &id,
+                &csr,
+                state.agent_ttl,
+            )),
             reattestable: state.can_reattest,
         })
+    }
+}
+
+impl BundleSource for FakeServer {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<Bundle>> {
+        (*trust_domain == self.authority.trust_domain).then(|| Arc::new(FakeServer::bundle(self)))
     }
 }
 
@@ -321,10 +358,21 @@ mod bundle_service {
     impl bundle_server::Bundle for FakeServer {
         async fn get_bundle(
             &self,
-            _request: Request<GetBundleRequest>,
+            request: Request<GetBundleRequest>,
         ) -> Result<Response<pb::types::Bundle>, Status> {
             self.enter("GetBundle")?;
-            Ok(Response::new(convert::bundle::to_pb(&self.authority.bundle())))
+            let mut reply = Response::new(convert::bundle::to_pb(&self.bundle()));
+            let mut state = self.state();
+            let held = metadata::number(request.metadata(), metadata::BUNDLE_HELD);
+            if held.is_some() {
+                state.held = held;
+                if let Some(receipt) = &mut state.receipt {
+                    *receipt += 1;
+                    let receipt = (*receipt).into();
+                    reply.metadata_mut().insert(metadata::BUNDLE_RECEIPT, receipt);
+                }
+            }
+            Ok(reply)
         }
 
         async fn get_federated_bundle(
@@ -332,6 +380,10 @@ mod bundle_service {
             request: Request<GetFederatedBundleRequest>,
         ) -> Result<Response<pb::types::Bundle>, Status> {
             self.enter_as_agent("GetFederatedBundle", &request)?;
+            let mut changes = self.changed.subscribe();
+            while self.state().withholds_partner {
+                changes.changed().await.expect("the server has the sender");
+            }
             let name = request.into_inner().trust_domain;
             let partner = self.state().partner.clone().filter(|_| name == "partner.test");
             let partner = partner.ok_or_else(|| Status::not_found("bundle not found"))?;
@@ -496,5 +548,18 @@ impl pb::agent_ext::v1::updates_server::Updates for FakeServer {
             Some((Ok(step), changes))
         });
         Ok(Response::new(Box::pin(steps)))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<pb::agent_ext::v1::AcknowledgeRequest>,
+    ) -> Result<Response<pb::agent_ext::v1::AcknowledgeResponse>, Status> {
+        self.enter_as_agent("Acknowledge", &request)?;
+        let mut state = self.state();
+        if state.receipt.is_none() {
+            return Err(Status::unimplemented("unknown method Acknowledge"));
+        }
+        state.acknowledged.push(request.into_inner().receipt);
+        Ok(Response::new(pb::agent_ext::v1::AcknowledgeResponse {}))
     }
 }

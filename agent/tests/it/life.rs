@@ -1,10 +1,12 @@
 //! How an agent joins, stays and ends.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_api::pb::types::permission_denied_details::Reason;
 
+use crate::authority::Authority;
 use crate::fake_server::{FakeServer, Listening};
 use crate::scene::{Scene, Settings, eventually};
 
@@ -78,6 +80,63 @@ async fn an_evicted_agent_that_may_attests_again_and_serves_on() {
     eventually("the new entry is known", || scene.log().contains("spiffe://example.org/api")).await;
     assert!(has_svid(&scene));
     assert_eq!(agent.x509().await.expect("svids").svids.len(), 2);
+}
+
+/// Servers that sign agents below another root than their own certificate's.
+async fn below_another_root(can_reattest: bool) -> (Scene, Listening, Settings) {
+    let (scene, listening, settings) = scene().await;
+    let other = Authority::new("example.org");
+    scene.server.change(|state| {
+        state.can_reattest = can_reattest;
+        (state.next, state.signs_agents) = (Some(Arc::clone(&other)), Some(other));
+    });
+    (scene, listening, settings)
+}
+
+/// That root is revoked, and no connection of before is left.
+fn restarted_without_that_root(scene: &Scene, listening: Listening) -> Listening {
+    let address = listening.address;
+    drop(listening);
+    scene.server.change(|state| (state.next, state.signs_agents) = (None, None));
+    scene.server.listen(Some(address))
+}
+
+#[tokio::test]
+async fn an_agent_below_a_root_that_has_left_the_bundle_attests_again_and_serves_on() {
+    let (scene, listening, settings) = below_another_root(true).await;
+    let agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
+    let listening = restarted_without_that_root(&scene, listening);
+    eventually("it is shut out and attests", || scene.server.calls("AttestAgent") == 2).await;
+    scene.server.add_entry(scene.server.entry("api"));
+    eventually("the new entry is known", || scene.log().contains("spiffe://example.org/api")).await;
+    assert!(scene.log().contains("Successfully reattested node"), "{}", scene.log());
+    assert_eq!(scene.server.calls("AttestAgent"), 2, "once is enough");
+    drop((agent, listening));
+}
+
+#[tokio::test]
+async fn an_agent_that_finds_at_its_start_that_its_root_has_left_attests_again() {
+    let (scene, listening, settings) = below_another_root(true).await;
+    assert!(scene.serving(&settings).await.stop().await.success());
+    fs::remove_file(scene.path("agent.log")).expect("remove");
+    let _listening = restarted_without_that_root(&scene, listening);
+    let agent = scene.serving(&settings).await;
+    assert_eq!(scene.server.calls("AttestAgent"), 2);
+    assert!(agent.x509().await.is_ok());
+}
+
+#[tokio::test]
+async fn an_agent_with_a_token_goes_on_with_what_it_has_when_its_root_has_left_the_bundle() {
+    let (scene, listening, settings) = below_another_root(false).await;
+    let mut agent = scene.serving(&settings).await;
+    assert!(agent.x509().await.is_ok());
+    let _listening = restarted_without_that_root(&scene, listening);
+    let failed = || scene.log().matches("Synchronize failed").count();
+    eventually("it is shut out", || failed() >= 2).await;
+    assert_eq!(scene.server.calls("AttestAgent"), 1);
+    assert!(has_svid(&scene) && agent.is_running());
+    assert_eq!(agent.x509().await.expect("from the cache").svids.len(), 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! speaks the real services over the real TLS and can be told to fail. Nothing outside loopback is
 //! contacted.
 
+mod acknowledging;
 mod authority;
 mod connection;
 mod fake_server;

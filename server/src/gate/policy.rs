@@ -176,6 +176,7 @@ pub static RULES: &[Rule] = &[
     socket("/steeple.cluster.v1.Cluster/Rekey"),
     socket("/steeple.cluster.v1.Cluster/Check"),
     row("/steeple.agent.v1.Updates/Watch", &[Agent]),
+    row("/steeple.agent.v1.Updates/Acknowledge", &[Agent]),
 ];
 
 #[cfg(test)]

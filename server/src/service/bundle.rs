@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use steeple_api::convert::{ConvertError, bundle as convert, id};
+use steeple_api::metadata;
 use steeple_api::pb;
 use steeple_api::pb::server::bundle::v1 as rpc;
 use steeple_raft_store::command::BundleWrite;
@@ -89,6 +90,7 @@ impl rpc::bundle_server::Bundle for BundleService {
         request: Request<rpc::GetBundleRequest>,
     ) -> Result<Response<pb::types::Bundle>, Status> {
         let call = Call::of(&request)?;
+        let held = metadata::number(request.metadata(), metadata::BUNDLE_HELD);
         let mask = request.into_inner().output_mask;
         let trust_domain = self.context.trust_domain();
         self.confirm_if_possible(&call).await;
@@ -104,10 +106,20 @@ impl rpc::bundle_server::Bundle for BundleService {
         // The method is open to everyone, so the gate has not looked whose certificate it is.
         let agent = call.peer.certificate().map(|certificate| &certificate.id);
         let is_ours = |id: &&SpiffeId| id.is_agent() && id.is_member_of(trust_domain);
+        let mut reply = Response::new(masked(&bundle, mask.as_ref()));
         if let Some(agent) = agent.filter(is_ours).filter(|_| whole) {
-            self.context.survey.given(agent, &bundle, looked_at);
+            let survey = &self.context.survey;
+            // What it held when it asked is an answer of before, if it is one of this replica's.
+            let receipt = held.map(|held| {
+                survey.applied(agent, held);
+                self.context.gate.random.u64().max(1)
+            });
+            survey.given(agent, &bundle, looked_at, receipt);
+            if let Some(receipt) = receipt {
+                reply.metadata_mut().insert(metadata::BUNDLE_RECEIPT, receipt.into());
+            }
         }
-        Ok(Response::new(masked(&bundle, mask.as_ref())))
+        Ok(reply)
     }
 
     async fn list_federated_bundles(

@@ -1,4 +1,5 @@
-//! `steeple.agent.v1.Updates`: the push stream that tells our agent of changes as they happen.
+//! `steeple.agent.v1.Updates`: the push stream that tells our agent of changes as they happen, and the
+//! call by which it says that it has applied a bundle.
 //!
 //! Owns when a step is told. Steps are made from the views, which follow the log at once, and are
 //! gathered for a moment so that a burst of commands is one step. The stream ends when the agent loses its standing, by a confirmed read.
@@ -64,6 +65,15 @@ impl rpc::updates_server::Updates for UpdatesService {
             Ok::<_, Status>(Some((step?, (watch, stop))))
         });
         Ok(Response::new(Box::pin(steps)))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<rpc::AcknowledgeRequest>,
+    ) -> Result<Response<rpc::AcknowledgeResponse>, Status> {
+        let call = Call::of(&request)?;
+        self.context.survey.applied(&call.agent()?.id, request.into_inner().receipt);
+        Ok(Response::new(rpc::AcknowledgeResponse {}))
     }
 }
 

@@ -1,12 +1,16 @@
-//! `cluster rotate` on three members with an agent below them: who is waited for, and that a rotation
-//! goes on wherever it is asked for again.
+//! `cluster rotate` on three members with agents below them: who is waited for and until when, and that a
+//! rotation goes on wherever it is asked for again.
 
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use steeple_api::{metadata, pb};
+use steeple_testkit::client::AttestedClient;
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Agent, Cluster, ClusterSpec};
+use tonic::Request;
+use tonic::transport::Channel;
 
 use crate::bundles::{done, refused};
 
@@ -78,4 +82,62 @@ async fn a_rotation_waits_for_an_agent_and_goes_on_through_another_member() {
     let seen: Value = cluster.member(leader).unwrap().cli_json(&args).unwrap();
     assert_eq!((&seen["complete"], &seen["published"]), (&Value::from(false), &Value::from(2)));
     assert_ne!(active(&cluster, leader, "jwt"), jwt);
+}
+
+/// Asks for the bundle as an agent that acknowledges; returns the receipt.
+async fn answered(channel: &Channel, held: u64) -> u64 {
+    let mut client = pb::server::bundle::v1::bundle_client::BundleClient::new(channel.clone());
+    let message = pb::server::bundle::v1::GetBundleRequest { output_mask: None };
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(metadata::BUNDLE_HELD, held.into());
+    let reply = client.get_bundle(request).await.unwrap();
+    metadata::number(reply.metadata(), metadata::BUNDLE_RECEIPT).unwrap()
+}
+
+async fn acknowledge(channel: &Channel, receipt: u64) {
+    let mut client = pb::agent_ext::v1::updates_client::UpdatesClient::new(channel.clone());
+    client.acknowledge(pb::agent_ext::v1::AcknowledgeRequest { receipt }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_acknowledges_is_waited_for_until_it_has_applied_what_it_was_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let cluster =
+        Cluster::start(&folder.path().join("cluster"), &ClusterSpec::default()).await.unwrap();
+    let (mut agent, stopped) = agent_of(&cluster, &folder.path().join("agent")).await;
+    let ports: Vec<u16> = cluster.members().iter().map(|member| member.api_port).collect();
+    let token = crate::tokens::create_token(&cluster, 0, "slow").await;
+    let slow = AttestedClient::attest(&ports, &token).await.unwrap();
+    let [first, second, _] = slow.channels() else { panic!("three members") };
+    let held = answered(first, 0).await;
+    acknowledge(first, held).await;
+
+    agent.process().signal(Signal::SIGSTOP).unwrap();
+    let told = done(&cluster, 0, &["cluster", "rotate", "x509"]);
+    assert!(told.contains("0 of 2 agents have it; waiting for 2 of 2 agents: "), "{told}");
+    assert!(told.contains(&stopped) && told.contains(&slow.id.to_string()), "{told}");
+    agent.process().signal(Signal::SIGCONT).unwrap();
+    let plan = ["cluster", "rotate", "x509", "-plan"];
+    let waits = format!("waiting for 1 of 2 agents: {}\n", slow.id);
+    let applied = wait_for("the acknowledgement of the agent that goes on", SOON, async || {
+        let told = done(&cluster, 1, &plan);
+        anyhow::ensure!(told.contains(&waits), "{told}");
+        Ok(())
+    });
+    applied.await.unwrap();
+
+    // Answered, by one member and by another, but nothing applied; nor does it help to say anything else.
+    let by_first = answered(first, held).await;
+    acknowledge(first, held).await;
+    acknowledge(second, by_first).await;
+    let by_second = answered(second, by_first).await;
+    acknowledge(second, 0).await;
+    acknowledge(second, by_first).await;
+    for member in 0..3 {
+        let told = done(&cluster, member, &plan);
+        assert!(told.contains(&waits), "{told}");
+    }
+    acknowledge(second, by_second).await;
+    let told = done(&cluster, 2, &["cluster", "rotate", "x509", "-wait"]);
+    assert!(told.contains(" signs. The one before it leaves"), "{told}");
 }

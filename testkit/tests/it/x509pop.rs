@@ -5,8 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use steeple_testkit::process::{Process, binary, wait_for};
 use steeple_testkit::{Agent, Cluster, ClusterSpec, Machines};
+
+use crate::bundles::done;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -74,4 +77,36 @@ async fn an_agent_attests_by_its_machines_certificate_renews_and_attests_again()
     );
     let count = cluster.member(0).unwrap().cli_json(&["agent", "count"]).unwrap();
     assert_eq!(count["count"], 1, "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_was_away_from_taint_to_revocation_proves_itself_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let machines = Machines::new().unwrap();
+    let spec = ClusterSpec {
+        plugin_lines: machines.plugin(folder.path()).unwrap(),
+        ..ClusterSpec::default()
+    };
+    let cluster = Cluster::start(&folder.path().join("cluster"), &spec).await.unwrap();
+    let place = folder.path().join("agent");
+    configure(&place, &cluster, &[0, 1, 2], &machines, "one");
+    let mut agent = Agent::launch(&place, None).await.unwrap();
+    done(&cluster, 0, &["cluster", "rotate", "x509", "-wait"]);
+
+    agent.process().signal(Signal::SIGSTOP).unwrap();
+    let shown = cluster.member(1).unwrap().cli_json(&["localauthority", "x509", "show"]).unwrap();
+    let old = shown["old"]["authority_id"].as_str().unwrap();
+    for step in ["taint", "revoke"] {
+        done(&cluster, 1, &["localauthority", "x509", step, "-authorityID", old]);
+    }
+    agent.process().signal(Signal::SIGCONT).unwrap();
+    logs(&agent, "The servers' bundle has no authority of the agent SVID any more", 1).await;
+    logs(&agent, "Successfully reattested node", 1).await;
+    let create =
+        ["entry", "create", "-spiffeID", "spiffe://example.org/web", "-selector", "unix:uid:0"];
+    let listed = cluster.member(2).unwrap().cli_json(&["agent", "list"]).unwrap();
+    let id = &listed["agents"][0]["id"];
+    let id = format!("spiffe://example.org{}", id["path"].as_str().unwrap());
+    done(&cluster, 2, &[create.as_slice(), &["-parentID", &id]].concat());
+    logs(&agent, "Entry created", 1).await;
 }

@@ -1,8 +1,9 @@
 //! Who knows a prepared authority, before it signs: members by a test signature, agents by the bundles
-//! that they were given.
+//! that they were given and, if they acknowledge, have applied.
 //!
 //! An agent may ask a replica that trails, or is cut off, after one that did not: it counts when it was
-//! given the authority after the last replica that serves had it.
+//! given the authority after the last replica that serves had it. An agent of ours acknowledges what it
+//! was given once workloads get it, and counts from then on only.
 //!
 //! Each member keeps what it has seen in memory (`sightings`, `arrivals`) and tells the others when asked
 //! (`witness`); whoever has to decide asks all of them (`survey`), puts the answers together (`join`) and

@@ -89,9 +89,22 @@ impl Survey {
     }
 
     /// An agent is given the bundle of its own trust domain, by this member; `at` is boot time before the
-    /// bundle was looked up.
-    pub fn given(&self, agent: &SpiffeId, bundle: &Arc<Bundle>, at: Duration) {
-        self.sightings.given(agent, bundle, at);
+    /// bundle was looked up. One that acknowledges is told the receipt with it, and counts when it has
+    /// given that back.
+    pub fn given(
+        &self,
+        agent: &SpiffeId,
+        bundle: &Arc<Bundle>,
+        at: Duration,
+        receipt: Option<u64>,
+    ) {
+        self.sightings.given(agent, bundle, at, receipt);
+    }
+
+    /// An agent has applied what this member gave it with this receipt. Needs no read of the cluster's
+    /// state and remembers nobody who was given nothing.
+    pub fn applied(&self, agent: &SpiffeId, receipt: u64) {
+        self.sightings.applied(agent, receipt);
     }
 
     /// What is known of a prepared authority now. A member that is absent is left out once it neither

@@ -168,7 +168,7 @@ impl Member {
         let looked_at = self.clock.boot_time();
         let bundle = self.bundle()?;
         if let Some(agent) = agent {
-            self.sightings.given(agent, &bundle, looked_at);
+            self.sightings.given(agent, &bundle, looked_at, None);
         }
         Some(bundle)
     }
