@@ -291,6 +291,23 @@ pub(crate) fn time_text(now: Timestamp) -> String {
         .unwrap_or_default()
 }
 
+/// The lines that are logged while something is done, without their times.
+#[cfg(test)]
+pub(crate) fn captured(act: impl FnOnce()) -> Vec<String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let sink = Sink::open(Some(file.path())).unwrap();
+    let layer = Lines {
+        sink: Arc::new(Mutex::new(sink)),
+        format: LogFormat::Text,
+        source_location: false,
+        clock: Arc::new(steeple_spiffe_core::time::FixedClock::new(Timestamp::UNIX_EPOCH)),
+    };
+    tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    let without_time = |line: &str| line.split_once(' ').unwrap().1.to_owned();
+    text.lines().map(without_time).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,6 +30,7 @@ use super::mint::{check_ca, random_serial};
 use super::planner::kind_name;
 use super::policy::{AuthorityPolicy, BACKDATE};
 use super::slots::{Slots, successor};
+use super::told;
 use crate::keys::KeyRing;
 use crate::mutants::{self, Mutant};
 use crate::view::Views;
@@ -605,15 +606,18 @@ fn or_default(ttl: Duration, default: Duration) -> Duration {
 
 /// Writes the lines that scripts of SPIRE wait for.
 fn log_activated(before: &Active, after: &Active) {
-    let old = before.x509.as_ref().ok().map(|slot| &slot.id);
-    if let Some(slot) = after.x509.as_ref().ok().filter(|slot| Some(&slot.id) != old) {
-        let (authority_id, expiration) = (&slot.id, slot.not_after.unix_s());
-        tracing::info!(%authority_id, expiration, "X509 CA activated");
-    }
-    let old = before.jwt.as_ref().ok().map(|slot| &slot.id);
-    if let Some(slot) = after.jwt.as_ref().ok().filter(|slot| Some(&slot.id) != old) {
-        let (authority_id, expiration) = (&slot.id, slot.not_after.unix_s());
-        tracing::info!(%authority_id, expiration, "JWT key activated");
+    let signs = |active: &Active| {
+        let x509 = active.x509.as_ref().ok().map(|slot| (AuthorityKind::X509, slot.id.clone()));
+        let jwt = active.jwt.as_ref().ok().map(|slot| (AuthorityKind::Jwt, slot.id.clone()));
+        [x509, jwt]
+    };
+    let Some((journal, _)) = &after.seen else { return };
+    let slots = signs(before).into_iter().zip(signs(after));
+    for (kind, id) in slots.filter(|(old, new)| old != new).filter_map(|(_, new)| new) {
+        let mut authorities = journal.authorities.iter();
+        if let Some(one) = authorities.find(|one| one.kind == kind && one.id == id) {
+            told::activated(one);
+        }
     }
 }
 

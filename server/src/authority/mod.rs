@@ -20,6 +20,7 @@ mod rotation_model;
 mod rotator;
 mod server_svid;
 mod slots;
+pub(crate) mod told;
 mod upstream_sync;
 
 pub(crate) use chained::check_chain;

@@ -22,6 +22,7 @@ use super::evidence::{Report, Survey};
 use super::mint::{MintError, Minted, Minter};
 use super::planner::{Evidence, Step, kind_name, plan, plan_without};
 use super::slots::Slots;
+use super::told;
 use crate::metrics::record_call;
 use crate::view::Views;
 
@@ -56,6 +57,14 @@ pub enum RotateError {
     /// The command was refused, for instance because the journal had moved.
     #[error("rotation step was rejected")]
     Rejected(#[from] Rejection),
+}
+
+/// What is told of a step when it is committed.
+enum Done {
+    /// The authority.
+    Prepared(Box<Authority>),
+    /// A counter of SPIRE's; who signs from then on tells the rest.
+    Counts(&'static str),
 }
 
 /// The leader's rotation.
@@ -150,15 +159,26 @@ impl Rotator {
     ) -> Result<(), RotateError> {
         let description = step.to_string();
         let begun = Instant::now();
-        let metric = metric_of(&step);
-        let command = match step {
-            Step::Prepare(kind) => self.mint(kind, now).await?.prepare(expected_journal),
-            Step::Activate(kind, id) => Command::ActivateAuthority { expected_journal, kind, id },
-            Step::Prune(ids) => Command::PruneAuthorities { expected_journal, ids },
+        let (command, done) = match step {
+            Step::Prepare(kind) => {
+                let minted = self.mint(kind, now).await?;
+                (minted.prepare(expected_journal), Done::Prepared(Box::new(minted.authority)))
+            }
+            Step::Activate(kind, id) => {
+                let done = Done::Counts(told::activate_metric(kind));
+                (Command::ActivateAuthority { expected_journal, kind, id }, done)
+            }
+            Step::Prune(ids) => {
+                let done = Done::Counts("spire_server_ca_manager_bundle_prune");
+                (Command::PruneAuthorities { expected_journal, ids }, done)
+            }
         };
         let applied = self.handle.propose_duty(command, term).await?;
         applied.outcome?;
-        record_call(metric, Code::Ok, begun);
+        match done {
+            Done::Prepared(authority) => told::prepared(&authority, begun),
+            Done::Counts(metric) => record_call(metric, Code::Ok, begun),
+        }
         tracing::info!(step = %description, revision = %applied.revision, "Authority journal moved");
         self.follow(applied.revision).await
     }
@@ -188,16 +208,5 @@ impl Rotator {
     /// ahead of it.
     pub(super) fn now(&self) -> Timestamp {
         self.clock.now().max(self.views.cluster_time())
-    }
-}
-
-/// SPIRE's name for a step, so that its dashboards show ours.
-fn metric_of(step: &Step) -> &'static str {
-    match step {
-        Step::Prepare(AuthorityKind::X509) => "spire_server_ca_manager_x509_ca_prepare",
-        Step::Prepare(AuthorityKind::Jwt) => "spire_server_ca_manager_jwt_key_prepare",
-        Step::Activate(AuthorityKind::X509, _) => "spire_server_ca_manager_x509_ca_activate",
-        Step::Activate(AuthorityKind::Jwt, _) => "spire_server_manager_jwt_key_activate",
-        Step::Prune(_) => "spire_server_ca_manager_bundle_prune",
     }
 }

@@ -4,8 +4,8 @@
 //! The front puts a [`Call`] into the extensions of each request that the gate has let through;
 //! services take it out with [`Call::of`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_lc_rs::digest;
@@ -140,12 +140,22 @@ impl Call {
 pub struct Notes {
     revision: AtomicU64,
     staleness_ms: AtomicU64,
+    local_authority_id: OnceLock<String>,
+    subject_key_id: OnceLock<String>,
 }
+
+/// Names of authorities that log lines repeat are cut: 64 hex digits are the longest there are.
+const NAMED_CHARS_MAX: usize = 128;
 
 impl Notes {
     /// Notes of an answer that reflects at least a revision.
     pub fn new(revision: Revision) -> Self {
-        Self { revision: AtomicU64::new(revision.as_u64()), staleness_ms: AtomicU64::new(FRESH) }
+        Self {
+            revision: AtomicU64::new(revision.as_u64()),
+            staleness_ms: AtomicU64::new(FRESH),
+            local_authority_id: OnceLock::new(),
+            subject_key_id: OnceLock::new(),
+        }
     }
 
     /// The answer reflects a revision.
@@ -165,6 +175,26 @@ impl Notes {
         self.staleness_ms.store(ms, Ordering::Relaxed);
     }
 
+    /// The call is about an authority: log lines name it. Only the first name counts, an empty one never.
+    pub fn names_authority(&self, id: &str) {
+        name(&self.local_authority_id, id);
+    }
+
+    /// The call is about an upstream root, as [`Self::names_authority`].
+    pub fn names_root(&self, id: &str) {
+        name(&self.subject_key_id, id);
+    }
+
+    /// The authority that the call is about.
+    pub fn local_authority_id(&self) -> Option<&str> {
+        self.local_authority_id.get().map(String::as_str)
+    }
+
+    /// The upstream root that the call is about.
+    pub fn subject_key_id(&self) -> Option<&str> {
+        self.subject_key_id.get().map(String::as_str)
+    }
+
     /// What the answer reflects.
     pub fn revision(&self) -> Revision {
         Revision::from_u64(self.revision.load(Ordering::Relaxed))
@@ -176,6 +206,12 @@ impl Notes {
             FRESH => None,
             ms => Some(Duration::from_millis(ms)),
         }
+    }
+}
+
+fn name(place: &OnceLock<String>, id: &str) {
+    if !id.is_empty() {
+        place.set(id.chars().take(NAMED_CHARS_MAX).collect()).ok();
     }
 }
 

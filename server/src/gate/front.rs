@@ -1,8 +1,8 @@
 //! Where a request meets the server: admitted or refused, answered, stamped, counted.
 //!
 //! Owns what is the same for every RPC: path and deadline, the wait for `steeple-min-revision`, the
-//! trailers `steeple-revision`, `steeple-member` and `steeple-staleness`, the call counters and the
-//! audit line. What a method does is behind the routes.
+//! trailers `steeple-revision`, `steeple-member` and `steeple-staleness`, and the call counters. What is
+//! logged of a call is `line`'s, what a method does is behind the routes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use tower::Service as _;
 
 use super::call::{Call, Notes, WORK_MAX};
 use super::caller::Gate;
+use super::line::Line;
 use super::policy::{self, Rule};
 use super::refusals::Refusals;
 use super::staleness::Standing;
@@ -80,7 +81,8 @@ impl Application for Front {
                 .await
                 .unwrap_or_else(|_elapsed| Failure::deadline_exceeded().into_status().into_http()),
         };
-        self.stamp(response, notes, timer, Line { rule, peer })
+        let line = Line { rule, peer, notes: Arc::clone(&notes) };
+        self.stamp(response, notes, timer, line)
     }
 }
 
@@ -202,54 +204,6 @@ fn sizes(text: &str) -> Option<(u64, u64)> {
     let rest = text.strip_prefix("Error, decoded message length too large: found ")?;
     let (size, max) = rest.split_once(" bytes, the limit is: ")?;
     Some((size.parse().ok()?, max.strip_suffix(" bytes")?.parse().ok()?))
-}
-
-/// What the log lines about a call say of it.
-struct Line {
-    rule: &'static Rule,
-    peer: Arc<Peer>,
-}
-
-impl Line {
-    fn log(&self, code: Code, trailers: &HeaderMap, audit: bool) {
-        let (service, method) = (self.rule.service(), self.rule.name());
-        let caller_addr = self.peer.address_text();
-        let caller_id = self.peer.certificate().map(|c| c.id.to_string()).unwrap_or_default();
-        let message = tonic::Status::from_header_map(trailers)
-            .map(|status| status.message().to_owned())
-            .unwrap_or_default();
-        if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
-            tracing::error!(
-                service,
-                method,
-                caller_addr,
-                caller_id,
-                error = message,
-                "Call failed"
-            );
-        }
-        if !audit {
-            return;
-        }
-        if code == Code::Ok {
-            let (r#type, status) = ("audit", "success");
-            tracing::info!(r#type, status, service, method, caller_addr, caller_id, "API accessed");
-        } else {
-            let (r#type, status) = ("audit", "error");
-            let status_code = steeple_api::status::code_name(code);
-            tracing::info!(
-                r#type,
-                status,
-                status_code,
-                status_message = message,
-                service,
-                method,
-                caller_addr,
-                caller_id,
-                "API accessed"
-            );
-        }
-    }
 }
 
 fn write_trailers(headers: &mut HeaderMap, notes: &Notes, member: MemberId) {

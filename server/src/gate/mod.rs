@@ -1,7 +1,7 @@
 //! The gate: what happens to a request before a service sees it.
 //!
 //! [`handshake`] says whose certificates a connection may begin with. [`front`] takes a request
-//! from a listener (and says in `refusals` whom it let in nowhere); [`caller`] finds out who calls
+//! from a listener (and says in `refusals` whom it let in nowhere, in `line` how a call ended); [`caller`] finds out who calls
 //! and [`policy`] whether they may; [`agent_check`] judges an agent's certificate against the
 //! registry, [`adoption`] those that a restored registry has forgotten; [`ratelimit`] holds back;
 //! [`reads`] confirms reads with the cluster and [`staleness`] decides what may still be served
@@ -14,6 +14,7 @@ pub mod caller;
 pub mod closed;
 pub mod front;
 pub mod handshake;
+mod line;
 pub mod policy;
 pub mod ratelimit;
 pub mod reads;

@@ -45,6 +45,12 @@ impl Rule {
         split(self.method).0
     }
 
+    /// The service as SPIRE's log lines name it, without `spire.api.server.`.
+    pub fn short_service(&self) -> &'static str {
+        let service = self.service();
+        service.strip_prefix("spire.api.server.").unwrap_or(service)
+    }
+
     /// The method's short name.
     pub fn name(&self) -> &'static str {
         split(self.method).1

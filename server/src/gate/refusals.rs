@@ -34,7 +34,7 @@ impl Refusals {
 
     /// Says that a caller was refused, and why.
     pub(super) fn log(&self, rule: &Rule, peer: &Peer, failure: &Failure) {
-        let (service, method) = (rule.service(), rule.name());
+        let (service, method) = (rule.short_service(), rule.name());
         if failure.code() != Code::PermissionDenied {
             let error = failure.message();
             tracing::debug!(service, method, error, "Request refused");
@@ -136,7 +136,7 @@ mod tests {
             let lines = logged(|refusals| refusals.log(rule, &peer(1), &failure));
             let [first, second] = lines.as_slice() else { panic!("{lines:?}") };
             assert!(first.starts_with("ERROR ") && first.contains(text), "{first}");
-            let fields = "caller_addr=\"10.0.0.1:7\" service=\"spire.api.server.entry.v1.Entry\" \
+            let fields = "caller_addr=\"10.0.0.1:7\" service=\"entry.v1.Entry\" \
                           method=\"GetAuthorizedEntries\" subsystem_name=\"api\"";
             assert!(first.contains(fields), "{first}");
             assert!(second.contains("Failed to authenticate caller"), "{second}");

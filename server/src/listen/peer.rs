@@ -110,6 +110,14 @@ impl Peer {
         matches!(self, Self::Local { .. })
     }
 
+    /// Process and user of a local peer, when the kernel says.
+    pub fn credentials(&self) -> Option<LocalCredentials> {
+        match self {
+            Self::Local { credentials } => *credentials,
+            Self::Remote { .. } => None,
+        }
+    }
+
     /// The address that rate limits count by; local peers are not limited.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {

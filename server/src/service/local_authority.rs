@@ -12,12 +12,14 @@ use steeple_raft_store::command::RootChange;
 use steeple_raft_store::{Command, Rejection};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
-use tonic::{Request, Response, Status};
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
 
 use super::context::Context;
-use super::upstream_roots::{self, roots_to, upstream_id};
-use crate::authority::Slots;
+use super::upstream_roots::{self, roots_to};
+use crate::authority::{Slots, told};
 use crate::gate::Call;
+use crate::metrics::record_call;
 use crate::status::Failure;
 
 /// How often a step is checked again when the journal moved under it. The rotator takes a few steps in
@@ -74,6 +76,7 @@ impl LocalAuthorityService {
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
         let failed = format!("failed to prepare {} authority", name(kind));
+        let begun = Instant::now();
         self.context.confirm(call).await?;
         if Slots::of(&self.context.views().journal(), kind).current.is_none() {
             return Err(initializing());
@@ -88,7 +91,9 @@ impl LocalAuthorityService {
         })?;
         let decide =
             |journal: &Journal| Ok((minted.prepare(journal.revision), message(&minted.authority)));
-        self.step(call, &failed, &decide).await
+        let state = self.step(call, &failed, &decide).await?;
+        told::prepared(&minted.authority, begun);
+        Ok(state)
     }
 
     async fn activate(
@@ -99,13 +104,16 @@ impl LocalAuthorityService {
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
         let failed = format!("failed to activate {} authority", name(kind));
+        let begun = Instant::now();
         let decide = |journal: &Journal| {
             let prepared = to_activate(journal, kind, id)?;
             let (expected_journal, id) = (journal.revision, prepared.id.clone());
             let command = Command::ActivateAuthority { expected_journal, kind, id };
             Ok((command, message(prepared)))
         };
-        self.step(call, &failed, &decide).await
+        let state = self.step(call, &failed, &decide).await?;
+        record_call(told::activate_metric(kind), Code::Ok, begun);
+        Ok(state)
     }
 
     async fn taint(
@@ -252,6 +260,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::ActivateJwtAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let activated_authority = Some(self.activate(&call, AuthorityKind::Jwt, &id).await?);
         Ok(Response::new(rpc::ActivateJwtAuthorityResponse { activated_authority }))
     }
@@ -262,6 +271,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::TaintJwtAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let tainted_authority = Some(self.taint(&call, AuthorityKind::Jwt, &id).await?);
         Ok(Response::new(rpc::TaintJwtAuthorityResponse { tainted_authority }))
     }
@@ -272,6 +282,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::RevokeJwtAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let revoked_authority = Some(self.revoke(&call, AuthorityKind::Jwt, &id).await?);
         Ok(Response::new(rpc::RevokeJwtAuthorityResponse { revoked_authority }))
     }
@@ -301,6 +312,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::ActivateX509AuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let activated_authority = Some(self.activate(&call, AuthorityKind::X509, &id).await?);
         Ok(Response::new(rpc::ActivateX509AuthorityResponse { activated_authority }))
     }
@@ -311,6 +323,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::TaintX509AuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let tainted_authority = Some(self.taint(&call, AuthorityKind::X509, &id).await?);
         Ok(Response::new(rpc::TaintX509AuthorityResponse { tainted_authority }))
     }
@@ -321,6 +334,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::RevokeX509AuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().authority_id;
+        call.notes.names_authority(&id);
         let revoked_authority = Some(self.revoke(&call, AuthorityKind::X509, &id).await?);
         Ok(Response::new(rpc::RevokeX509AuthorityResponse { revoked_authority }))
     }
@@ -331,6 +345,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::TaintX509UpstreamAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().subject_key_id;
+        call.notes.names_root(&id);
         let subject_key_id = self.change_roots(&call, RootChange::Taint, &id).await?;
         tracing::info!(%subject_key_id, "X.509 upstream authority tainted successfully");
         let upstream_authority_subject_key_id = subject_key_id;
@@ -344,6 +359,7 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::RevokeX509UpstreamAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
         let id = request.into_inner().subject_key_id;
+        call.notes.names_root(&id);
         let subject_key_id = self.change_roots(&call, RootChange::Revoke, &id).await?;
         tracing::info!(%subject_key_id, "X.509 upstream authority successfully revoked");
         let upstream_authority_subject_key_id = subject_key_id;
@@ -533,7 +549,7 @@ fn initializing() -> Failure {
 fn message(authority: &Authority) -> rpc::AuthorityState {
     rpc::AuthorityState {
         expires_at: authority.not_after.unix_s(),
-        upstream_authority_subject_key_id: upstream_id(authority),
+        upstream_authority_subject_key_id: told::upstream_authority_id(authority),
         ..named(&authority.id)
     }
 }

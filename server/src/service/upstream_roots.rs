@@ -13,16 +13,8 @@ use steeple_spiffe_core::svid::x509::certificate_facts;
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 
 use crate::authority::successor;
+use crate::authority::told::upstream_authority_id;
 use crate::status::Failure;
-
-/// The subject key id of the certificate that signed an authority; empty for a self-signed one and for
-/// keys.
-pub(super) fn upstream_id(authority: &Authority) -> String {
-    match authority.kind {
-        AuthorityKind::X509 => authority_key_id(&authority.public_der),
-        AuthorityKind::Jwt => String::new(),
-    }
-}
 
 fn authority_key_id(certificate: &[u8]) -> String {
     let facts = certificate_facts(certificate);
@@ -34,7 +26,7 @@ fn authority_key_id(certificate: &[u8]) -> String {
 fn is_below(authority: &Authority, id: &str) -> bool {
     let last = authority.upstream_chain.last().unwrap_or(&authority.public_der);
     authority.kind == AuthorityKind::X509
-        && (upstream_id(authority) == id || authority_key_id(last) == id)
+        && (upstream_authority_id(authority) == id || authority_key_id(last) == id)
 }
 
 /// SPIRE's words for one step.
@@ -237,7 +229,7 @@ mod tests {
         let (first, second) = (root(), root());
         let between = below(&first);
         let old = authority(&between, &[&between], Old);
-        assert_eq!(upstream_id(&old), id_of(&between), "as SPIRE shows it");
+        assert_eq!(upstream_authority_id(&old), id_of(&between), "as SPIRE shows it");
         let authorities = vec![old, authority(&second, &[], Active)];
         let journal = Journal { revision: 1, authorities };
         let bundle = bundle(&[(&first, false), (&second, false)]);

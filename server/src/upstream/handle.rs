@@ -3,7 +3,7 @@
 //!
 //! Operators who ask for an authority do not wait: the pause holds for rotation alone.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use steeple_spiffe_core::bundle::JwtAuthority;
@@ -25,6 +25,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(120);
 pub struct Upstream {
     authority: Arc<dyn UpstreamAuthority>,
     pause: Arc<Mutex<Pause>>,
+    /// Whether it was said that it publishes no JWT keys.
+    said_no_jwt_keys: Arc<Once>,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +39,7 @@ struct Pause {
 impl Upstream {
     /// Takes one into use.
     pub fn new(authority: Arc<dyn UpstreamAuthority>) -> Self {
-        Self { authority, pause: Arc::default() }
+        Self { authority, pause: Arc::default(), said_no_jwt_keys: Arc::new(Once::new()) }
     }
 
     /// Its name in the configuration.
@@ -71,7 +73,20 @@ impl Upstream {
         key: &JwtAuthority,
     ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
         let asked = tokio::time::timeout(ASK_TIMEOUT, self.authority.publish_jwt_key(key)).await;
-        asked.unwrap_or(Err(UpstreamError::Timeout(ASK_TIMEOUT)))
+        let published = asked.unwrap_or(Err(UpstreamError::Timeout(ASK_TIMEOUT)));
+        if matches!(published, Ok(None)) {
+            let plugin_name = self.name();
+            // SPIRE's text, once.
+            self.said_no_jwt_keys.call_once(|| {
+                tracing::warn!(
+                    plugin_name,
+                    "UpstreamAuthority plugin does not support JWT-SVIDs. Workloads managed by this server \
+                     may have trouble communicating with workloads outside this cluster when using \
+                     JWT-SVIDs."
+                );
+            });
+        }
+        published
     }
 
     /// What is published above now. `None`: that is not to be had.
@@ -98,8 +113,12 @@ impl Upstream {
 
 #[cfg(test)]
 mod tests {
+    use steeple_spiffe_core::Timestamp;
+
     use super::super::authority::MINT_TIMEOUT;
+    use super::super::fake::{Fake, Mood};
     use super::*;
+    use crate::logging::captured;
 
     /// Never answers.
     #[derive(Debug)]
@@ -125,6 +144,34 @@ mod tests {
         async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
             std::future::pending().await
         }
+    }
+
+    const START: Timestamp = Timestamp::from_unix_s(1_800_000_000);
+
+    #[test]
+    fn one_that_publishes_no_jwt_keys_is_warned_of_once() {
+        let upstream = Upstream::new(Arc::new(Fake::new(START, Mood::Signs(ASK_TIMEOUT))));
+        let key = JwtAuthority {
+            key_id: "k".to_owned(),
+            public_key_der: vec![1],
+            expires_at: None,
+            tainted: false,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let lines = captured(|| {
+            for _ in 0..2 {
+                let published = runtime.block_on(upstream.clone().publish_jwt_key(&key)).unwrap();
+                assert_eq!(published, None);
+            }
+        });
+        assert_eq!(
+            lines,
+            [
+                "level=warning msg=\"UpstreamAuthority plugin does not support JWT-SVIDs. Workloads managed by \
+              this server may have trouble communicating with workloads outside this cluster when using \
+              JWT-SVIDs.\" plugin_name=fake"
+            ]
+        );
     }
 
     #[tokio::test(start_paused = true)]
