@@ -107,9 +107,7 @@ impl Rotate {
     ) -> Result<RotationResponse, Error> {
         let name = self.name();
         let mut told = Told::default();
-        let Some(next) = self.prepared(clients, &mut told, io).await? else {
-            return self.look(clients).await;
-        };
+        let next = self.prepared(clients, &mut told, io).await?;
         // When the one that signs now will leave the bundle; there may be older ones that go before.
         let mut leaves = None;
         loop {
@@ -139,13 +137,10 @@ impl Rotate {
                 self.activate(clients, &next.id).await?;
                 continue;
             }
-            let all = seen.agents;
-            let have = all.saturating_sub(seen.agents_without);
-            let at_latest = go_time_utc(seen.assumed_at);
-            let text = format!("{have} of {all} agents have it; waiting for {}", seen.waits_for);
+            let text = progress(&seen);
             if !self.wait {
                 self.tell(io, &text)?;
-                self.tell(io, &format!("All are taken to have it at {at_latest}. Run the command again then, or with -wait."))?;
+                self.tell(io, &what_follows(&seen))?;
                 return Ok(seen);
             }
             if told.is_news(&text) {
@@ -155,14 +150,17 @@ impl Rotate {
         }
     }
 
-    /// The authority that is to sign next: prepared already, or now; `None` if there is no place and no
-    /// time to wait for one.
+    /// The authority that is to sign next: prepared already, or now.
+    ///
+    /// # Errors
+    ///
+    /// Without `-wait`: one that is prepared now would be in the way of the schedule. Nothing was done.
     async fn prepared(
         &self,
         clients: &mut Clients,
         told: &mut Told,
         io: &mut Io<'_>,
-    ) -> Result<Option<Authority>, Error> {
+    ) -> Result<Authority, Error> {
         let name = self.name();
         loop {
             let seen = self.look(clients).await?;
@@ -179,21 +177,26 @@ impl Rotate {
                         prepared.id
                     ),
                 )?;
-                return Ok(Some(prepared));
+                return Ok(prepared);
             }
-            if seen.published < seen.published_max {
+            if seen.may_prepare {
                 self.prepare(clients).await?;
                 continue;
             }
-            let free = go_time_utc(seen.place_free_at);
-            let text = format!(
-                "{} {name} authorities are published; the next leaves the bundle at {free}",
-                seen.published
+            let from = go_time_utc(seen.may_prepare_at);
+            let (published, most) = (seen.published, seen.published_max);
+            let why = format!(
+                "{published} of {most} places in the bundle are taken, and one is needed by the schedule"
             );
             if !self.wait {
-                self.tell(io, &format!("{text}. Run the command again then, or with -wait."))?;
-                return Ok(None);
+                let kind = if self.kind == Kind::Jwt { "jwt" } else { "x509" };
+                return Err(Error::Invalid(format!(
+                    "no {name} authority was prepared: {why}; the next may be prepared at {from}: run \
+                     the command again then, or with -wait; where an old one is not trusted any more, \
+                     \"localauthority {kind} taint\" and \"revoke\" free its place"
+                )));
             }
+            let text = format!("{why}; waiting until {from}");
             if told.is_news(&text) {
                 self.tell(io, &text)?;
             }
@@ -219,26 +222,29 @@ impl Rotate {
         line(out, "Signs now", &format!("{}, until {}", active.id, go_time_utc(active.not_after)))?;
         let prepare = match &seen.prepared {
             Some(prepared) => format!("done: {}", prepared.id),
-            None if seen.published < seen.published_max => "now".to_owned(),
+            None if seen.may_prepare => "now".to_owned(),
             None => format!(
-                "at {}, when a place in the bundle is free",
-                go_time_utc(seen.place_free_at)
+                "at {}, when the bundle has a place for it and for the one by schedule after it",
+                go_time_utc(seen.may_prepare_at)
             ),
         };
         line(out, "Prepare", &prepare)?;
-        let known = if seen.prepared.is_none() {
-            "after that, when all agents have fetched the bundle".to_owned()
-        } else if seen.complete {
-            "done".to_owned()
-        } else {
-            format!(
-                "at {} at the latest; waiting for {}",
-                go_time_utc(seen.assumed_at),
-                seen.waits_for
-            )
+        // It signs by schedule then, whoever may not know it.
+        let known_by = go_time_utc(seen.assumed_at.min(seen.activate_at_latest));
+        let known = match &seen.prepared {
+            Some(_) if seen.complete => "done".to_owned(),
+            Some(_) => format!("at {known_by} at the latest; waiting for {}", seen.waits_for),
+            None => format!("when all agents have fetched the bundle; at {known_by} at the latest"),
         };
         line(out, "Known", &known)?;
-        line(out, "Activate", "when it is known")?;
+        let activate = match seen.complete {
+            true => "now".to_owned(),
+            false => {
+                let known_from = go_time_utc(seen.known_from.min(seen.activate_at_latest));
+                format!("when it is known, at {known_from} at the earliest")
+            }
+        };
+        line(out, "Activate", &activate)?;
         line(out, "Old one leaves", &format!("at {}", go_time_utc(seen.leave_at)))?;
         line(
             out,
@@ -250,6 +256,28 @@ impl Rotate {
             ),
         )
     }
+}
+
+/// Who has the prepared authority, and who is waited for.
+fn progress(seen: &RotationResponse) -> String {
+    let all = seen.agents;
+    let have = all.saturating_sub(seen.agents_without);
+    let agents = match all {
+        0 => "there are no agents".to_owned(),
+        _ => format!("{have} of {all} agents have it"),
+    };
+    format!("{agents}; waiting for {}", seen.waits_for)
+}
+
+/// What becomes of a prepared authority that is left alone.
+fn what_follows(seen: &RotationResponse) -> String {
+    format!(
+        "Nothing more is needed: it signs by itself from {} on, once all have it, and at {} in any case. \
+         To let it sign sooner run the command again, or with -wait; at {} all are taken to have it.",
+        go_time_utc(seen.activate_at),
+        go_time_utc(seen.activate_at_latest),
+        go_time_utc(seen.assumed_at)
+    )
 }
 
 /// What was told last: the same is not told twice in a row.

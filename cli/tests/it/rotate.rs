@@ -9,6 +9,8 @@ use crate::driver::{NOW, line};
 use crate::fake::Fake;
 
 const END: &str = "2026-01-03 03:04:05 +0000 UTC";
+const EARLY: &str = "2026-01-03 02:04:05 +0000 UTC";
+const LATEST: &str = "2026-01-03 04:04:05 +0000 UTC";
 
 fn named(id: &str) -> Option<Authority> {
     Some(Authority { id: id.to_owned(), not_after: NOW + 24 * 3600, ..Default::default() })
@@ -25,8 +27,18 @@ fn quiet() -> RotationResponse {
         published: 2,
         published_max: 3,
         place_free_at: NOW + 24 * 3600,
+        may_prepare: true,
+        may_prepare_at: NOW + 24 * 3600,
+        assumed_at: NOW + 24 * 3600,
+        known_from: NOW + 24 * 3600,
+        activate_at_latest: NOW + 25 * 3600,
         ..Default::default()
     }
+}
+
+/// Nothing is prepared, and nothing may be.
+fn full() -> RotationResponse {
+    RotationResponse { may_prepare: false, ..quiet() }
 }
 
 /// `new` is prepared.
@@ -37,8 +49,8 @@ fn prepared(without: u32) -> RotationResponse {
         complete: without == 0,
         waits_for: waits_for.to_owned(),
         agents_without: without,
-        assumed_at: NOW + 24 * 3600,
         published: 3,
+        may_prepare: false,
         ..quiet()
     }
 }
@@ -90,19 +102,36 @@ async fn what_cannot_be_done_yet_is_told_with_its_time() {
         format!(
             "JWT authority new is prepared: published, but it signs nothing yet.\n\
              8 of 9 agents have it; waiting for 1 of 9 agents: a\n\
-             All are taken to have it at {END}. Run the command again then, or with -wait.\n"
+             Nothing more is needed: it signs by itself from {END} on, once all have it, and at \
+             {LATEST} in any case. To let it sign sooner run the command again, or with -wait; at {END} \
+             all are taken to have it.\n"
         )
     );
-    let full = || RotationResponse { published: 3, ..quiet() };
-    fake.answer("rotation", full()).answer("rotation", full());
-    let told = rotate("").on(&fake).await.success();
+    // A member that is gone is waited for, and the agents are counted all the same.
+    for (agents, have) in [(9, "9 of 9 agents have it"), (0, "there are no agents")] {
+        let gone = RotationResponse {
+            complete: false,
+            agents,
+            agents_unsure: agents,
+            waits_for: "member m: it does not answer".to_owned(),
+            ..prepared(0)
+        };
+        fake.answer("rotation", gone.clone()).answer("rotation", gone);
+        let told = rotate("").on(&fake).await.success();
+        assert!(told.contains(&format!("{have}; waiting for member m: it does not answer\n")));
+    }
+    fake.answer("rotation", full());
+    let text = rotate("").on(&fake).await.failure();
     assert_eq!(
-        told,
+        text,
         format!(
-            "3 JWT authorities are published; the next leaves the bundle at {END}. Run the command again \
-             then, or with -wait.\n"
+            "Error: no JWT authority was prepared: 2 of 3 places in the bundle are taken, and one is needed \
+             by the schedule; the next may be prepared at {END}: run the command again then, or with -wait; \
+             where an old one is not trusted any more, \"localauthority jwt taint\" and \"revoke\" free \
+             its place\n"
         )
     );
+    assert!(fake.calls().iter().all(|call| call.method == "rotation"), "nothing was done");
     fake.answer("rotation", RotationResponse::default());
     let text = rotate("").on(&fake).await.failure();
     assert_eq!(text, "Error: nothing signs yet: no JWT authority is active\n");
@@ -118,23 +147,20 @@ async fn what_cannot_be_done_yet_is_told_with_its_time() {
 #[tokio::test]
 async fn a_plan_names_each_step_and_its_time() {
     let fake = Fake::start();
-    for (seen, prepare, known) in [
-        (
-            quiet(),
-            "now".to_owned(),
-            "after that, when all agents have fetched the bundle".to_owned(),
-        ),
-        (prepared(0), "done: new".to_owned(), "done".to_owned()),
-        (
-            prepared(1),
-            "done: new".to_owned(),
-            format!("at {END} at the latest; waiting for 1 of 9 agents: a"),
-        ),
-        (
-            RotationResponse { published: 3, ..quiet() },
-            format!("at {END}, when a place in the bundle is free"),
-            "after that, when all agents have fetched the bundle".to_owned(),
-        ),
+    let early = NOW + 23 * 3600;
+    let by = |known: &str| format!("{known}at {END} at the latest");
+    let unseen = by("when all agents have fetched the bundle; ");
+    let from = |at: &str| format!("when it is known, at {at} at the earliest");
+    // What it would be behind the end of what signs: the schedule is faster.
+    let late = RotationResponse { activate_at_latest: early, ..prepared(1) };
+    let waits = format!("{}; waiting for 1 of 9 agents: a", by(""));
+    let at = "when the bundle has a place for it and for the one by schedule after it";
+    for (seen, prepare, known, activate) in [
+        (quiet(), "now".to_owned(), unseen.clone(), from(END)),
+        (prepared(0), "done: new".to_owned(), "done".to_owned(), "now".to_owned()),
+        (prepared(1), "done: new".to_owned(), waits.clone(), from(END)),
+        (late, "done: new".to_owned(), waits.replace(END, EARLY), from(EARLY)),
+        (full(), format!("at {END}, {at}"), unseen, from(END)),
     ] {
         fake.answer("rotation", seen);
         let plan = line("spire-server cluster rotate x509 -plan").on(&fake).await.success();
@@ -143,7 +169,7 @@ async fn a_plan_names_each_step_and_its_time() {
         let signs = format!("old, until {END}");
         let leaves = format!("at {END}");
         let by_itself = format!("prepared at {END}, activated at {END}");
-        assert_eq!(lines, [&signs, &prepare, &known, "when it is known", &leaves, &by_itself]);
+        assert_eq!(lines, [&signs, &prepare, &known, &activate, &leaves, &by_itself]);
         assert_eq!(fake.only_call().method, "rotation");
     }
 }

@@ -8,6 +8,7 @@
 mod bundle_prune;
 mod chained;
 pub mod evidence;
+mod forecast;
 mod issuer;
 mod mint;
 #[cfg(test)]
@@ -24,11 +25,12 @@ pub(crate) mod told;
 mod upstream_sync;
 
 pub(crate) use chained::check_chain;
+pub use forecast::Forecast;
 pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
 pub(crate) use mint::random_serial;
 pub use mint::{MintError, Minted, Minter};
 pub use planner::{Evidence, PUBLISHED_MAX, Step, kind_name, plan};
-pub(crate) use policy::BACKDATE;
+pub(crate) use policy::{AGENT_FETCH_BOUND, BACKDATE, CA_TTL_MIN};
 pub use policy::{AuthorityPolicy, Times};
 pub use rekey::{RekeyError, Rekeyer};
 pub use rotator::{RotateError, Rotator};

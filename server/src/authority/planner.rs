@@ -11,12 +11,15 @@ use steeple_raft_store::change::Journal;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Timestamp};
 
-use super::policy::{AuthorityPolicy, activate_before, activate_regardless_before, prepare_before};
+use super::policy::{
+    AuthorityPolicy, activate_before, activate_regardless_before, prepare_before,
+    prepare_in_haste_before,
+};
 use super::slots::{Slots, successor};
 use crate::mutants::{self, Mutant};
 
-/// Authorities of one kind that are published at the same time: old, active, prepared. Forced
-/// rotations may publish more; scheduled preparation then waits for a free place while it can.
+/// Authorities of one kind that are published at the same time: old, active, prepared. The stock calls
+/// of LocalAuthority may publish more; scheduled preparation then waits for a free place while it can.
 pub const PUBLISHED_MAX: usize = 3;
 
 /// A kind as logs and errors spell it.
@@ -117,7 +120,7 @@ fn prepare_is_due(journal: &Journal, active: &Authority, now: Timestamp) -> bool
     }
     let is_published = |one: &&Authority| one.kind == active.kind && one.status.is_published();
     let published = journal.authorities.iter().filter(is_published).count();
-    published < PUBLISHED_MAX || is_within(active, activate_before(lifetime), now)
+    published < PUBLISHED_MAX || is_within(active, prepare_in_haste_before(lifetime), now)
 }
 
 fn activate_is_due(
@@ -157,7 +160,7 @@ fn last_use(one: &Authority, policy: &AuthorityPolicy) -> Timestamp {
 }
 
 /// Thresholds count from when it was prepared, not from the backdated start of a certificate.
-fn lifetime(authority: &Authority) -> Duration {
+pub(super) fn lifetime(authority: &Authority) -> Duration {
     authority.not_after.since(authority.issued_at)
 }
 
@@ -167,14 +170,14 @@ fn is_within(authority: &Authority, before: Duration, now: Timestamp) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use steeple_spiffe_core::authority::SealedKey;
 
     use super::*;
 
     const HOUR: u64 = 3600;
 
-    fn authority(
+    pub(in crate::authority) fn authority(
         kind: AuthorityKind,
         name: &str,
         status: AuthorityStatus,
@@ -199,16 +202,21 @@ mod tests {
         }
     }
 
-    fn hours(count: u64) -> Timestamp {
+    pub(in crate::authority) fn hours(count: u64) -> Timestamp {
         Timestamp::UNIX_EPOCH.plus(Duration::from_secs(count * HOUR))
     }
 
-    fn x509(name: &str, status: AuthorityStatus, issued_h: u64, ends_h: u64) -> Authority {
+    pub(in crate::authority) fn x509(
+        name: &str,
+        status: AuthorityStatus,
+        issued_h: u64,
+        ends_h: u64,
+    ) -> Authority {
         authority(AuthorityKind::X509, name, status, issued_h, ends_h)
     }
 
     /// A journal with the given X.509 authorities and a JWT authority that needs nothing.
-    fn journal(x509: Vec<Authority>) -> Journal {
+    pub(in crate::authority) fn journal(x509: Vec<Authority>) -> Journal {
         let jwt = authority(AuthorityKind::Jwt, "jwt", AuthorityStatus::Active, 0, 1_000_000);
         Journal { revision: 1, authorities: x509.into_iter().chain([jwt]).collect() }
     }
@@ -250,13 +258,13 @@ mod tests {
             (
                 "no free place, and time left",
                 vec![x509("x", Old, 0, 90), x509("y", Old, 0, 90), a()],
-                hours(13),
+                hours(16),
                 None,
             ),
             (
                 "no free place, and no time left",
                 vec![x509("x", Old, 0, 90), x509("y", Old, 0, 90), a()],
-                hours(21),
+                hours(16).plus(second),
                 prepare.clone(),
             ),
         ];
@@ -338,7 +346,13 @@ mod tests {
     }
 
     /// Applies a step to a journal as raft-store does.
-    fn apply(journal: &mut Journal, step: Step, now: Timestamp, ttl: Duration, made: &mut u64) {
+    pub(in crate::authority) fn apply(
+        journal: &mut Journal,
+        step: Step,
+        now: Timestamp,
+        ttl: Duration,
+        made: &mut u64,
+    ) {
         journal.revision += 1;
         match step {
             Step::Prepare(kind) => {

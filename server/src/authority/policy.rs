@@ -29,6 +29,14 @@ const SKEW_LIMIT_MAX: Duration = Duration::from_secs(30);
 /// (SPIRE: both a minute).
 const PEER_PAUSE_MIN: Duration = Duration::from_secs(60);
 
+/// The shortest `ca_ttl` there may be: a leader that is elected anew (2 s) finds the authority that signs
+/// still alive, since the hand-over is due a sixth of its life before the end.
+pub(crate) const CA_TTL_MIN: Duration = Duration::from_secs(12);
+
+/// How long agents may take to fetch a bundle: a stock agent's longest back-off (8 min) and a
+/// bundle's refresh hint (5 min). `max_staleness` comes on top.
+pub(crate) const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
+
 /// What an operator decides about authorities and the lifetimes of what they sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityPolicy {
@@ -155,6 +163,12 @@ impl Times {
 /// How long before its end an authority of this lifetime gets a prepared successor.
 pub(super) fn prepare_before(lifetime: Duration) -> Duration {
     PREPARE_BEFORE_MAX.min(lifetime / 2)
+}
+
+/// How long before its end an authority of this lifetime gets a successor though the bundle is full: as
+/// long before the hand-over as that is before the end, so that the successor is seen before it signs.
+pub(super) fn prepare_in_haste_before(lifetime: Duration) -> Duration {
+    prepare_before(lifetime).min(activate_before(lifetime) * 2)
 }
 
 /// How long before its end an authority of this lifetime hands over to its successor.

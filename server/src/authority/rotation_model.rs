@@ -16,9 +16,10 @@ use steeple_raft_store::change::Journal;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind, SealedKey};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus, SpiffeId, Timestamp};
 
-use super::evidence::{MemberReport, Report, absent_until, assumed_at};
+use super::evidence::{Agents, MemberReport, Report, absent_until, assumed_at};
+use super::forecast::Forecast;
 use super::planner::{Evidence, PUBLISHED_MAX, Step, plan};
-use super::policy::AuthorityPolicy;
+use super::policy::{AuthorityPolicy, Times};
 use super::slots::Slots;
 
 /// One step of time, and `max_staleness`.
@@ -45,6 +46,9 @@ const LEADERLESS_MAX: u8 = 1;
 
 /// C2 and C3.
 const VERIFIES: &str = "what is signed verifies at every agent in time";
+
+/// The schedule is never made late by rotations by hand.
+const PLACE_FREE: &str = "a place is free when the next is due";
 
 const REPLICAS: usize = 3;
 const AGENTS: usize = 2;
@@ -105,10 +109,12 @@ enum Action {
 }
 
 /// The protocol. With `absent_count` off, replicas that do not answer are not waited for; with
-/// `last_counts` off, an agent counts that any replica gave the authority.
+/// `last_counts` off, an agent counts that any replica gave the authority; with `leaves_place` off, an
+/// operator prepares wherever a place is free now.
 struct Rotations {
     absent_count: bool,
     last_counts: bool,
+    leaves_place: bool,
     policy: AuthorityPolicy,
 }
 
@@ -269,6 +275,7 @@ impl Rotations {
         Self {
             absent_count: true,
             last_counts: true,
+            leaves_place: true,
             policy: AuthorityPolicy { ca_ttl, ..AuthorityPolicy::default() },
         }
     }
@@ -296,7 +303,8 @@ impl Rotations {
         let id = SpiffeId::parse("spiffe://example.org/spire/agent/a").unwrap();
         let without = state.agents.iter().filter(|agent| !agent.seen).map(|_| id.clone()).collect();
         let assumed_at = assumed_at(prepared, TICK);
-        Report { members, agents: AGENTS, without, assumed_at, peers_at: None }
+        let agents = Agents { count: AGENTS, without, unsure: Vec::new() };
+        Report { members, agents, assumed_at, peers_at: None }
     }
 
     fn due(&self, state: &State, journal: &Journal) -> Option<Step> {
@@ -335,11 +343,25 @@ impl Rotations {
         (judged == Evidence::Complete).then(|| Step::Activate(next.kind, next.id.clone()))
     }
 
-    fn may_prepare(state: &State, journal: &Journal) -> bool {
+    fn may_prepare(&self, state: &State, journal: &Journal) -> bool {
         let next = Slots::of(journal, AuthorityKind::X509).next;
         let waits = next.is_some_and(|next| next.status == AuthorityStatus::Prepared);
         let published = state.published(u8::MAX).count_ones() as usize;
-        !waits && published < PUBLISHED_MAX && state.made() < MADE_MAX
+        let forecast = Forecast::of(journal, AuthorityKind::X509, &self.policy, at(state.now));
+        let allowed = forecast.is_some_and(|forecast| forecast.allows(at(state.now)));
+        let allowed = allowed || !self.leaves_place;
+        !waits && published < PUBLISHED_MAX && state.made() < MADE_MAX && allowed
+    }
+
+    /// Whether the schedule wants to prepare an authority and finds the bundle full.
+    fn is_full_when_due(&self, state: &State) -> bool {
+        let journal = journal(&state.log);
+        let Slots { current, next } = Slots::of(&journal, AuthorityKind::X509);
+        let waits = next.is_some_and(|next| next.status == AuthorityStatus::Prepared);
+        let due_at = current.map(|one| Times::of(one, &self.policy).prepare_at);
+        let is_due = due_at.is_some_and(|due_at| at(state.now) > due_at) && !waits;
+        let pruned = self.due(state, &journal).is_none();
+        is_due && pruned && state.published(u8::MAX).count_ones() as usize >= PUBLISHED_MAX
     }
 
     fn tick(state: &mut State) {
@@ -384,7 +406,7 @@ impl Model for Rotations {
         if due {
             actions.push(Action::Lead);
         }
-        if Self::may_prepare(state, &journal) {
+        if self.may_prepare(state, &journal) {
             actions.push(Action::Prepare);
         }
         if self.by_hand(state, &journal).is_some() {
@@ -471,6 +493,9 @@ impl Model for Rotations {
             Property::always("three of a kind are the most", |_, state: &State| {
                 state.published(u8::MAX).count_ones() as usize <= PUBLISHED_MAX
             }),
+            Property::always(PLACE_FREE, |model: &Self, state: &State| {
+                !model.is_full_when_due(state)
+            }),
             Property::always(
                 "what is known is never lacking where time was left",
                 |_, state: &State| !state.forced || state.leaderless > 0,
@@ -510,6 +535,16 @@ fn violated(model: Rotations) -> Vec<&'static str> {
 #[test]
 fn two_rotations_surprise_nobody_in_any_order_of_events() {
     assert_eq!(violated(Rotations::new()), [""; 0]);
+}
+
+/// The model can fail: two rotations by hand in a row fill the bundle for longer than the schedule can
+/// wait.
+#[test]
+fn an_operator_must_leave_the_schedule_a_place() {
+    let model = Rotations { leaves_place: false, ..Rotations::new() };
+    let until = HasDiscoveries::AnyOf(BTreeSet::from([PLACE_FREE]));
+    let checked = model.checker().threads(2).finish_when(until).spawn_bfs().join();
+    assert!(checked.discovery(PLACE_FREE).is_some());
 }
 
 /// The model can fail: a replica that trails, or is cut off, gives old bundles to agents that had the

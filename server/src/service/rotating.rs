@@ -10,9 +10,9 @@ use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 
 use super::cluster::authority;
 use super::context::Context;
-use crate::authority::evidence::Report;
+use crate::authority::evidence::{Agents, Report};
 use crate::authority::{
-    AuthorityPolicy, Evidence, PUBLISHED_MAX, Slots, Times, kind_name, successor,
+    AuthorityPolicy, Evidence, Forecast, PUBLISHED_MAX, Slots, Times, kind_name, successor,
 };
 use crate::status::Failure;
 
@@ -37,12 +37,19 @@ pub(super) fn kind_of(kind: rpc::authority::Kind) -> Result<AuthorityKind, Failu
 /// How far it is. Asks the members if an authority is prepared.
 pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::RotationResponse {
     let journal = context.views().journal();
-    let mut response = scheduled(&journal, kind, &context.minter.policy);
+    let policy = &context.minter.policy;
+    let now = context.gate.clock.now().max(context.views().cluster_time());
+    let forecast = Forecast::of(&journal, kind, policy, now);
+    let mut response = scheduled(&journal, kind, policy, forecast, now);
     if let Some(prepared) = successor(&journal, kind) {
         let report = context.survey.of(prepared).await;
         let now = context.gate.clock.now().max(context.views().cluster_time());
         response.complete = report.judge(now) == Evidence::Complete;
         known(&mut response, &report, now);
+        response.known_from = context.survey.known_between(prepared.issued_at).0.unix_s();
+    } else if let Some(forecast) = forecast {
+        let (earliest, latest) = context.survey.known_between(forecast.by_hand);
+        (response.known_from, response.assumed_at) = (earliest.unix_s(), latest.unix_s());
     }
     response
 }
@@ -99,6 +106,8 @@ fn scheduled(
     journal: &Journal,
     kind: AuthorityKind,
     policy: &AuthorityPolicy,
+    forecast: Option<Forecast>,
+    now: Timestamp,
 ) -> rpc::RotationResponse {
     let active = Slots::of(journal, kind).current;
     let is_published = |one: &&Authority| one.kind == kind && one.status.is_published();
@@ -115,10 +124,14 @@ fn scheduled(
     };
     if let Some(active) = active {
         let times = Times::of(active, policy);
-        response.prepare_at = times.prepare_at.unix_s();
         response.activate_at = times.activate_at.unix_s();
         response.activate_at_latest = times.activate_at_latest.unix_s();
         response.leave_at = times.leave_at.unix_s();
+    }
+    if let Some(forecast) = forecast {
+        response.prepare_at = forecast.by_itself.unix_s();
+        response.may_prepare = response.prepared.is_none() && forecast.allows(now);
+        response.may_prepare_at = forecast.by_hand.unix_s();
     }
     response
 }
@@ -126,9 +139,11 @@ fn scheduled(
 /// What members and agents show.
 fn known(response: &mut rpc::RotationResponse, report: &Report, now: Timestamp) {
     response.waits_for = report.waits_for(now).unwrap_or_default();
-    response.agents = count(report.agents);
-    response.agents_without = count(report.without.len());
-    response.laggards = report.without.iter().take(LAGGARDS_MAX).map(ToString::to_string).collect();
+    let Agents { count: all, without, unsure } = &report.agents;
+    response.agents = count(*all);
+    response.agents_without = count(without.len());
+    response.agents_unsure = count(unsure.len());
+    response.laggards = without.iter().take(LAGGARDS_MAX).map(ToString::to_string).collect();
     response.assumed_at = report.known_at().unix_s();
 }
 

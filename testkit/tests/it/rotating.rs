@@ -70,12 +70,24 @@ async fn a_rotation_waits_for_an_agent_and_goes_on_through_another_member() {
     let told = told.await.unwrap();
     assert!(told.contains(&second) && told.contains("1 of 1 agents: "), "{told}");
 
+    // An agent that has it is said to have it, though it is not known what the member gives out.
+    agent.process().signal(Signal::SIGCONT).unwrap();
+    let told = wait_for("the agent to be counted", SOON, async || {
+        let output = cluster.member(other)?.cli(&["cluster", "rotate", "x509"])?;
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(told.contains("1 of 1 agents have it; waiting for member"), "{told}");
+        Ok(told)
+    });
+    let told = told.await.unwrap();
+    assert!(told.contains("it signs by itself from"), "{told}");
+
     cluster.start_member(leader).unwrap();
     cluster.wait_ready(SOON).await.unwrap();
-    agent.process().signal(Signal::SIGCONT).unwrap();
     let told = done(&cluster, other, &["cluster", "rotate", "x509", "-wait"]);
     assert!(told.contains(&format!("X.509 authority {second} signs.")), "{told}");
     assert_eq!(active(&cluster, other, "x509"), second);
+    let text = refused(&cluster, other, &["cluster", "rotate", "x509"]);
+    assert!(text.contains("2 of 3 places in the bundle are taken, and one is needed"), "{text}");
 
     let jwt = active(&cluster, leader, "jwt");
     let args = ["cluster", "rotate", "jwt", "-wait"];

@@ -52,14 +52,12 @@ pub(in crate::authority) struct Round {
 }
 
 impl Round {
-    /// The members that count, and the agents that have the authority for good.
-    pub(in crate::authority) fn join(
-        &self,
-        replies: &[Reply],
-    ) -> (Vec<MemberReport>, BTreeSet<Mark>) {
+    /// The members that count, and the agents that have the authority.
+    pub(in crate::authority) fn join(&self, replies: &[Reply]) -> (Vec<MemberReport>, Seen) {
         let left = self.until.since(self.now).as_secs();
         let mut members = Vec::new();
         let mut given = Given::new(self.spread);
+        let mut absent_for = Duration::MAX;
         let one_view = mutants::on(Mutant::EvidenceOfOneView);
         for reply in replies.iter().filter(|reply| !one_view || reply.member == self.asked_by) {
             let (counts, not_ready) = match &reply.what {
@@ -73,7 +71,7 @@ impl Round {
                 }
                 What::Failed(text) => (reply.votes, Some(text.clone())),
                 What::Absent => {
-                    given.held_for(self.now.since(self.until));
+                    absent_for = absent_for.min(self.now.since(self.until));
                     (left > 0, Some(absent_text(left)))
                 }
             };
@@ -81,8 +79,19 @@ impl Round {
                 members.push(MemberReport { member: reply.member, not_ready });
             }
         }
-        (members, given.seen())
+        let given_here = given.seen();
+        given.held_for(absent_for);
+        (members, Seen { for_good: given.seen(), here: given_here })
     }
+}
+
+/// Agents that were given an authority.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::authority) struct Seen {
+    /// Nobody can have given them an older bundle since: they count.
+    pub(in crate::authority) for_good: BTreeSet<Mark>,
+    /// The members that answer have not given them an older bundle since; one that is absent may have.
+    pub(in crate::authority) here: BTreeSet<Mark>,
 }
 
 fn absent_text(left: u64) -> String {
@@ -127,6 +136,8 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     fn answer(held_for_ms: u64, given: &[(u64, u32)]) -> rpc::EvidenceAnswer {
@@ -163,12 +174,17 @@ mod tests {
     #[test]
     fn voters_count_and_so_do_members_that_are_absent_while_they_may_serve() {
         let until = Timestamp::from_unix_s(1_000);
+        // What the members that answer have given, of the last one asked about.
+        let here = Cell::new(Vec::new());
         let joined = |now_s, replies: &[Reply]| {
             let (asked_by, spread) = (MemberId(1), Duration::ZERO);
             let round = Round { asked_by, spread, until, now: Timestamp::from_unix_s(now_s) };
             let (members, seen) = round.join(replies);
-            let seen: Vec<u64> = seen.into_iter().map(|mark| mark.0).collect();
-            (members.into_iter().map(|one| (one.member.0, one.not_ready)).collect::<Vec<_>>(), seen)
+            let ids = |seen: &BTreeSet<Mark>| seen.iter().map(|mark| mark.0).collect::<Vec<_>>();
+            assert!(seen.for_good.is_subset(&seen.here), "{seen:?}");
+            here.set(ids(&seen.here));
+            let members = members.into_iter().map(|one| (one.member.0, one.not_ready));
+            (members.collect::<Vec<_>>(), ids(&seen.for_good))
         };
         let reply = |id, votes, what| Reply { member: MemberId(id), votes, what };
         let said = |given: &[(u64, u32)]| What::Said(answer(60_000, given));
@@ -190,6 +206,7 @@ mod tests {
         let waits =
             "it does not answer; cut off, it may give out the bundle of before for 1 s more";
         assert_eq!(joined(999, &absent), (vec![(2, text(waits)), (1, None)], vec![]));
+        assert_eq!(here.take(), [7, 8], "they have it, though it may not stay so");
         assert_eq!(joined(1_001, &absent), (vec![(1, None)], vec![7]), "and no more");
     }
 }

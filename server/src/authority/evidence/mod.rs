@@ -21,7 +21,7 @@ mod witness;
 pub(super) use arrivals::Arrivals;
 #[cfg(test)]
 pub(super) use join::{Reply, Round, What};
-pub use report::{MemberReport, Report};
+pub use report::{Agents, MemberReport, Report};
 #[cfg(test)]
 pub(super) use report::{absent_until, assumed_at, peers_at};
 #[cfg(test)]

@@ -11,14 +11,11 @@ use steeple_spiffe_core::authority::Authority;
 use steeple_spiffe_core::{SpiffeId, Timestamp};
 
 use crate::authority::planner::Evidence;
+use crate::authority::policy::AGENT_FETCH_BOUND;
 use crate::mutants::{self, Mutant};
 
 /// What is made is committed within this time, also where an upstream authority signs it.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(30);
-
-/// How long agents may take to fetch a bundle: a stock agent's longest back-off (8 min) and a
-/// bundle's refresh hint (5 min). `max_staleness` comes on top.
-const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60);
 
 /// Until when a member that does not answer is waited for. Cut off from the others it may be, and serve all
 /// the same: until then it may give a bundle of before the authority to an agent that had one with it.
@@ -46,14 +43,31 @@ pub struct MemberReport {
 pub struct Report {
     /// The voters in contact, and absent members that are waited for.
     pub members: Vec<MemberReport>,
-    /// How many agents there are that are neither banned nor expired.
-    pub agents: usize,
-    /// Those of them that were not seen with the authority, by id.
-    pub without: Vec<SpiffeId>,
-    /// From when on these are taken to have it.
+    /// What is known of the agents.
+    pub agents: Agents,
+    /// From when on those that were not seen with the authority for good are taken to have it.
     pub assumed_at: Timestamp,
     /// From when on peers of other trust domains are taken to have it; `None`: nobody fetches it.
     pub peers_at: Option<Timestamp>,
+}
+
+/// Agents, as far as a prepared authority concerns them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Agents {
+    /// How many there are that are neither banned nor expired.
+    pub count: usize,
+    /// Those of them that were not seen with the authority, by id.
+    pub without: Vec<SpiffeId>,
+    /// Those that were given it by a member that answers, by id; one that does not answer may have given
+    /// them the bundle of before since.
+    pub unsure: Vec<SpiffeId>,
+}
+
+impl Agents {
+    /// Whether all have it, and nothing can have taken it from them.
+    pub fn all_know(&self) -> bool {
+        self.without.is_empty() && self.unsure.is_empty()
+    }
 }
 
 /// When agents that were not seen with an authority are taken to have it.
@@ -66,11 +80,24 @@ pub(in crate::authority) fn peers_at(prepared: &Authority, fetch_bound: Duration
     prepared.issued_at.plus(COMMITTED_WITHIN + fetch_bound)
 }
 
+/// When all are known to have an authority that is prepared at a time: at the earliest and at the latest,
+/// if all members are ready.
+pub(super) fn known_between(
+    prepared_at: Timestamp,
+    max_staleness: Duration,
+    peers_fetch_bound: Option<Duration>,
+) -> (Timestamp, Timestamp) {
+    let peers = peers_fetch_bound.map(|bound| prepared_at.plus(COMMITTED_WITHIN + bound));
+    let agents = prepared_at.plus(AGENT_FETCH_BOUND + max_staleness);
+    let earliest = peers.unwrap_or(prepared_at);
+    (earliest, earliest.max(agents))
+}
+
 impl Report {
     /// Whether the authority may sign without anyone being surprised.
     pub fn judge(&self, now: Timestamp) -> Evidence {
         let members = self.members.iter().all(|member| member.not_ready.is_none());
-        let agents = self.without.is_empty() || now >= self.assumed_at;
+        let agents = self.agents.all_know() || now >= self.assumed_at;
         let peers = self.peers_at.is_none_or(|at| now >= at);
         if members && agents && peers { Evidence::Complete } else { Evidence::Incomplete }
     }
@@ -78,25 +105,29 @@ impl Report {
     /// From when on time alone is enough, if all members are ready.
     pub fn known_at(&self) -> Timestamp {
         self.peers_at.map_or(self.assumed_at, |at| {
-            if self.without.is_empty() { at } else { at.max(self.assumed_at) }
+            if self.agents.all_know() { at } else { at.max(self.assumed_at) }
         })
     }
 
     /// Who is waited for at this time, in words; `None`: no one.
     pub fn waits_for(&self, now: Timestamp) -> Option<String> {
-        /// So many agents are named.
-        const NAMED: usize = 5;
         let mut parts: Vec<String> = self
             .members
             .iter()
             .filter_map(|one| Some(format!("member {}: {}", one.member, one.not_ready.as_ref()?)))
             .collect();
-        if !self.without.is_empty() {
-            let named: Vec<String> =
-                self.without.iter().take(NAMED).map(ToString::to_string).collect();
-            let more = if self.without.len() > NAMED { ", ..." } else { "" };
-            let (missing, all) = (self.without.len(), self.agents);
-            parts.push(format!("{missing} of {all} agents: {}{more}", named.join(", ")));
+        let Agents { count, without, unsure } = &self.agents;
+        if !without.is_empty() {
+            parts.push(format!("{} of {count} agents: {}", without.len(), named(without)));
+        }
+        // While the absent member itself is waited for, its name says all.
+        if !unsure.is_empty() && self.members.iter().all(|one| one.not_ready.is_none()) {
+            parts.push(format!(
+                "{} of {count} agents to ask again, since a member that is gone may have given them the \
+                 bundle of before: {}",
+                unsure.len(),
+                named(unsure)
+            ));
         }
         if self.peers_at.is_some_and(|at| now < at) {
             parts.push(
@@ -105,6 +136,15 @@ impl Report {
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
+}
+
+/// The first few of some agents.
+fn named(agents: &[SpiffeId]) -> String {
+    /// So many are named.
+    const NAMED: usize = 5;
+    let names: Vec<String> = agents.iter().take(NAMED).map(ToString::to_string).collect();
+    let more = if agents.len() > NAMED { ", ..." } else { "" };
+    format!("{}{more}", names.join(", "))
 }
 
 #[cfg(test)]
@@ -145,8 +185,7 @@ pub(super) mod tests {
         assert_eq!(until, Timestamp::from_unix_s(1_000 + 14 * 60));
         let report = |members, missing| Report {
             members,
-            agents: 9,
-            without: agents(missing),
+            agents: Agents { count: 9, without: agents(missing), unsure: Vec::new() },
             assumed_at: until,
             peers_at: None,
         };
@@ -179,6 +218,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn agents_that_a_member_that_is_gone_may_have_misled_are_not_said_to_lack_it() {
+        let gone =
+            MemberReport { member: MemberId(7), not_ready: Some("it does not answer".to_owned()) };
+        let agents =
+            |without, unsure| Agents { count: 2, without: agents(without), unsure: agents(unsure) };
+        let assumed_at = assumed_at(&authority(AuthorityKind::X509, "a"), Duration::ZERO);
+        let early = assumed_at.minus(Duration::from_millis(1));
+        let waits = |members: &[MemberReport], agents| {
+            let (members, peers_at) = (members.to_vec(), None);
+            let report = Report { members, agents, assumed_at, peers_at };
+            assert_eq!(report.judge(early), Evidence::Incomplete);
+            report.waits_for(early).unwrap()
+        };
+        let gone = std::slice::from_ref(&gone);
+        assert_eq!(waits(gone, agents(0, 2)), "member 0000000000000007: it does not answer");
+        assert_eq!(
+            waits(gone, agents(1, 1)),
+            "member 0000000000000007: it does not answer; 1 of 2 agents: \
+             spiffe://example.org/spire/agent/a0"
+        );
+        assert_eq!(
+            waits(&[], agents(0, 2)),
+            "2 of 2 agents to ask again, since a member that is gone may have given them the bundle of \
+             before: spiffe://example.org/spire/agent/a0, spiffe://example.org/spire/agent/a1"
+        );
+    }
+
+    #[test]
     fn peers_are_given_the_time_of_their_hint_and_of_one_failure() {
         let prepared = authority(AuthorityKind::X509, "a");
         let told = |hint: u64| AuthorityPolicy {
@@ -194,8 +261,7 @@ pub(super) mod tests {
         let assumed_at = assumed_at(&prepared, Duration::ZERO);
         let report = |missing| Report {
             members: Vec::new(),
-            agents: 9,
-            without: agents(missing),
+            agents: Agents { count: 9, without: agents(missing), unsure: Vec::new() },
             assumed_at,
             peers_at: Some(at),
         };

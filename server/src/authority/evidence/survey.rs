@@ -1,6 +1,5 @@
 //! Asks every member what it knows of a prepared authority, and joins the answers.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +14,10 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::arrivals::Arrivals;
-use super::join::{Reply, Round, What};
-use super::report::{MemberReport, Report, absent_until, assumed_at, peers_at};
+use super::join::{Reply, Round, Seen, What};
+use super::report::{
+    Agents, MemberReport, Report, absent_until, assumed_at, known_between, peers_at,
+};
 use super::sightings::{Mark, Sightings};
 use super::witness::{ChallengeBoard, Witness};
 use crate::view::{AgentFilter, Views};
@@ -142,15 +143,21 @@ impl Survey {
         let (mut members, seen) = round.join(&absent.chain(replies).collect::<Vec<_>>());
         let (views, now) = (self.views.clone(), self.now());
         let agents = tokio::task::spawn_blocking(move || agents_without(&views, now, &seen)).await;
-        let (agents, without) = agents.unwrap_or_else(|error| {
+        let agents = agents.unwrap_or_else(|error| {
             // Agents that were not counted are no evidence that all have seen it.
             let not_ready = Some(format!("agents could not be counted: {error}"));
             members.push(MemberReport { member: status.member_id, not_ready });
-            (0, Vec::new())
+            Agents::default()
         });
         let assumed_at = assumed_at(authority, self.max_staleness);
         let peers_at = self.peers_fetch_bound.map(|bound| peers_at(authority, bound));
-        Report { members, agents, without, assumed_at, peers_at }
+        Report { members, agents, assumed_at, peers_at }
+    }
+
+    /// When all can be known to have an authority that is prepared at a time: at the earliest, and at the
+    /// latest.
+    pub fn known_between(&self, prepared_at: Timestamp) -> (Timestamp, Timestamp) {
+        known_between(prepared_at, self.max_staleness, self.peers_fetch_bound)
     }
 
     fn now(&self) -> Timestamp {
@@ -177,25 +184,28 @@ impl Survey {
 
 /// How many agents may use their certificates, and which of them are not among those seen. Looks at every
 /// agent: call it where blocking is allowed.
-pub(in crate::authority) fn agents_without(
-    views: &Views,
-    now: Timestamp,
-    seen: &BTreeSet<Mark>,
-) -> (usize, Vec<SpiffeId>) {
+pub(in crate::authority) fn agents_without(views: &Views, now: Timestamp, seen: &Seen) -> Agents {
     let all = views.agents_page(None, None, &AgentFilter::default()).shown;
     let ends = |agent: &AgentRecord| {
         agent.pending_not_after.map_or(agent.not_after, |pending| pending.max(agent.not_after))
     };
     let live = all.iter().filter(|(_, agent)| !agent.is_banned() && ends(agent) > now);
-    let (mut count, mut without) = (0, Vec::new());
+    let mut agents = Agents::default();
     for (_, agent) in live {
-        count += 1;
-        if !seen.contains(&Mark::of(&agent.id)) {
-            without.push(agent.id.clone());
+        agents.count += 1;
+        let mark = Mark::of(&agent.id);
+        if seen.for_good.contains(&mark) {
+            continue;
         }
+        let list = match seen.here.contains(&mark) {
+            true => &mut agents.unsure,
+            false => &mut agents.without,
+        };
+        list.push(agent.id.clone());
     }
-    without.sort();
-    (count, without)
+    agents.without.sort();
+    agents.unsure.sort();
+    agents
 }
 
 /// What a member of an older release is judged by.

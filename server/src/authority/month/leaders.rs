@@ -208,11 +208,11 @@ impl World {
         let (now, until) = (me.now(), absent_until(prepared, MAX_STALENESS));
         let round = Round { asked_by: member_id(by), spread: Duration::ZERO, until, now };
         let (members, seen) = round.join(&replies);
-        let (agents, without) = agents_without(&me.views, now, &seen);
+        let agents = agents_without(&me.views, now, &seen);
         let assumed_at = assumed_at(prepared, MAX_STALENESS);
         let peers_at =
             self.common.policy.peers_fetch_bound().map(|bound| peers_at(prepared, bound));
-        Report { members, agents, without, assumed_at, peers_at }
+        Report { members, agents, assumed_at, peers_at }
     }
 }
 

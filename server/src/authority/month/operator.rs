@@ -4,7 +4,8 @@ use steeple_raft_store::Command;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Timestamp};
 
-use super::super::planner::{Evidence, PUBLISHED_MAX};
+use super::super::forecast::Forecast;
+use super::super::planner::Evidence;
 use super::super::slots::successor;
 use super::member::Condition;
 use super::world::World;
@@ -49,14 +50,15 @@ impl Operator {
         }
     }
 
-    /// Prepares an authority if there is a place for it and none is prepared.
+    /// Prepares an authority if it leaves the schedule its place and none is prepared.
     fn begin(&mut self, world: &mut World, by: usize) {
         let kinds = [AuthorityKind::X509, AuthorityKind::Jwt];
         let kind = kinds[usize::from(world.chance(2))];
         let journal = world.members[by].journal();
         if successor(&journal, kind).is_none() {
-            let published = |one: &&Authority| one.kind == kind && one.status.is_published();
-            if journal.authorities.iter().filter(published).count() >= PUBLISHED_MAX {
+            let now = world.members[by].now();
+            let forecast = Forecast::of(&journal, kind, &world.common.policy, now);
+            if !forecast.is_some_and(|forecast| forecast.allows(now)) {
                 return;
             }
             if !world.chance(4) {
