@@ -16,7 +16,7 @@ use super::plugins::{self, PluginsConfig};
 use super::section::Section;
 use super::server::{self, ServerConfig};
 use super::telemetry::{self, HealthConfig, TelemetryConfig};
-use crate::authority::AuthorityPolicy;
+use crate::authority::{AGENT_FETCH_BOUND, AuthorityPolicy, CA_TTL_MIN};
 
 /// A checked configuration.
 #[derive(Clone, Debug)]
@@ -116,7 +116,8 @@ pub fn load_text(text: &str, flags: &RunFlags) -> Result<Config, ConfigError> {
     if !unknown.is_empty() {
         return Err(ConfigError::Unknown(unknown));
     }
-    check_lifetimes(&server, &mut notices);
+    let agent_ttl = section.duration("agent_ttl")?.filter(|ttl| !ttl.is_zero());
+    check_lifetimes(&server.authority, agent_ttl, &mut notices)?;
     check_refresh_hint(&server.authority, &mut notices);
     let hold = flags.hold || held_by_file(&server.data_dir);
     Ok(Config { server, cluster, plugins, health, telemetry, hold, notices })
@@ -128,32 +129,72 @@ fn held_by_file(data_dir: &Path) -> bool {
     data_dir.join("hold").exists()
 }
 
-/// Lifetimes above what rotation guarantees are warned of, with SPIRE's three texts.
-fn check_lifetimes(server: &ServerConfig, notices: &mut Vec<Notice>) {
+/// Lifetimes above what rotation guarantees are warned of, with SPIRE's three texts; `agent_ttl` where it
+/// is set. A `ca_ttl` that rotation cannot keep up with is refused.
+fn check_lifetimes(
+    policy: &AuthorityPolicy,
+    agent_ttl: Option<Duration>,
+    notices: &mut Vec<Notice>,
+) -> Result<(), ConfigError> {
     const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
-    let policy = &server.authority;
-    let guaranteed = policy.uncut_svid_ttl();
+    let ca_ttl = policy.ca_ttl;
+    if ca_ttl < CA_TTL_MIN {
+        let (ca_ttl, least) = (printed(ca_ttl), printed(CA_TTL_MIN));
+        return Err(ConfigError::Missing(format!(
+            "ca_ttl of {ca_ttl} is too low: an authority would end before an election of a leader is over \
+             and the next one signs; set it to {least} or more, in production to hours"
+        )));
+    }
     let lifetimes = [
-        ("default_x509_svid_ttl", policy.default_x509_svid_ttl),
-        ("default_jwt_svid_ttl", policy.default_jwt_svid_ttl),
-        ("agent_ttl", policy.agent_ttl),
+        ("default_x509_svid_ttl", Some(policy.default_x509_svid_ttl)),
+        ("default_jwt_svid_ttl", Some(policy.default_jwt_svid_ttl)),
+        ("agent_ttl", agent_ttl),
     ];
-    for (key, ttl) in lifetimes.into_iter().filter(|(_, ttl)| *ttl > guaranteed) {
-        let text = if ttl > LONGEST && guaranteed >= LONGEST {
-            format!(
-                "{key} is too high; SVIDs with shorter lifetimes are cut to {guaranteed:?}: lower it to {LONGEST:?} or less"
+    let set = lifetimes.into_iter().filter_map(|(key, ttl)| Some((key, ttl?)));
+    let (cut, least) = (printed(policy.uncut_svid_ttl()), printed(LONGEST * 6));
+    for (key, ttl) in set.filter(|(_, ttl)| *ttl > policy.uncut_svid_ttl()) {
+        let (what, fix) = if ttl < LONGEST {
+            let raised = printed(ttl * 6);
+            (
+                format!("{key} is too high for the configured ca_ttl value."),
+                format!("set {key} to {cut} or less, or the ca_ttl to {raised} or more,"),
             )
-        } else if ttl <= LONGEST {
-            format!(
-                "{key} is too high for the configured ca_ttl; SVIDs may live {guaranteed:?} only: lower it, or raise ca_ttl to {:?}",
-                ttl * 6
+        } else if ca_ttl < LONGEST * 6 {
+            let longest = printed(LONGEST);
+            (
+                format!("{key} is too high and the ca_ttl is too low."),
+                format!("set {key} to {longest} or less, and the ca_ttl to {least} or more,"),
             )
         } else {
-            format!(
-                "{key} is too high and ca_ttl is too low for it; SVIDs may live {guaranteed:?} only: lower it to {LONGEST:?} or less and raise ca_ttl"
-            )
+            (format!("{key} is too high."), format!("set {key} to {cut} or less"))
         };
-        notices.push(Notice::warning(text));
+        notices.push(Notice::warning(format!(
+            "{what} SVIDs with shorter lifetimes may be issued. Please {fix} to guarantee the full {key} \
+             lifetime when CA rotations are scheduled."
+        )));
+    }
+    let longest_wait = policy.longest_wait();
+    if longest_wait < AGENT_FETCH_BOUND {
+        let (wait, bound) = (printed(longest_wait), printed(AGENT_FETCH_BOUND));
+        notices.push(Notice::warning(format!(
+            "ca_ttl is too low for slow agents: an authority signs {wait} after it was published at the \
+             latest, and an agent that backs off may need {bound} to fetch it: raise ca_ttl"
+        )));
+    }
+    Ok(())
+}
+
+/// As SPIRE prints a lifetime: `1h30m`, in whole seconds.
+fn printed(time: Duration) -> String {
+    let (hours, minutes, seconds) =
+        (time.as_secs() / 3600, time.as_secs() / 60 % 60, time.as_secs() % 60);
+    match (hours, minutes, seconds) {
+        (0, 0, _) => format!("{seconds}s"),
+        (0, _, 0) => format!("{minutes}m"),
+        (0, _, _) => format!("{minutes}m{seconds}s"),
+        (_, 0, 0) => format!("{hours}h"),
+        (_, _, 0) => format!("{hours}h{minutes}m"),
+        (_, _, _) => format!("{hours}h{minutes}m{seconds}s"),
     }
 }
 

@@ -416,15 +416,55 @@ fn a_missing_file_is_named_with_its_absolute_path() {
 }
 
 #[test]
-fn lifetimes_that_rotation_would_cut_are_warned_of() {
-    let config =
-        good(&file("ca_ttl = \"6h\"\ndefault_x509_svid_ttl = \"2h\"\nagent_ttl = \"30m\"", "", ""));
-    let texts: Vec<&str> = config.notices.iter().map(|notice| notice.text.as_str()).collect();
-    assert_eq!(texts.len(), 1, "{texts:?}");
-    assert!(
-        texts.iter().all(|text| text.starts_with("default_x509_svid_ttl is too high")),
-        "{texts:?}"
+fn lifetimes_that_rotation_would_cut_are_warned_of_in_spires_words() {
+    let warned = |lines: &str| {
+        let notices = good(&file(lines, "", "")).notices;
+        notices.into_iter().map(|notice| notice.text).collect::<Vec<_>>()
+    };
+    let end = "to guarantee the full";
+    let rest = "lifetime when CA rotations are scheduled.";
+    let shorter = "SVIDs with shorter lifetimes may be issued. Please set";
+    assert_eq!(
+        warned("ca_ttl = \"6h\"\ndefault_x509_svid_ttl = \"2h\"\nagent_ttl = \"30m\""),
+        [format!(
+            "default_x509_svid_ttl is too high for the configured ca_ttl value. {shorter} \
+             default_x509_svid_ttl to 1h or less, or the ca_ttl to 12h or more, {end} \
+             default_x509_svid_ttl {rest}"
+        )],
+        "agent_ttl follows it where it is not set, and is not warned of by itself"
     );
+    assert_eq!(
+        warned("agent_ttl = \"200h\""),
+        [format!(
+            "agent_ttl is too high and the ca_ttl is too low. {shorter} agent_ttl to 168h or less, and \
+             the ca_ttl to 1008h or more, {end} agent_ttl {rest}"
+        )]
+    );
+    assert_eq!(
+        warned("ca_ttl = \"2000h\"\ndefault_jwt_svid_ttl = \"200h\""),
+        [format!(
+            "default_jwt_svid_ttl is too high. {shorter} default_jwt_svid_ttl to 168h or less {end} \
+             default_jwt_svid_ttl {rest}"
+        )]
+    );
+    assert_eq!(warned("ca_ttl = \"168h\"\ndefault_x509_svid_ttl = \"28h\""), [""; 0]);
+    assert_eq!(warned("default_x509_svid_ttl = \"5h\"").len(), 1, "agent_ttl is not set");
+    let low = "default_x509_svid_ttl = \"5m\"\ndefault_jwt_svid_ttl = \"5m\"\nca_ttl = \"30m1s\"";
+    assert_eq!(
+        warned(low),
+        [
+            "ca_ttl is too low for slow agents: an authority signs 12m30s after it was published at the \
+          latest, and an agent that backs off may need 13m to fetch it: raise ca_ttl"
+        ]
+    );
+}
+
+#[test]
+fn a_ca_ttl_that_rotation_cannot_keep_up_with_is_refused() {
+    let error = load(&file("ca_ttl = \"11s\"", "", "")).unwrap_err().to_string();
+    assert!(error.starts_with("ca_ttl of 11s is too low") && error.contains("12s"), "{error}");
+    good(&file("ca_ttl = \"12s\"", "", ""));
+    assert_eq!(good(&file("ca_ttl = \"0s\"", "", "")).notices.len(), 0, "the default");
 }
 
 #[test]
