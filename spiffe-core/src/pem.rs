@@ -15,7 +15,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
 
 use crate::key::Secret;
-use crate::signer::LocalSigner;
+use crate::signer::{LocalSigner, SignError};
 
 /// The kinds of private keys that are read.
 const PRIVATE_KEYS: &str = "[\"PRIVATE KEY\" \"RSA PRIVATE KEY\" \"EC PRIVATE KEY\"]";
@@ -43,6 +43,9 @@ pub enum PemError {
     /// The block is no private key of a known type.
     #[error("private key is malformed or of an unsupported type")]
     BadPrivateKey,
+    /// A key that is too weak, or of a length that is not known.
+    #[error(transparent)]
+    Key(SignError),
 }
 
 /// Certificates, one block after the other.
@@ -89,7 +92,10 @@ pub fn decode_private_key(text: &str) -> Result<Secret, PemError> {
     } else {
         return Err(wrong_kind(PRIVATE_KEYS, &kind));
     };
-    LocalSigner::from_pkcs8(pkcs8.expose()).map_err(|_rejected| PemError::BadPrivateKey)?;
+    LocalSigner::from_pkcs8(pkcs8.expose()).map_err(|rejected| match rejected {
+        SignError::WeakRsa | SignError::RsaLength(_) => PemError::Key(rejected),
+        SignError::Generate | SignError::BadPrivateKey | SignError::Sign => PemError::BadPrivateKey,
+    })?;
     Ok(pkcs8)
 }
 

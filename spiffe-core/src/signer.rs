@@ -43,6 +43,14 @@ pub enum SignError {
     /// The bytes are no private key of a known [`KeyType`].
     #[error("private key is malformed or of an unsupported type")]
     BadPrivateKey,
+    /// An RSA key that no verifier should believe.
+    #[error(
+        "an RSA key of less than 2048 bits is too weak; use ec-p256, ec-p384, rsa-2048 or rsa-4096"
+    )]
+    WeakRsa,
+    /// An RSA key of a length that is not known.
+    #[error("an RSA key of {0} bits is not supported; use rsa-2048, rsa-4096, ec-p256 or ec-p384")]
+    RsaLength(usize),
     /// The crypto library refused to sign.
     #[error("sign with private key")]
     Sign,
@@ -87,11 +95,17 @@ impl LocalSigner {
         if let Some(pair) = read_ec(p384.0, p384.1, der) {
             return Self::new(KeyType::EcP384, pair);
         }
-        let pair = rsa::KeyPair::from_pkcs8(der).map_err(|_rejected| SignError::BadPrivateKey)?;
+        let pair = rsa::KeyPair::from_pkcs8(der).map_err(|rejected| {
+            // The library's word for keys below 2048 bits.
+            match rejected.to_string().as_str() {
+                "TooSmall" => SignError::WeakRsa,
+                _ => SignError::BadPrivateKey,
+            }
+        })?;
         let key_type = match pair.public_modulus_len() {
             256 => KeyType::Rsa2048,
             512 => KeyType::Rsa4096,
-            _ => return Err(SignError::BadPrivateKey),
+            bytes => return Err(SignError::RsaLength(bytes * 8)),
         };
         Self::new(key_type, Pair::Rsa(Box::new(pair)))
     }

@@ -48,21 +48,34 @@ pub enum DiskError {
     #[error("unable to load upstream CA bundle: {0}")]
     Bundle(String),
     /// A chain without its root.
-    #[error("with no bundle_file_path configured only self-signed CAs are supported")]
+    #[error(
+        "with no bundle_file_path configured only self-signed CAs are supported; put the root into a \
+         file of its own and name it in bundle_file_path"
+    )]
     NotSelfSigned,
     /// Two halves of different pairs.
-    #[error("unable to load upstream CA: certificate and private key do not match")]
+    #[error(
+        "unable to load upstream CA: certificate and private key do not match; put a certificate and \
+         its own key into cert_file_path and key_file_path"
+    )]
     Mismatch,
     /// The first certificate may sign no certificates.
-    #[error("unable to load upstream CA: certificate is no CA: {0}")]
+    #[error(
+        "unable to load upstream CA: certificate is no CA: {0}; put a CA certificate into \
+         cert_file_path"
+    )]
     NotCa(&'static str),
     /// The first certificate is not valid now.
-    #[error("unable to load upstream CA: certificate {0}")]
+    #[error(
+        "unable to load upstream CA: certificate {0}; put one that is valid now, with its key, into \
+         cert_file_path and key_file_path, or mend this machine's clock"
+    )]
     NotValidNow(&'static str),
     /// The first certificate leads to no root.
     #[error(
         "unable to load upstream CA: certificate cannot be validated with the provided bundle or is \
-         not self-signed: {0}"
+         not self-signed: {0}; put the root that it leads to into bundle_file_path, and what stands \
+         between into cert_file_path"
     )]
     Untrusted(String),
     /// The request is not one for this trust domain's CA.
@@ -197,8 +210,9 @@ impl Pair {
         let key = pem::decode_private_key(&key).map_err(|error| {
             DiskError::Key(format!("{}: {error}", settings.key_file_path.display()))
         })?;
-        let signer = LocalSigner::from_pkcs8(key.expose())
-            .map_err(|error: SignError| DiskError::Key(error.to_string()))?;
+        let signer = LocalSigner::from_pkcs8(key.expose()).map_err(|error: SignError| {
+            DiskError::Key(format!("{}: {error}", settings.key_file_path.display()))
+        })?;
         let certificates =
             certificates(&settings.cert_file_path).map_err(DiskError::Certificate)?;
         let (chain, roots) = match (&settings.bundle_file_path, certificates.as_slice()) {

@@ -54,6 +54,10 @@ impl Ca {
     }
 }
 
+/// RSA keys that are refused before a certificate is looked at: of 1024 and of 3072 bits.
+const WEAK_KEY: &str = include_str!("fixtures/rsa-1024.pem");
+const ODD_KEY: &str = include_str!("fixtures/rsa-3072.pem");
+
 /// A folder with the files of the plugin.
 struct Files {
     folder: tempfile::TempDir,
@@ -125,6 +129,18 @@ fn files_that_cannot_be_used_are_refused_in_spires_words() {
     for (files, text) in cases {
         let refusal = files.refusal();
         assert!(refusal.contains(text), "{refusal:?} is not about {text:?}");
+        let names_the_fix = refusal.contains("_file_path") || refusal.contains("cert.pem");
+        assert!(names_the_fix, "{refusal:?} says nothing of what to do");
+    }
+    for (key, text) in [
+        (WEAK_KEY, "an RSA key of less than 2048 bits is too weak; use ec-p256,"),
+        (ODD_KEY, "an RSA key of 3072 bits is not supported; use rsa-2048,"),
+    ] {
+        let files = Files::new(&root, &[&root], None);
+        fs::write(files.path("key.pem"), key).unwrap();
+        let refusal = files.refusal();
+        assert!(refusal.starts_with("unable to load upstream CA key: "), "{refusal}");
+        assert!(refusal.contains(text) && refusal.contains("key.pem"), "{refusal}");
     }
 }
 
