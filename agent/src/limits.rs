@@ -75,6 +75,9 @@ pub const SIGN_BATCH_MAX: usize = 500;
 /// How often the agent's own SVID is checked.
 pub const ROTATE_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
+/// One that ends before that is checked more often, but not more often than this.
+pub const ROTATE_CHECK_MIN: Duration = Duration::from_millis(500);
+
 /// Longest pause between failed rotations.
 pub const ROTATE_BACKOFF_MAX: Duration = Duration::from_secs(120);
 

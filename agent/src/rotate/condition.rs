@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use steeple_spiffe_core::Timestamp;
 
+use crate::limits::{ROTATE_CHECK_INTERVAL, ROTATE_CHECK_MIN};
+
 const JITTER: f64 = 0.1;
 
 /// A lifetime must exceed the availability target by this much for the target to count.
@@ -38,6 +40,12 @@ impl Condition {
     }
 }
 
+/// How long after a look at an X.509-SVID that has `left` to live the next one comes: seconds, but
+/// twice before its end.
+pub(super) fn check_interval(left: Duration) -> Duration {
+    (left / 3).clamp(ROTATE_CHECK_MIN, ROTATE_CHECK_INTERVAL)
+}
+
 /// Whether a JWT-SVID is due: half of the lifetime alone counts.
 pub fn is_token_due(from: Timestamp, until: Timestamp, now: Timestamp, unit: f64) -> bool {
     is_past_half(until.since(from), until.since(now), unit)
@@ -53,6 +61,16 @@ mod tests {
     use super::*;
 
     const HOUR: i64 = 3600;
+
+    #[test]
+    fn what_ends_soon_is_looked_at_twice_before() {
+        for (left_ms, expected_ms) in
+            [(3_600_000, 5_000), (15_000, 5_000), (6_000, 2_000), (900, 500), (0, 500)]
+        {
+            let interval = check_interval(Duration::from_millis(left_ms));
+            assert_eq!(interval, Duration::from_millis(expected_ms), "{left_ms}");
+        }
+    }
 
     fn is_due(lifetime_s: i64, remaining_s: i64, unit: f64, target_s: Option<u64>) -> bool {
         let start = Timestamp::from_unix_s(1_000_000);

@@ -1,11 +1,12 @@
 //! The agent's own certificate: kept, renewed, lost.
 //!
 //! Owns the certificate with its key on disk and in the TLS configuration, and the two ways to a new
-//! one: renewal, or attestation again where the method allows it. A new key is safe on disk before it
-//! is used; the certificate follows; then connections are opened anew. An agent whose certificate
-//! has expired goes on serving from its cache while it keeps trying.
+//! one: renewal, or attestation again where the method allows it, which needs no certificate. A new key
+//! is safe on disk before it is used; the certificate follows; then connections are opened anew. An
+//! agent whose certificate has expired goes on serving from its cache while it keeps trying.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -15,7 +16,7 @@ use steeple_spiffe_core::{Clock, KeyType, LocalSigner, Random, Secret, SpiffeId,
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::condition::Condition;
+use super::condition::{Condition, check_interval};
 use super::verdict::{Verdict, verdict};
 use crate::attest::node::NodeAttestor;
 use crate::backoff::Backoff;
@@ -246,33 +247,36 @@ impl Rotator {
     /// Runs until the shutdown. Returns the answer of a server that ends this agent's life.
     pub async fn run(&self, shutdown: CancellationToken) -> Result<(), CallError> {
         let mut backoff = Backoff::new(ROTATE_CHECK_INTERVAL, ROTATE_BACKOFF_MAX);
-        let mut pause = ROTATE_CHECK_INTERVAL;
+        let mut pause = self.check_interval();
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = ROTATE_CHECK_INTERVAL;
+            pause = self.check_interval();
             if !self.is_due() {
                 continue;
             }
             match self.rotate(self.upstream.generation()).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    pause = self.check_interval();
+                }
                 Err(failure) => {
                     let text = crate::upstream::chain(&failure);
                     error!(error = %text, "Could not rotate agent SVID");
-                    if self.clock.now() >= self.own.identity.load().svid().not_after {
+                    if self.has_ended() {
                         error!("Agent SVID has expired; workloads are served from the cache only");
                     }
                     let OwnSvidError::Server(call) = failure else {
-                        pause = backoff.pause(self.random.unit_f64());
+                        pause = self.after_failure(&mut backoff);
                         continue;
                     };
                     match verdict(&call, self.upstream.generation()) {
                         Verdict::Reattest | Verdict::Banned => return Err(call),
                         // Unknown authorities are told of at each sync.
                         Verdict::Retry | Verdict::Distrusted => {
-                            pause = backoff.pause(self.random.unit_f64());
+                            pause = self.after_failure(&mut backoff);
                         }
                     }
                 }
@@ -294,7 +298,10 @@ impl Rotator {
             let call = |channel| attest(channel, attestor, payload.clone(), key.csr.clone());
             // As in SPIRE without the certificate, with which servers may let nobody in any more.
             let servers = self.upstream.with_tls(Arc::clone(&self.servers_only));
-            let admitted = servers.call(call).await;
+            let generation = self.upstream.generation();
+            // Of the certificate that is being replaced, so that a ban is taken for what it is.
+            let admitted =
+                servers.call(call).await.map_err(|error| CallError { generation, ..error });
             self.own.install(&admitted.map_err(AttestError::from)?, &key)?;
             pause.finish_with_new_identity();
             info!("Successfully reattested node");
@@ -323,6 +330,20 @@ impl Rotator {
         let own = Arc::clone(&self.own);
         let made = tokio::task::spawn_blocking(move || own.new_key()).await;
         made.unwrap_or(Err(OwnSvidError::Key(steeple_spiffe_core::signer::SignError::Generate)))
+    }
+
+    /// While there is little left of the certificate the next try does not wait for the pause to grow.
+    fn after_failure(&self, backoff: &mut Backoff) -> Duration {
+        let pause = backoff.pause(self.random.unit_f64());
+        if self.has_ended() { pause } else { pause.min(self.check_interval()) }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.clock.now() >= self.own.identity.load().svid().not_after
+    }
+
+    fn check_interval(&self) -> Duration {
+        check_interval(self.own.identity.load().svid().not_after.since(self.clock.now()))
     }
 
     fn is_due(&self) -> bool {

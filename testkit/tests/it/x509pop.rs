@@ -110,3 +110,27 @@ async fn an_agent_that_was_away_from_taint_to_revocation_proves_itself_again() {
     done(&cluster, 2, &[create.as_slice(), &["-parentID", &id]].concat());
     logs(&agent, "Entry created", 1).await;
 }
+
+/// No server lets in whose certificate has ended: it comes as a stranger.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_whose_svid_ended_while_no_server_was_there_attests_again_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let machines = Machines::new().unwrap();
+    let spec = ClusterSpec {
+        members: 1,
+        server_lines: "  agent_ttl = \"5s\"\n  ratelimit { attestation = false }\n".to_owned(),
+        plugin_lines: machines.plugin(folder.path()).unwrap(),
+        ..ClusterSpec::default()
+    };
+    let mut cluster = Cluster::start(&folder.path().join("cluster"), &spec).await.unwrap();
+    let place = folder.path().join("agent");
+    configure(&place, &cluster, &[0], &machines, "one");
+    let agent = Agent::launch(&place, None).await.unwrap();
+
+    cluster.stop_member(0).await.unwrap();
+    logs(&agent, "Agent SVID has expired", 1).await;
+    let before = agent.log_text().matches("Successfully reattested node").count();
+    cluster.start_member(0).unwrap();
+    logs(&agent, "Successfully reattested node", before + 1).await;
+    assert_eq!(agent.log_text().matches("Node attestation was successful").count(), 1);
+}
