@@ -30,6 +30,8 @@ pub(crate) enum Mutant {
     LowerSequenceAccepted,
     /// Every replica carries out the leader's duties, and so fetches bundles by itself.
     EveryReplicaFetches,
+    /// An authority signs as soon as all members and agents know it, whatever peers may know.
+    PeersNotWaitedFor,
 }
 
 /// Each with the test that finds it.
@@ -66,6 +68,11 @@ static FOUND_BY_TESTS: steeple_testkit::mutants::Bugs<Mutant> = steeple_testkit:
             "every-replica-fetches",
             Mutant::EveryReplicaFetches,
             "duties::tests::who_does_not_lead_asks_no_peer_for_its_bundle",
+        ),
+        (
+            "peers-not-waited-for",
+            Mutant::PeersNotWaitedFor,
+            "authority::month::tests::peers_that_fetch_late_are_waited_for_where_agents_are_quick",
         ),
     ],
 );

@@ -27,7 +27,7 @@ const SKEW_LIMIT_MAX: Duration = Duration::from_secs(30);
 
 /// Peers of other trust domains wait at least this long between two fetches, and after one that failed
 /// (SPIRE: both a minute).
-const PEER_PAUSE_MIN: Duration = Duration::from_secs(60);
+pub(crate) const PEER_MINUTE: Duration = Duration::from_secs(60);
 
 /// The shortest `ca_ttl` there may be: a leader that is elected anew (2 s) finds the authority that signs
 /// still alive, since the hand-over is due a sixth of its life before the end.
@@ -116,10 +116,21 @@ impl AuthorityPolicy {
     /// How long peers of other trust domains may take to fetch a bundle, one failed attempt included.
     /// They fetch anonymously, so time is all there is to know. `None`: nobody can fetch it.
     pub fn peers_fetch_bound(&self) -> Option<Duration> {
+        self.fetch_bound_in(PEER_MINUTE)
+    }
+
+    /// How long after an authority was made peers of other trust domains are taken to have it: half a
+    /// minute for its commit, then [`Self::peers_fetch_bound`]. `minute` is theirs, [`PEER_MINUTE`]
+    /// unless a test makes it shorter. `None`: nobody can fetch it.
+    pub fn peers_known_within(&self, minute: Duration) -> Option<Duration> {
+        self.fetch_bound_in(minute).map(|bound| minute / 2 + bound)
+    }
+
+    fn fetch_bound_in(&self, minute: Duration) -> Option<Duration> {
         // Who is told nothing waits a tenth of the shortest life (SPIRE's clients).
         let told =
             self.refresh_hint.map(|hint| if hint.is_zero() { self.ca_ttl / 10 } else { hint });
-        told.map(|pause| pause.max(PEER_PAUSE_MIN) + PEER_PAUSE_MIN)
+        told.map(|pause| pause.max(minute) + minute)
     }
 
     /// How long a scheduled rotation waits at most for those who may not know the next authority.

@@ -16,6 +16,7 @@ use steeple_spiffe_core::{Clock, TrustDomain};
 use tonic::service::Routes;
 
 use crate::attest::{Attestors, JoinToken, X509Pop, X509PopConfigError};
+use crate::authority::{AuthorityPolicy, PEER_MINUTE};
 use crate::check::CheckParts;
 use crate::config::{AttestorConfig, Config, UpstreamConfig, settings_hash};
 use crate::gate::Reads;
@@ -226,8 +227,13 @@ pub(super) fn refresher(
     })
 }
 
-/// How long the refresher's minute is, so that tests need not wait for it. Builds with assertions
-/// alone look at it: none that is shipped does.
+/// How long after it was made an authority is known to peers of other trust domains, if any fetch it.
+pub(super) fn peers_known_within(policy: &AuthorityPolicy) -> anyhow::Result<Option<Duration>> {
+    Ok(policy.peers_known_within(refresh_minute()?.unwrap_or(PEER_MINUTE)))
+}
+
+/// How long the refresher's minute is, and that of peers who are waited for, so that tests need not
+/// wait for it. Builds with assertions alone look at it: none that is shipped does.
 fn refresh_minute() -> anyhow::Result<Option<Duration>> {
     const VARIABLE: &str = "STEEPLE_REFRESH_MINUTE_MS";
     match std::env::var(VARIABLE) {

@@ -186,7 +186,7 @@ impl Start {
             Arc::clone(&keys),
             Arc::clone(&self.world.clock),
             self.config.cluster.max_staleness,
-            policy.peers_fetch_bound(),
+            parts::peers_known_within(&policy)?,
         );
         let context = Context {
             gate: self.gate(handle.clone(), views.clone(), reads.clone()),

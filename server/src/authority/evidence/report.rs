@@ -75,9 +75,9 @@ pub(in crate::authority) fn assumed_at(prepared: &Authority, max_staleness: Dura
     prepared.issued_at.plus(AGENT_FETCH_BOUND + max_staleness)
 }
 
-/// When peers that need this long to fetch a bundle are taken to have an authority.
-pub(in crate::authority) fn peers_at(prepared: &Authority, fetch_bound: Duration) -> Timestamp {
-    prepared.issued_at.plus(COMMITTED_WITHIN + fetch_bound)
+/// When peers who have it within this time are taken to have an authority.
+pub(in crate::authority) fn peers_at(prepared: &Authority, known_within: Duration) -> Timestamp {
+    prepared.issued_at.plus(known_within)
 }
 
 /// When all are known to have an authority that is prepared at a time: at the earliest and at the latest,
@@ -85,9 +85,9 @@ pub(in crate::authority) fn peers_at(prepared: &Authority, fetch_bound: Duration
 pub(super) fn known_between(
     prepared_at: Timestamp,
     max_staleness: Duration,
-    peers_fetch_bound: Option<Duration>,
+    peers_known_within: Option<Duration>,
 ) -> (Timestamp, Timestamp) {
-    let peers = peers_fetch_bound.map(|bound| prepared_at.plus(COMMITTED_WITHIN + bound));
+    let peers = peers_known_within.map(|within| prepared_at.plus(within));
     let agents = prepared_at.plus(AGENT_FETCH_BOUND + max_staleness);
     let earliest = peers.unwrap_or(prepared_at);
     (earliest, earliest.max(agents))
@@ -98,7 +98,8 @@ impl Report {
     pub fn judge(&self, now: Timestamp) -> Evidence {
         let members = self.members.iter().all(|member| member.not_ready.is_none());
         let agents = self.agents.all_know() || now >= self.assumed_at;
-        let peers = self.peers_at.is_none_or(|at| now >= at);
+        let peers =
+            mutants::on(Mutant::PeersNotWaitedFor) || self.peers_at.is_none_or(|at| now >= at);
         if members && agents && peers { Evidence::Complete } else { Evidence::Incomplete }
     }
 
@@ -154,6 +155,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::authority::AuthorityPolicy;
+    use crate::authority::policy::PEER_MINUTE;
 
     /// A prepared authority whose certificate is its name.
     pub(in crate::authority::evidence) fn authority(kind: AuthorityKind, name: &str) -> Authority {
@@ -256,7 +258,12 @@ pub(super) mod tests {
         assert_eq!([bound(300), bound(5), bound(0)], [360, 120, 24 * 360 + 60]);
         assert_eq!(AuthorityPolicy::default().peers_fetch_bound(), None);
 
-        let at = peers_at(&prepared, Duration::from_secs(360));
+        let known_within = |hint, minute| told(hint).peers_known_within(minute).unwrap();
+        let within = known_within(300, PEER_MINUTE);
+        assert_eq!(within, Duration::from_secs(390));
+        let quick = known_within(2, Duration::from_secs(1));
+        assert_eq!(quick, Duration::from_millis(3_500), "a test's minute");
+        let at = peers_at(&prepared, within);
         assert_eq!(at, Timestamp::from_unix_s(1_000 + 390));
         let assumed_at = assumed_at(&prepared, Duration::ZERO);
         let report = |missing| Report {

@@ -37,7 +37,7 @@ pub struct Survey {
     sightings: Sightings,
     clock: Arc<dyn Clock>,
     max_staleness: Duration,
-    peers_fetch_bound: Option<Duration>,
+    peers_known_within: Option<Duration>,
     challenge: ChallengeBoard,
     /// The registry holds it weakly.
     _witness: Arc<dyn Answers>,
@@ -47,14 +47,14 @@ pub struct Survey {
 impl Survey {
     /// From here on this member answers what others ask of it, by these views and keys. A replica that
     /// is cut off may serve an old bundle for `max_staleness`; peers of other trust domains need
-    /// `peers_fetch_bound` to fetch a bundle, if any can.
+    /// `peers_known_within` from when an authority is made until they have it, if any can fetch it.
     pub fn start(
         store: StoreHandle,
         views: Views,
         keys: Arc<ClusterKeys>,
         clock: Arc<dyn Clock>,
         max_staleness: Duration,
-        peers_fetch_bound: Option<Duration>,
+        peers_known_within: Option<Duration>,
     ) -> Self {
         let sightings = Sightings::default();
         let arrivals = Arrivals::default();
@@ -77,7 +77,7 @@ impl Survey {
             sightings,
             clock,
             max_staleness,
-            peers_fetch_bound,
+            peers_known_within,
             challenge,
             _witness,
             _arrivals,
@@ -150,14 +150,14 @@ impl Survey {
             Agents::default()
         });
         let assumed_at = assumed_at(authority, self.max_staleness);
-        let peers_at = self.peers_fetch_bound.map(|bound| peers_at(authority, bound));
+        let peers_at = self.peers_known_within.map(|within| peers_at(authority, within));
         Report { members, agents, assumed_at, peers_at }
     }
 
     /// When all can be known to have an authority that is prepared at a time: at the earliest, and at the
     /// latest.
     pub fn known_between(&self, prepared_at: Timestamp) -> (Timestamp, Timestamp) {
-        known_between(prepared_at, self.max_staleness, self.peers_fetch_bound)
+        known_between(prepared_at, self.max_staleness, self.peers_known_within)
     }
 
     fn now(&self) -> Timestamp {

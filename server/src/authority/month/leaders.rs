@@ -11,6 +11,7 @@ use super::super::evidence::{
     Reply, Report, Round, What, absent_until, agents_without, assumed_at, peers_at,
 };
 use super::super::planner::{Evidence, Step, plan};
+use super::super::policy::PEER_MINUTE;
 use super::super::slots::Slots;
 use super::member::Condition;
 use super::world::{MAX_STALENESS, World};
@@ -210,8 +211,8 @@ impl World {
         let (members, seen) = round.join(&replies);
         let agents = agents_without(&me.views, now, &seen);
         let assumed_at = assumed_at(prepared, MAX_STALENESS);
-        let peers_at =
-            self.common.policy.peers_fetch_bound().map(|bound| peers_at(prepared, bound));
+        let known_within = self.common.policy.peers_known_within(PEER_MINUTE);
+        let peers_at = known_within.map(|within| peers_at(prepared, within));
         Report { members, agents, assumed_at, peers_at }
     }
 }

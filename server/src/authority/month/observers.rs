@@ -79,6 +79,7 @@ impl World {
         self.take(index, &answer);
         self.observers[index].next = match agent {
             None => self.in_s(240, 330),
+            Some(_) if self.quick_agents => self.in_s(5, 40),
             // It is away: nobody hears of it.
             Some(_) if self.chance(1_000) => self.in_s(1_800, 18_000),
             Some(_) if self.chance(4) => self.in_s(5, 480),

@@ -61,7 +61,7 @@ impl Operator {
             if !forecast.is_some_and(|forecast| forecast.allows(now)) {
                 return;
             }
-            if !world.chance(4) {
+            if !world.quick_agents && !world.chance(4) {
                 world.trouble(by);
             }
             let now = world.members[by].now();

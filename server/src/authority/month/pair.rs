@@ -71,6 +71,15 @@ struct Turn {
 
 impl Pair {
     pub(super) fn new(seed: u64) -> Self {
+        Self::with_agents(seed, false)
+    }
+
+    /// Two whose agents hear of everything at once: what an operator's rotation waits for are peers.
+    pub(super) fn with_quick_agents(seed: u64) -> Self {
+        Self::with_agents(seed, true)
+    }
+
+    fn with_agents(seed: u64, quick_agents: bool) -> Self {
         let random = SeededRandom::new(seed);
         let mut sides = ["foo.test", "bar.test"].map(|name| {
             let setup = Setup {
@@ -81,6 +90,7 @@ impl Pair {
                     ..AuthorityPolicy::default()
                 },
                 restored_one_in: 5_000,
+                quick_agents,
             };
             let mut world = World::new(random.u64(), setup);
             world.begin();

@@ -74,6 +74,21 @@ fn two_trust_domains_that_federate_go_on_verifying_each_other() {
     assert!(overtaken > 0 && by_hand > 0, "nobody fetched at once with another");
 }
 
+#[test]
+fn peers_that_fetch_late_are_waited_for_where_agents_are_quick() {
+    let days = 2;
+    let mut pair = Pair::with_quick_agents(1);
+    pair.run(HOUR * 24 * days);
+    for side in &pair.sides {
+        let (world, name) = (&side.world, &side.world.common.trust_domain);
+        println!("{days} days of {name}: {}", told(side));
+        let verdict = world.judge.verdict();
+        assert!(verdict.is_empty(), "{name}: {verdict:#?}");
+        assert!(world.judge.x509_activations >= 15 * days, "too few rotations");
+        assert!(side.link.counts.cuts > 0 && side.guests.verified > 100, "no peer was late");
+    }
+}
+
 fn told(side: &Side) -> String {
     let (world, guests) = (&side.world, &side.guests);
     let (judge, foreign) = (&world.judge, &world.judge.foreign);

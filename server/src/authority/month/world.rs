@@ -41,6 +41,8 @@ pub(super) struct Setup {
     pub(super) policy: AuthorityPolicy,
     /// Everything is lost but a snapshot once in so many steps.
     pub(super) restored_one_in: u64,
+    /// Agents hear of everything at once, and nothing keeps an operator's rotation waiting.
+    pub(super) quick_agents: bool,
 }
 
 impl Setup {
@@ -50,6 +52,7 @@ impl Setup {
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             policy: AuthorityPolicy { ca_ttl, ..AuthorityPolicy::default() },
             restored_one_in: 20_000,
+            quick_agents: false,
         }
     }
 }
@@ -73,6 +76,7 @@ pub(super) struct World {
     /// The newest X509-SVID that a workload got.
     pub(super) newest: Option<IssuedX509>,
     pub(super) restored_one_in: u64,
+    pub(super) quick_agents: bool,
     pub(super) minter: Minter,
     pub(super) pretenders: Vec<(usize, Timestamp)>,
     pub(super) flights: Vec<Flight>,
@@ -88,7 +92,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(seed: u64, setup: Setup) -> Self {
         let random = SeededRandom::new(seed);
-        let Setup { trust_domain, policy, restored_one_in } = setup;
+        let Setup { trust_domain, policy, restored_one_in, quick_agents } = setup;
         let policy = Arc::new(policy);
         let drawn: Arc<dyn Random> = Arc::new(SeededRandom::new(seed + 1));
         let common = Common {
@@ -123,6 +127,7 @@ impl World {
             workload: LocalSigner::generate(KeyType::EcP256).unwrap().0,
             newest: None,
             restored_one_in,
+            quick_agents,
             minter,
             pretenders: Vec::new(),
             flights: Vec::new(),
