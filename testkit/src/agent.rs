@@ -73,7 +73,7 @@ impl Agent {
             .iter()
             .map(|index| Ok(format!("127.0.0.1:{}", cluster.member(*index)?.api_port)))
             .collect::<Result<Vec<_>>>()?;
-        Self::write_config(folder, cluster.trust_domain(), &addresses, &bundle.stdout, lines)
+        Self::configure_in(folder, cluster.trust_domain(), &addresses, &bundle.stdout, lines)
     }
 
     /// As [`Agent::configure`], for servers at these addresses with this trust bundle.
@@ -83,10 +83,11 @@ impl Agent {
         bundle: &[u8],
         lines: &str,
     ) -> Result<()> {
-        Self::write_config(folder, TRUST_DOMAIN, addresses, bundle, lines)
+        Self::configure_in(folder, TRUST_DOMAIN, addresses, bundle, lines)
     }
 
-    fn write_config(
+    /// As [`Agent::configure_at`], for an agent of another trust domain.
+    pub fn configure_in(
         folder: &Path,
         trust_domain: &str,
         addresses: &[String],

@@ -3,7 +3,7 @@
 //!
 //! Owns no word of what is said: it passes bytes on.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
-/// A listener on loopback in front of several ports. Its connections end when it is dropped.
+/// A listener in front of several others. Its connections end when it is dropped.
 #[derive(Debug)]
 pub struct Balancer {
     port: u16,
@@ -29,7 +29,19 @@ impl Balancer {
     ///
     /// There is no port to listen on.
     pub async fn start(targets: &[u16]) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listen")?;
+        let local = |port: &u16| SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
+        let targets: Vec<SocketAddr> = targets.iter().map(local).collect();
+        Self::start_at(Ipv4Addr::LOCALHOST, &targets).await
+    }
+
+    /// As [`Balancer::start`], listening on an address that need not be loopback, for others that are
+    /// not there either.
+    ///
+    /// # Errors
+    ///
+    /// There is no port to listen on.
+    pub async fn start_at(address: Ipv4Addr, targets: &[SocketAddr]) -> Result<Self> {
+        let listener = TcpListener::bind((address, 0)).await.context("listen")?;
         let port = listener.local_addr().context("look at the listener")?.port();
         let (is_cut, seen) = watch::channel(false);
         let turned_away = Arc::new(AtomicUsize::new(0));
@@ -67,7 +79,7 @@ impl Drop for Balancer {
 }
 
 struct Door {
-    targets: Arc<[u16]>,
+    targets: Arc<[SocketAddr]>,
     is_cut: watch::Receiver<bool>,
     turned_away: Arc<AtomicUsize>,
 }
@@ -97,10 +109,10 @@ impl Door {
     }
 }
 
-async fn pass(mut stream: TcpStream, targets: &[u16], number: usize) {
+async fn pass(mut stream: TcpStream, targets: &[SocketAddr], number: usize) {
     let first = number % targets.len().max(1);
-    for port in targets.iter().cycle().skip(first).take(targets.len()) {
-        let Ok(mut target) = TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).await else {
+    for address in targets.iter().cycle().skip(first).take(targets.len()) {
+        let Ok(mut target) = TcpStream::connect(*address).await else {
             continue;
         };
         // Whichever end breaks it off, both see the end.

@@ -41,8 +41,8 @@ pub struct ClusterSpec {
     pub places: Vec<Place>,
     /// Variables that the members are started with.
     pub environment: Vec<(&'static str, PathBuf)>,
-    /// How long the minute of the bundle refresher is; `None`: a minute. Needs binaries with
-    /// assertions.
+    /// How long the minute of the bundle refresher is, and that for which peers are waited for before
+    /// an authority signs; `None`: a minute. Needs binaries with assertions.
     pub refresh_minute: Option<Duration>,
 }
 

@@ -32,10 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The most that a bundle may hold of a kind.
 const PUBLISHED_MAX: usize = 3;
 
-/// Who asks.
-const WORKLOAD: &str = "spiffe://example.org/w";
+/// Who asks, within its trust domain.
+const PATH: &str = "/w";
 
-const AUDIENCE: &str = "a";
+/// For whom tokens are.
+pub const AUDIENCE: &str = "a";
 
 /// What of a kind signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +74,41 @@ pub struct Sight {
     signed: Vec<Signed>,
     unanswered: usize,
     wrong: Vec<String>,
+    given: Option<Given>,
+    svids: Vec<Received>,
+}
+
+/// A bundle as a member gave it.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// When it was asked for, and when it came.
+    pub asked: Instant,
+    /// See `asked`.
+    pub at: Instant,
+    /// Whether the answer says that it may be older than others.
+    pub is_stale: bool,
+    /// What was given.
+    pub bundle: Arc<Bundle>,
+}
+
+/// An SVID as it was received.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// When it came.
+    pub from: Instant,
+    /// When it ends.
+    pub to: Instant,
+    /// The SVID.
+    pub svid: Svid,
+}
+
+/// What verifiers are shown.
+#[derive(Clone, Debug)]
+pub enum Svid {
+    /// A chain of certificates in DER, leaf first.
+    X509(Vec<Vec<u8>>),
+    /// A token for [`AUDIENCE`].
+    Jwt(String),
 }
 
 impl Sight {
@@ -80,27 +116,39 @@ impl Sight {
     pub fn unanswered(&self) -> usize {
         self.unanswered
     }
+
+    /// The bundle, if the member gave one.
+    pub fn given(&self) -> Option<&Given> {
+        self.given.as_ref()
+    }
+
+    /// What the member has signed.
+    pub fn svids(&self) -> &[Received] {
+        &self.svids
+    }
 }
 
-/// Asks the member with this admin socket for the bundle, for an X.509-SVID and for a JWT-SVID.
-pub async fn look(socket: &Path) -> Sight {
+/// Asks the member of a trust domain with this admin socket for the bundle, for an X.509-SVID and for
+/// a JWT-SVID.
+pub async fn look(socket: &Path, trust_domain: &str) -> Sight {
     let mut sight = Sight::default();
     let channel = unix_channel(socket);
     let asked = Instant::now();
     let bundle = match timeout(PATIENCE, bundle(channel.clone())).await {
         Ok(Ok((bundle, is_stale))) => {
+            let bundle = Arc::new(bundle);
             sight.take(&bundle, is_stale, asked);
-            Some(Arc::new(bundle))
+            Some(bundle)
         }
         Ok(Err(_)) | Err(_) => {
             sight.unanswered += 1;
             None
         }
     };
-    match timeout(PATIENCE, sign(channel)).await {
+    match timeout(PATIENCE, sign(channel, trust_domain)).await {
         Ok(Ok(svids)) => {
             for svid in svids {
-                sight.take_svid(&svid, bundle.as_ref());
+                sight.take_svid(svid, bundle.as_ref(), trust_domain);
             }
         }
         Ok(Err(_)) | Err(_) => sight.unanswered += 1,
@@ -116,35 +164,39 @@ async fn bundle(channel: Channel) -> Result<(Bundle, bool)> {
     Ok((convert::bundle::from_pb(reply.get_ref())?, is_stale))
 }
 
-/// An SVID as it was received.
-enum Svid {
-    X509(Vec<Vec<u8>>),
-    Jwt(String),
-}
-
-/// When an SVID was received, when it ends, and the SVID.
-type Received = (Instant, i64, Svid);
-
-async fn sign(channel: Channel) -> Result<[Received; 2]> {
+async fn sign(channel: Channel, trust_domain: &str) -> Result<[Received; 2]> {
     use pb::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
 
     let mut client = SvidClient::new(channel);
     let mut params = CertificateParams::default();
-    params.subject_alt_names = vec![SanType::URI(WORKLOAD.try_into().context("a URI")?)];
+    params.subject_alt_names =
+        vec![SanType::URI(workload(trust_domain).try_into().context("a URI")?)];
     let key = KeyPair::generate().context("generate a key")?;
     let csr = params.serialize_request(&key).context("sign a request")?.der().to_vec();
     let reply = client.mint_x509svid(MintX509svidRequest { csr, ttl: 0 }).await?.into_inner();
     let svid = reply.svid.context("no X.509-SVID")?;
-    let x509 = (Instant::now(), svid.expires_at, Svid::X509(svid.cert_chain));
+    let x509 = received(svid.expires_at, Svid::X509(svid.cert_chain));
 
-    let id = Some(pb::types::Spiffeid { trust_domain: "example.org".into(), path: "/w".into() });
+    let id = pb::types::Spiffeid { trust_domain: trust_domain.to_owned(), path: PATH.to_owned() };
+    let id = Some(id);
     let request = MintJwtsvidRequest { id, audience: vec![AUDIENCE.to_owned()], ttl: 0 };
     let svid = client.mint_jwtsvid(request).await?.into_inner().svid.context("no JWT-SVID")?;
-    Ok([x509, (Instant::now(), svid.expires_at, Svid::Jwt(svid.token))])
+    Ok([x509, received(svid.expires_at, Svid::Jwt(svid.token))])
+}
+
+/// An SVID that came now, and ends at a time in Unix seconds.
+fn received(expires_at: i64, svid: Svid) -> Received {
+    let from = Instant::now();
+    let to = from + Timestamp::from_unix_s(expires_at).since(SystemClock.now());
+    Received { from, to, svid }
+}
+
+fn workload(trust_domain: &str) -> String {
+    format!("spiffe://{trust_domain}{PATH}")
 }
 
 impl Sight {
-    fn take(&mut self, bundle: &Bundle, is_stale: bool, asked: Instant) {
+    fn take(&mut self, bundle: &Arc<Bundle>, is_stale: bool, asked: Instant) {
         let (x509, jwt) = (bundle.x509_authorities.len(), bundle.jwt_authorities.len());
         if x509 > PUBLISHED_MAX || jwt > PUBLISHED_MAX {
             self.wrong.push(format!("it has {x509} roots and {jwt} keys"));
@@ -159,16 +211,16 @@ impl Sight {
             }
         }
         keys.extend(bundle.jwt_authorities.iter().map(|key| (Kind::Jwt, key.key_id.clone())));
-        let sequence = bundle.sequence_number;
-        self.held = Some(Held { asked, at: Instant::now(), sequence, is_stale, keys });
+        let (sequence, at) = (bundle.sequence_number, Instant::now());
+        self.held = Some(Held { asked, at, sequence, is_stale, keys });
+        self.given = Some(Given { asked, at, is_stale, bundle: Arc::clone(bundle) });
     }
 
-    fn take_svid(&mut self, (from, expires_at, svid): &Received, bundle: Option<&Arc<Bundle>>) {
-        let now = SystemClock.now();
-        match signer(svid, bundle, now) {
+    fn take_svid(&mut self, one: Received, bundle: Option<&Arc<Bundle>>, trust_domain: &str) {
+        match signer(&one.svid, bundle, trust_domain) {
             Ok(key) => {
-                let to = *from + Timestamp::from_unix_s(*expires_at).since(now);
-                self.signed.push(Signed { from: *from, to, key });
+                self.signed.push(Signed { from: one.from, to: one.to, key });
+                self.svids.push(one);
             }
             Err(error) => self.wrong.push(format!("{error:#}")),
         }
@@ -177,13 +229,14 @@ impl Sight {
 
 /// The key that signed an SVID, which has to verify with the bundle that the same member gave just
 /// before.
-fn signer(svid: &Svid, bundle: Option<&Arc<Bundle>>, now: Timestamp) -> Result<Key> {
+fn signer(svid: &Svid, bundle: Option<&Arc<Bundle>>, trust_domain: &str) -> Result<Key> {
+    let now = SystemClock.now();
     match svid {
         Svid::X509(chain) => {
             let leaf = chain.first().context("an X.509-SVID without a certificate")?;
             if let Some(bundle) = bundle {
                 let id = verify_chain(chain, bundle, now).context("an X.509-SVID")?;
-                ensure!(id.to_string() == WORKLOAD, "an X.509-SVID of {id}");
+                ensure!(id.to_string() == workload(trust_domain), "an X.509-SVID of {id}");
             }
             Ok((Kind::X509, hex(&certificate_facts(leaf)?.authority_key_id)))
         }
@@ -244,7 +297,7 @@ impl Ledger {
 
     /// Takes what a member answered.
     pub fn note(&mut self, member: usize, sight: Sight) {
-        let Sight { held, signed, unanswered: _, wrong } = sight;
+        let Sight { held, signed, unanswered: _, wrong, given: _, svids: _ } = sight;
         self.wrong.extend(wrong.into_iter().map(|what| format!("member {member}: {what}")));
         if let Some(held) = held {
             self.published.extend(held.keys.iter().cloned());

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use steeple_testkit::cluster::TRUST_DOMAIN;
 use steeple_testkit::trust::{Ledger, look};
 use steeple_testkit::{Cluster, ClusterSpec};
 use tokio::time::Instant;
@@ -45,7 +46,7 @@ async fn rotation_by_schedule_goes_on_while_members_come_and_go() {
     let start = Instant::now();
     let (mut seen, mut failed) = (Ledger::new(KEEPS), 0);
     let mut look_at = async |seen: &mut Ledger, cluster: &Cluster, index: usize| {
-        let sight = look(&cluster.member(index).unwrap().socket()).await;
+        let sight = look(&cluster.member(index).unwrap().socket(), TRUST_DOMAIN).await;
         failed += sight.unanswered();
         seen.note(index, sight);
     };
