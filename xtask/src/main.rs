@@ -39,7 +39,7 @@ usage: cargo xtask <command>
              [--results FILE] [--mutant NAME]; sim mutants; sim merge FILE...
   chaos      real processes under real faults [--seed N|--seeds A..B] [--seconds 60]
              [--nemesis LIST] [--results FILE] [--out FOLDER]; chaos quick; chaos merge|figures FILE...;
-             chaos rotations [--rotations 100] [--seed N]
+             chaos rotations|federation [--rotations 100] [--seed N]
   bench      figures beside limits and peers, as ratios:
              issue [x509|p384|rsa2048|jwt|rotation|endpoint ...] [--quick] [--results FILE]
              store [writes|reads|failover|scale ...] [--quick] [--large] [--results FILE]

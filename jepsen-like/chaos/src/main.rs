@@ -15,6 +15,7 @@ mod agents;
 mod clients;
 mod damage;
 mod disk;
+mod federation;
 mod figures;
 mod issuers;
 mod journal;
@@ -79,6 +80,10 @@ fn dispatch(words: &[String]) -> Result<bool> {
         "rotations" => {
             let wanted = rotations::Wanted::parse(rest)?;
             runtime()?.block_on(until_interrupted(rotations::run(&wanted)))
+        }
+        "federation" => {
+            let wanted = federation::Wanted::parse(rest)?;
+            runtime()?.block_on(until_interrupted(federation::run(&wanted)))
         }
         "merge" => slice::merge(rest),
         "figures" => figures::print(rest),

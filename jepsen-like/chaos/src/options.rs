@@ -175,7 +175,7 @@ pub(crate) struct Options {
 pub(crate) const USAGE: &str = "usage: steeple-chaos [--seed N | --seeds A..B] [--seconds 60] \
 [--nemesis kill,pause,…] [--members 3] [--clients 8] [--agents 2] [--out FOLDER] [--results FILE] [--mutant NAME]
        steeple-chaos quick [--out FOLDER]
-       steeple-chaos rotations [--rotations 100] [--seed N] [--out FOLDER]
+       steeple-chaos rotations|federation [--rotations 100] [--seed N] [--out FOLDER]
        steeple-chaos merge FILE…, steeple-chaos figures FILE…
 nemeses: kill, pause, power-cut, partition, network, rolling, disk-full, wipe, move, clock, \
 upgrade, corrupt, membership, restore, suspend";

@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use steeple_checker::results::say;
 use steeple_spiffe_core::dice::Dice;
-use steeple_testkit::cluster::Place;
+use steeple_testkit::cluster::{Place, TRUST_DOMAIN};
 use steeple_testkit::process::wait_for;
 use steeple_testkit::trust::{Ledger, look};
 use steeple_testkit::{Cluster, ClusterSpec};
@@ -204,7 +204,7 @@ impl Field {
         // The first authorities sign as soon as they are there, for nobody knew a bundle before.
         for socket in &sockets {
             let serves = wait_for("the first authorities", WHOLE_MAX, async || {
-                let unanswered = look(socket).await.unanswered();
+                let unanswered = look(socket, TRUST_DOMAIN).await.unanswered();
                 ensure!(unanswered == 0, "{unanswered} calls without an answer");
                 Ok(())
             });
@@ -274,7 +274,7 @@ impl Field {
         let mut tasks = Vec::new();
         for at in members {
             let socket = self.cluster.member(*at)?.socket();
-            tasks.push((*at, tokio::spawn(async move { look(&socket).await })));
+            tasks.push((*at, tokio::spawn(async move { look(&socket, TRUST_DOMAIN).await })));
         }
         let mut unanswered = 0;
         for (at, task) in tasks {

@@ -7,9 +7,10 @@ use anyhow::Result;
 use steeple_checker::results::{append, read, say};
 use steeple_testkit::skip;
 
+use crate::federation;
 use crate::options::{Nemesis, Options};
 use crate::report::{Line, Word};
-use crate::rotations::{self, Wanted};
+use crate::rotations;
 use crate::run;
 use crate::world::lacks;
 
@@ -41,12 +42,12 @@ pub(crate) async fn run_all(options: &Options) -> Result<bool> {
     // One run says all of itself in its last line, several are counted.
     match (lines.len(), last) {
         (1, Some(sentence)) => say(&sentence),
-        _ => say(&counts(&lines, None)),
+        _ => say(&counts(&lines, &[])),
     }
     Ok(passed)
 }
 
-/// Runs short ones, a kind of fault each, and a few rotations, for CI. What cannot be installed
+/// Runs short ones, a kind of fault each, and a few rotations, alone and federated, for CI. What cannot be installed
 /// here is recorded as skipped.
 pub(crate) async fn quick(options: &Options) -> Result<bool> {
     let kinds = [
@@ -65,17 +66,21 @@ pub(crate) async fn quick(options: &Options) -> Result<bool> {
         tell(&line);
         lines.push(line);
     }
-    let rotated = match lacks(Nemesis::Partition) {
+    let mut rotated = Vec::new();
+    match lacks(Nemesis::Partition) {
         Some(why) => {
             skip::record("chaos-rotations", &why);
-            None
+            skip::record("chaos-federation", &why);
         }
-        None => Some(rotations::run(&Wanted::quick(options)).await?),
-    };
+        None => {
+            rotated.push(rotations::run(&rotations::Wanted::quick(options)).await?);
+            rotated.push(federation::run(&federation::Wanted::quick(options)).await?);
+        }
+    }
     say(&table(&lines));
-    say(&counts(&lines, rotated));
+    say(&counts(&lines, &rotated));
     let passed = lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty();
-    Ok(passed && rotated.unwrap_or(true))
+    Ok(passed && rotated.into_iter().all(|passed| passed))
 }
 
 /// Sums over result files. True if all passed.
@@ -85,7 +90,7 @@ pub(crate) fn merge(files: &[String]) -> Result<bool> {
         lines.extend(read(Path::new(file))?);
     }
     say(&table(&lines));
-    say(&counts(&lines, None));
+    say(&counts(&lines, &[]));
     Ok(lines.iter().all(|line| line.verdict == Word::Pass) && !lines.is_empty())
 }
 
@@ -97,9 +102,10 @@ fn tell(line: &Line) {
     say(&format!("  folder: {}", line.folder.display()));
 }
 
-/// How many passed, of runs and of rotations if there were any.
-fn counts(lines: &[Line], rotated: Option<bool>) -> String {
-    let verdicts = lines.iter().map(|line| line.verdict == Word::Pass).chain(rotated);
+/// How many passed, of runs and of those that rotate.
+fn counts(lines: &[Line], rotated: &[bool]) -> String {
+    let verdicts = lines.iter().map(|line| line.verdict == Word::Pass);
+    let verdicts = verdicts.chain(rotated.iter().copied());
     let (passed, failed): (Vec<bool>, Vec<bool>) = verdicts.partition(|passed| *passed);
     format!("chaos: {} passed, {} failed", passed.len(), failed.len())
 }

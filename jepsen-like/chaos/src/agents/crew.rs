@@ -219,11 +219,21 @@ impl Crew {
 }
 
 fn launch(at: usize, site: &Site) -> Result<Process> {
-    let program = match &site.stock {
+    start(&format!("agent-{at}"), &site.folder, &site.launcher, site.stock.as_deref())
+}
+
+/// Starts the agent of a configured folder by a launcher: ours, or the stock one of a folder.
+pub(crate) fn start(
+    name: &str,
+    folder: &Path,
+    launcher: &[String],
+    stock: Option<&Path>,
+) -> Result<Process> {
+    let program = match stock {
         Some(folder) => folder.join("spire-agent"),
         None => binary("spire-agent")?,
     };
-    let mut command = match site.launcher.split_first() {
+    let mut command = match launcher.split_first() {
         None => Command::new(program),
         Some((first, rest)) => {
             let mut command = Command::new(first);
@@ -231,8 +241,8 @@ fn launch(at: usize, site: &Site) -> Result<Process> {
             command
         }
     };
-    command.arg("run").arg("-config").arg(site.folder.join("agent.conf"));
-    Process::spawn(&format!("agent-{at}"), &mut command, &site.folder.join("agent.log"))
+    command.arg("run").arg("-config").arg(folder.join("agent.conf"));
+    Process::spawn(name, &mut command, &folder.join("agent.log"))
 }
 
 /// What is wrong by an agent's log.

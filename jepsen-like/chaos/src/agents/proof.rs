@@ -88,7 +88,7 @@ pub(crate) fn verify_token(
 }
 
 /// The certificates of a concatenation.
-fn certificates(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(mut der: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let mut found = Vec::new();
     while !der.is_empty() {
         let (rest, _) = X509Certificate::from_der(der).context("read a certificate")?;

@@ -271,7 +271,7 @@ fn read(message: &pb::workload::X509svidResponse) -> Result<Vec<Svid>> {
 }
 
 /// A request as the Workload API wants it.
-fn marked<T>(body: T) -> Request<T> {
+pub(crate) fn marked<T>(body: T) -> Request<T> {
     let mut request = Request::new(body);
     request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
     request
