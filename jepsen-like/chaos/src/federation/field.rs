@@ -50,21 +50,21 @@ impl Field {
         let prefix = format!("feder{}-", std::process::id());
         let spaces = Spaces::make(&prefix, NODES, folder, seed).context("make the network")?;
         let machines = Machines::new()?;
-        let (mut foo, mut bar) = tokio::try_join!(
+        let (mut one, mut other) = tokio::try_join!(
             Side::start(Which::Foo, folder, &spaces, &machines),
             Side::start(Which::Bar, folder, &spaces, &machines),
         )?;
-        foo.relate(&bar)?;
-        bar.relate(&foo)?;
-        foo.register()?;
-        bar.register()?;
-        tokio::try_join!(foo.attest(&spaces, &machines), bar.attest(&spaces, &machines))?;
+        one.relate(&other)?;
+        other.relate(&one)?;
+        one.register()?;
+        other.register()?;
+        tokio::try_join!(one.attest(&spaces, &machines), other.attest(&spaces, &machines))?;
         let ledger: Shared = Arc::new(Mutex::new(Ledger::new()));
         let guest = |side: &Side| Guest::new(side.which, &side.agent_socket(), Arc::clone(&ledger));
-        let (guests, (stop, _)) = ([guest(&foo), guest(&bar)], watch::channel(false));
+        let (guests, (stop, _)) = ([guest(&one), guest(&other)], watch::channel(false));
         let mut field = Self {
-            foo,
-            bar,
+            foo: one,
+            bar: other,
             spaces,
             dice: Dice::new(seed, 1),
             own: [(); 2].map(|()| Arc::new(Mutex::new(trust::Ledger::new(KEEPS)))),

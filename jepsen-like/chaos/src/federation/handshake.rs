@@ -51,13 +51,13 @@ pub(super) async fn run(
 ) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let [foo, bar] = &guests;
+    let [one, other] = &guests;
     loop {
         tokio::select! {
             _stopped = stop.wait_for(|stop| *stop) => return,
             _due = ticks.tick() => {}
         }
-        for [client, server] in [[foo, bar], [bar, foo]] {
+        for [client, server] in [[one, other], [other, one]] {
             let (Some(ours), Some(theirs)) = (client.presents(), server.presents()) else {
                 lock(&done).without += 1;
                 continue;

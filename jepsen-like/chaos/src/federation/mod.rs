@@ -175,9 +175,9 @@ fn stored(field: &Field, which: Which) -> Result<usize> {
 
 /// Figures, in lines.
 fn tell(field: &Field, wanted: &Wanted, lasted: Duration, totals: &Totals) -> Result<()> {
-    let [foo, bar] = field.own.each_ref().map(|own| lock(own).rotations());
+    let [of_foo, of_bar] = field.own.each_ref().map(|own| lock(own).rotations());
     say(&format!(
-        "federation: {foo} and {bar} rotations in {} s, seed {}; {}",
+        "federation: {of_foo} and {of_bar} rotations in {} s, seed {}; {}",
         lasted.as_secs(),
         wanted.seed,
         field.done.sentence()
