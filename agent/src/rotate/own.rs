@@ -332,10 +332,14 @@ impl Rotator {
         made.unwrap_or(Err(OwnSvidError::Key(steeple_spiffe_core::signer::SignError::Generate)))
     }
 
-    /// While there is little left of the certificate the next try does not wait for the pause to grow.
+    /// While seconds are left of the certificate it is tried at each look; pauses grow from when it has
+    /// ended, so that the first tries after it come soon.
     fn after_failure(&self, backoff: &mut Backoff) -> Duration {
-        let pause = backoff.pause(self.random.unit_f64());
-        if self.has_ended() { pause } else { pause.min(self.check_interval()) }
+        let soon = self.check_interval();
+        if soon < ROTATE_CHECK_INTERVAL && !self.has_ended() {
+            return soon;
+        }
+        backoff.pause(self.random.unit_f64())
     }
 
     fn has_ended(&self) -> bool {
