@@ -75,7 +75,7 @@ pub use handle::{Confirmed, StoreHandle};
 pub use ids::{ClusterId, MemberId, RequestId, Revision, RowNumber};
 pub use keys_in_use::KeysInUse;
 pub use level::{
-    FEATURE_LEVEL_MAX, REFRESH_LEVEL, REKEY_LEVEL, SEALED_VALUES_LEVEL, UPSTREAM_LEVEL,
+    FEATURE_LEVEL_MAX, REFRESH_LEVEL, REKEY_LEVEL, SEALED_VALUES_LEVEL, UPSTREAM_LEVEL, WIT_LEVEL,
 };
 pub use mem::{MemoryDisk, StateSum, SyncTimes};
 pub use membership::{MemberChange, MemberChangeError, REFUSED_CHANGE_TARGET};

@@ -125,7 +125,7 @@ impl Duties {
                 report(&error);
             }
             let journal = self.views.journal();
-            let pause = rotation_pause(&journal, self.rotator.minter.policy.kinds());
+            let pause = rotation_pause(&journal, self.rotator.policy().kinds());
             // Forced rotations move the journal too, and may make a step due.
             let moved = revision.wait_for(|_| self.views.journal().revision != journal.revision);
             // An error would say that the views are gone; the pause then paces the loop.
@@ -263,7 +263,7 @@ mod tests {
     use steeple_raft_store::testing::{self, DEADLINE, TestStore};
     use steeple_raft_store::{
         Change, ClusterId, ClusterKeys, FEATURE_LEVEL_MAX, KeysInUse, MemoryDisk, Rejection,
-        RequestId, Storage, Store,
+        RequestId, Storage, Store, WIT_LEVEL,
     };
     use steeple_spiffe_core::authority::Authority;
     use steeple_spiffe_core::random::SystemRandom;
@@ -446,6 +446,36 @@ mod tests {
             rotation_pause(&journal, &kinds)
         });
         assert_eq!(pauses, [ROTATE_EVERY, ROTATE_RETRY], "nothing else is waited for");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn with_the_flag_a_wit_key_is_made_as_soon_as_the_cluster_can_hold_one() {
+        use AuthorityStatus::{Active, Old, Prepared};
+        for (level, made) in [(WIT_LEVEL - 1, &[][..]), (WIT_LEVEL, &[Active])] {
+            let mut bench = Bench::at_level(level).await;
+            let policy = AuthorityPolicy { wit_svids: true, ..AuthorityPolicy::default() };
+            bench.rotator.minter.policy = Arc::new(policy);
+            bench.rotator.round(bench.term()).await.unwrap();
+            assert_eq!(bench.statuses(), [Active]);
+            let keys = bench.names(AuthorityKind::Wit);
+            assert_eq!(keys.into_iter().map(|(_, status)| status).collect::<Vec<_>>(), made);
+            let kinds = bench.rotator.policy();
+            let pause = rotation_pause(&bench.views.journal(), kinds.kinds());
+            assert_eq!(pause, ROTATE_EVERY, "nothing is waited for");
+        }
+        let mut bench = Bench::start().await;
+        let policy = AuthorityPolicy { wit_svids: true, ..AuthorityPolicy::default() };
+        bench.rotator.minter.policy = Arc::new(policy);
+        let hours = |count: u64| Duration::from_secs(count * 3600 + 1);
+        let steps = [(0, &[Active][..]), (12, &[Active, Prepared]), (8, &[Old, Active])];
+        for (later, expected) in steps {
+            bench.clock.advance(hours(later));
+            bench.rotator.round(bench.term()).await.unwrap();
+            let keys = bench.names(AuthorityKind::Wit);
+            assert_eq!(keys.into_iter().map(|(_, status)| status).collect::<Vec<_>>(), expected);
+        }
+        let bundle = bench.views.bundle(&bench.rotator.minter.trust_domain).unwrap();
+        assert_eq!((bundle.wit_authorities.len(), bundle.jwt_authorities.len()), (2, 2));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

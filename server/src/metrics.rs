@@ -246,7 +246,12 @@ fn record_state(views: &Views, default_x509_svid_ttl: Duration, now: Timestamp) 
     metrics::gauge!("spire_server_cluster_epoch").set(f64::from(cluster.epoch));
     let journal = views.journal();
     let active = |kind| Slots::of(&journal, kind).current;
-    for (kind, label) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
+    for kind in AuthorityKind::ALL {
+        let label = match kind {
+            AuthorityKind::X509 => "x509",
+            AuthorityKind::Jwt => "jwt",
+            AuthorityKind::Wit => "wit",
+        };
         let Some(active) = active(kind) else { continue };
         let left = active.not_after.since(now).as_secs_f64();
         metrics::gauge!("spire_server_cluster_authority_ends_in", "type" => label).set(left);

@@ -1,4 +1,4 @@
-//! Signing authorities: a key with its certificate (X.509) or key id (JWT), in slots.
+//! Signing authorities: a key with its certificate (X.509) or key id (JWT and WIT), in slots.
 //!
 //! Owns names and states; who moves them is `server/authority`, where they are kept is raft-store.
 //! Slots and marks follow `spec/spire-semantics.md` 2.
@@ -14,9 +14,17 @@ pub enum AuthorityKind {
     X509,
     /// JWT-SVIDs; the authority is a public key with a key id.
     Jwt,
+    /// WIT-SVIDs (workload identity tokens); as for JWT-SVIDs. Only where the feature flag is on.
+    Wit,
 }
 
-/// The name of an authority: for X.509 the lower-case hex of its SubjectKeyId, for JWT the key id.
+impl AuthorityKind {
+    /// All kinds, in the order in which they are looked after.
+    pub const ALL: [Self; 3] = [Self::X509, Self::Jwt, Self::Wit];
+}
+
+/// The name of an authority: for X.509 the lower-case hex of its SubjectKeyId, for JWT and WIT the key
+/// id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuthorityId(String);
 
@@ -104,7 +112,7 @@ pub struct Authority {
     pub kind: AuthorityKind,
     /// Where it stands.
     pub status: AuthorityStatus,
-    /// X.509: the CA certificate in DER. JWT: the public key as SubjectPublicKeyInfo in DER.
+    /// X.509: the CA certificate in DER. JWT and WIT: the public key as SubjectPublicKeyInfo in DER.
     pub public_der: Vec<u8>,
     /// X.509 below an upstream authority: the chain above the CA certificate, nearest first.
     pub upstream_chain: Vec<Vec<u8>>,

@@ -11,6 +11,7 @@
 //! | [`federation`] | SPIFFE Federation, section 5 (endpoint profiles) |
 //! | [`svid::x509`] | X509-SVID, sections 2 to 5 |
 //! | [`svid::jwt`] | JWT-SVID, sections 2 to 5 |
+//! | [`svid::wit`] | none yet: SPIRE's workload identity tokens |
 //! | [`tls`] | X509-SVID, section 5.2 (validation in TLS) |
 
 #![forbid(unsafe_code)]
@@ -38,6 +39,7 @@ pub mod trust_domain;
 
 mod der;
 mod json;
+mod jwk;
 mod public_key;
 
 pub use agent::{AgentRecord, Serial, Serials};
@@ -48,6 +50,7 @@ pub use dns_name::{check_dns_name, check_wildcard_overlap};
 pub use entry::{EntryId, RegistrationEntry};
 pub use federation::{EndpointProfile, EndpointUrl, FederationRelationship};
 pub use id::SpiffeId;
+pub use jwk::private_jwk;
 pub use key::{KeyType, Secret};
 pub use random::Random;
 pub use selector::{Selector, SelectorMatch, SelectorSet};

@@ -95,6 +95,31 @@ impl<'a> PublicKey<'a> {
     }
 }
 
+impl PublicKey<'_> {
+    /// What kind of key it is, as SPIRE's texts call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Rsa { .. } => "RSA",
+            Self::Ec { curve: Curve::P256, .. } => "ec-p256",
+            Self::Ec { curve: Curve::P384, .. } => "ec-p384",
+            Self::Ec { curve: Curve::P521, .. } => "ec-p521",
+        }
+    }
+}
+
+/// Refuses points that are not on their curve, and RSA keys of other than 2048 to 8192 bits.
+pub(crate) fn check(key: PublicKey<'_>) -> Result<(), Malformed> {
+    let spki = match key {
+        PublicKey::Rsa { modulus, exponent, .. } => rsa_spki(modulus, exponent),
+        PublicKey::Ec { curve, point } => {
+            let coordinates = point.get(1..).ok_or(Malformed)?;
+            let halves = coordinates.split_at_checked(curve.coordinate_bytes());
+            halves.ok_or(Malformed).and_then(|(x, y)| ec_spki(curve, x, y))
+        }
+    };
+    spki.map(drop)
+}
+
 /// The content of the AlgorithmIdentifier and the key bits of a SubjectPublicKeyInfo.
 pub(crate) fn split_spki(spki: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let mut fields = Reader::new(der::read_single(spki, der::SEQUENCE)?);

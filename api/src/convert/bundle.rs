@@ -2,8 +2,8 @@
 //!
 //! Owns the check of certificates and keys at the border: an authority that no verifier could read
 //! never enters the state. Requests may not taint (`from_pb`); an agent takes the taints of its
-//! server's answer (`with_taints_from_pb`). WIT authorities are checked and dropped: the registry
-//! has no place for them.
+//! server's answer (`with_taints_from_pb`). WIT authorities are checked and dropped: only the cluster's
+//! own are ever kept, and they go one way.
 
 use steeple_spiffe_core::Timestamp;
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
@@ -48,6 +48,7 @@ pub fn with_taints_from_pb(message: &pb::types::Bundle) -> Result<Bundle, Conver
         trust_domain,
         x509_authorities,
         jwt_authorities,
+        wit_authorities: Vec::new(),
         refresh_hint_s: message.refresh_hint,
         sequence_number: message.sequence_number,
     })
@@ -115,7 +116,7 @@ pub fn to_pb(bundle: &Bundle) -> pb::types::Bundle {
         jwt_authorities: bundle.jwt_authorities.iter().map(jwt_authority_to_pb).collect(),
         refresh_hint: bundle.refresh_hint_s,
         sequence_number: bundle.sequence_number,
-        wit_authorities: Vec::new(),
+        wit_authorities: bundle.wit_authorities.iter().map(wit_authority_to_pb).collect(),
     }
 }
 
@@ -135,6 +136,13 @@ pub fn jwt_authority_to_pb(authority: &JwtAuthority) -> pb::types::JwtKey {
         expires_at: authority.expires_at.map_or(0, Timestamp::unix_s),
         tainted: authority.tainted,
     }
+}
+
+/// The message of a WIT authority.
+fn wit_authority_to_pb(authority: &JwtAuthority) -> pb::types::WitKey {
+    let pb::types::JwtKey { public_key, key_id, expires_at, tainted } =
+        jwt_authority_to_pb(authority);
+    pb::types::WitKey { public_key, key_id, expires_at, tainted }
 }
 
 /// Empties the fields that the mask leaves out; without a mask all stay.

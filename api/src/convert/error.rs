@@ -83,7 +83,7 @@ pub enum ConvertError {
     /// A JWT authority of a bundle is malformed.
     #[error("unable to parse JWT authority: {0}")]
     JwtAuthority(AuthorityError),
-    /// A WIT authority of a bundle is malformed; it is checked although our bundle has no place
+    /// A WIT authority of a bundle is malformed; it is checked although no foreign bundle has a place
     /// for it.
     #[error("unable to parse WIT authority: {0}")]
     WitAuthority(AuthorityError),

@@ -151,7 +151,7 @@ pub(crate) fn look(written: &Change, bundle: Option<&Change>) -> Result<(), Stri
     let Some(Change::BundleWritten { bundle, .. }) = bundle else {
         return Err(format!("no bundle with journal {journal:?}"));
     };
-    for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+    for kind in AuthorityKind::ALL {
         let of_kind = journal.authorities.iter().filter(|one| one.kind == kind);
         if of_kind.filter(|one| one.status == AuthorityStatus::Active).count() > 1 {
             return Err(format!("two authorities of one kind are active: {journal:?}"));
@@ -183,8 +183,8 @@ fn taint_in(bundle: &Bundle, one: &Authority) -> Option<bool> {
             let mut known = bundle.x509_authorities.iter();
             known.find(|known| known.certificate_der == one.public_der).map(|known| known.tainted)
         }
-        AuthorityKind::Jwt => {
-            let mut known = bundle.jwt_authorities.iter();
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let mut known = bundle.keys(one.kind).iter();
             known.find(|known| known.key_id == one.id.as_str()).map(|known| known.tainted)
         }
     }

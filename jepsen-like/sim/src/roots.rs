@@ -69,6 +69,7 @@ fn decide(
         let own = before.journal.authorities.iter().find(|one| match one.kind {
             AuthorityKind::X509 => roots.contains(&one.public_der),
             AuthorityKind::Jwt => key_ids.iter().any(|id| id == one.id.as_str()),
+            AuthorityKind::Wit => false,
         });
         if let Some(own) = own {
             return Some(Err(Rejection::AuthorityState(own.id.as_str().to_owned())));

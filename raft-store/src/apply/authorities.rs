@@ -253,39 +253,44 @@ fn publish(bundle: &mut Bundle, authority: &Authority) -> bool {
             }
             !known
         }
-        AuthorityKind::Jwt => {
-            let known =
-                bundle.jwt_authorities.iter().any(|known| known.key_id == authority.id.as_str());
-            if !known {
-                bundle.jwt_authorities.push(JwtAuthority {
-                    key_id: authority.id.as_str().to_owned(),
-                    public_key_der: authority.public_der.clone(),
-                    expires_at: Some(authority.not_after),
-                    tainted: false,
-                });
-            }
-            !known
-        }
+        AuthorityKind::Jwt => publish_key(&mut bundle.jwt_authorities, authority),
+        AuthorityKind::Wit => publish_key(&mut bundle.wit_authorities, authority),
     }
+}
+
+fn publish_key(keys: &mut Vec<JwtAuthority>, authority: &Authority) -> bool {
+    let known = keys.iter().any(|known| known.key_id == authority.id.as_str());
+    if !known {
+        keys.push(JwtAuthority {
+            key_id: authority.id.as_str().to_owned(),
+            public_key_der: authority.public_der.clone(),
+            expires_at: Some(authority.not_after),
+            tainted: false,
+        });
+    }
+    !known
 }
 
 /// Marks the public half as tainted; false if it is not there or is marked already.
 fn mark(bundle: &mut Bundle, authority: &Authority) -> bool {
-    let mut changed = false;
-    let mut mark = |tainted: &mut bool| changed |= !std::mem::replace(tainted, true);
     match authority.kind {
         AuthorityKind::X509 => {
             let known = bundle.x509_authorities.iter_mut();
             let same = known.filter(|known| known.certificate_der == authority.public_der);
-            same.for_each(|known| mark(&mut known.tainted));
+            mark_all(same.map(|known| &mut known.tainted))
         }
-        AuthorityKind::Jwt => {
-            let known = bundle.jwt_authorities.iter_mut();
-            let same = known.filter(|known| known.key_id == authority.id.as_str());
-            same.for_each(|known| mark(&mut known.tainted));
-        }
+        AuthorityKind::Jwt => mark_key(&mut bundle.jwt_authorities, authority),
+        AuthorityKind::Wit => mark_key(&mut bundle.wit_authorities, authority),
     }
-    changed
+}
+
+fn mark_key(keys: &mut [JwtAuthority], authority: &Authority) -> bool {
+    let same = keys.iter_mut().filter(|known| known.key_id == authority.id.as_str());
+    mark_all(same.map(|known| &mut known.tainted))
+}
+
+fn mark_all<'a>(marks: impl Iterator<Item = &'a mut bool>) -> bool {
+    marks.fold(false, |changed, tainted| !std::mem::replace(tainted, true) || changed)
 }
 
 /// Removes the public half from the bundle; false if it is not there.
@@ -296,10 +301,13 @@ fn withdraw(bundle: &mut Bundle, authority: &Authority) -> bool {
             bundle.x509_authorities.retain(|known| known.certificate_der != authority.public_der);
             bundle.x509_authorities.len() != before
         }
-        AuthorityKind::Jwt => {
-            let before = bundle.jwt_authorities.len();
-            bundle.jwt_authorities.retain(|known| known.key_id != authority.id.as_str());
-            bundle.jwt_authorities.len() != before
-        }
+        AuthorityKind::Jwt => withdraw_key(&mut bundle.jwt_authorities, authority),
+        AuthorityKind::Wit => withdraw_key(&mut bundle.wit_authorities, authority),
     }
+}
+
+fn withdraw_key(keys: &mut Vec<JwtAuthority>, authority: &Authority) -> bool {
+    let before = keys.len();
+    keys.retain(|known| known.key_id != authority.id.as_str());
+    keys.len() != before
 }

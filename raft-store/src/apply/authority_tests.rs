@@ -9,6 +9,7 @@ use crate::outcome::{Outcome, Rejection};
 
 const X509: AuthorityKind = AuthorityKind::X509;
 const JWT: AuthorityKind = AuthorityKind::Jwt;
+const WIT: AuthorityKind = AuthorityKind::Wit;
 
 fn prepare(registry: &mut Registry, kind: AuthorityKind, id: &str) {
     let expected_journal = registry.journal().revision;
@@ -34,7 +35,7 @@ fn revoke(registry: &Registry, kind: AuthorityKind, id: &str) -> Command {
 /// Per kind an old authority, an active one and a prepared one.
 fn rotated() -> Registry {
     let mut registry = Registry::formed();
-    for kind in [X509, JWT] {
+    for kind in AuthorityKind::ALL {
         for id in ["old", "active"] {
             prepare(&mut registry, kind, id);
             activate(&mut registry, kind, id);
@@ -52,8 +53,8 @@ fn published(bundle: &Bundle, kind: AuthorityKind) -> Vec<(String, bool)> {
             let all = bundle.x509_authorities.iter();
             all.map(|one| (name(&one.certificate_der), one.tainted)).collect()
         }
-        AuthorityKind::Jwt => {
-            let all = bundle.jwt_authorities.iter();
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let all = bundle.keys(kind).iter();
             all.map(|one| (one.key_id.clone(), one.tainted)).collect()
         }
     }
@@ -65,7 +66,7 @@ fn names(list: &[(&str, bool)]) -> Vec<(String, bool)> {
 
 #[test]
 fn an_old_authority_is_tainted_and_then_revoked_and_each_step_moves_bundle_and_journal_by_one() {
-    for (kind, other) in [(X509, JWT), (JWT, X509)] {
+    for (kind, other) in [(X509, JWT), (JWT, X509), (WIT, JWT), (JWT, WIT)] {
         let mut registry = rotated();
         let (before, revision) = (registry.bundle(), registry.journal().revision);
         assert_eq!(registry.accepted(taint(&registry, kind, "old")), Outcome::Done);
@@ -140,5 +141,5 @@ fn a_revoked_authority_is_pruned_as_any_other_and_can_be_named_again() {
     let prune = Command::PruneAuthorities { expected_journal, ids };
     assert_eq!(registry.accepted(prune), Outcome::Pruned(1));
     assert_eq!(registry.bundle().sequence_number, sequence, "it was not there any more");
-    assert_eq!(registry.journal().authorities.len(), 5);
+    assert_eq!(registry.journal().authorities.len(), 8);
 }

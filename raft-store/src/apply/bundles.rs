@@ -122,8 +122,10 @@ pub(super) fn own_trust_domain(step: &Step<'_, '_>) -> Result<TrustDomain, Table
 pub(super) fn write_one(
     step: &mut Step<'_, '_>,
     mode: BundleWrite,
-    bundle: Bundle,
+    mut bundle: Bundle,
 ) -> Result<Result<Arc<Bundle>, Rejection>, TableError> {
+    // Foreign ones have no place here; builds before level 7 do not even read them.
+    bundle.wit_authorities.clear();
     if bundle.trust_domain == own_trust_domain(step)? {
         return Ok(Err(Rejection::OwnBundle));
     }
@@ -165,6 +167,7 @@ fn updated(old: Bundle, new: Bundle, fields: BundleFields) -> Bundle {
             old.x509_authorities
         },
         jwt_authorities: if jwt_authorities { new.jwt_authorities } else { old.jwt_authorities },
+        wit_authorities: old.wit_authorities,
         refresh_hint_s: if refresh_hint { new.refresh_hint_s } else { old.refresh_hint_s },
         sequence_number: if sequence_number { new.sequence_number } else { old.sequence_number },
         trust_domain: old.trust_domain,

@@ -313,7 +313,13 @@ fn load(tables: &dyn Tables, mut opener: Opener<'_>) -> Result<(), RebuildError>
 
 fn check_authorities(tables: &dyn Tables, now: Timestamp) -> Result<(), RebuildError> {
     let journal = read_journal(tables)?;
-    for (kind, name) in [(AuthorityKind::X509, "X.509"), (AuthorityKind::Jwt, "JWT")] {
+    for kind in AuthorityKind::ALL {
+        let name = match kind {
+            AuthorityKind::X509 => "X.509",
+            AuthorityKind::Jwt => "JWT",
+            // What ends with these ends nothing else: a cluster is restored without them.
+            AuthorityKind::Wit => continue,
+        };
         let mut of_kind = journal.authorities.iter().filter(|one| one.kind == kind);
         let Some(active) = of_kind.find(|one| one.status == AuthorityStatus::Active) else {
             continue;

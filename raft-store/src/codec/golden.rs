@@ -81,6 +81,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ("init_cluster_at_level_4", init_at(4)),
         ("init_cluster_at_level_5", init_at(5)),
         ("init_cluster_at_level_6", init_at(6)),
+        ("init_cluster_at_level_7", init_at(7)),
         ("create_entries", Command::CreateEntries(vec![full_entry(), entry("e", "/w", "a:b")])),
         ("update_entries", Command::UpdateEntries(vec![masked, update("full")])),
         ("delete_entries", Command::DeleteEntries(vec![entry_id("a"), entry_id("b")])),
@@ -146,6 +147,7 @@ fn bundle_commands() -> Vec<(&'static str, Command)> {
         jwt_authorities: vec![jwt(None), jwt(Some(Timestamp::from_unix_ms(1_800_000_000_000)))],
         refresh_hint_s: 300,
         sequence_number: 7,
+        wit_authorities: Vec::new(),
     };
     let bundles = vec![full, Bundle::empty(TrustDomain::parse("third.org").unwrap())];
     let fields =
@@ -239,6 +241,13 @@ fn duties() -> Vec<(&'static str, Command)> {
             },
         ),
         (
+            "prepare_wit_authority",
+            Command::PrepareAuthority {
+                expected_journal: 11,
+                authority: authority(AuthorityKind::Wit, "w"),
+            },
+        ),
+        (
             "prepare_chained",
             Command::PrepareChained {
                 expected_journal: 9,
@@ -286,6 +295,13 @@ fn duties() -> Vec<(&'static str, Command)> {
             Command::PruneAuthorities {
                 expected_journal: 6,
                 ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
+            },
+        ),
+        (
+            "prune_wit_authority",
+            Command::PruneAuthorities {
+                expected_journal: 12,
+                ids: vec![(AuthorityKind::Wit, AuthorityId::new("w"))],
             },
         ),
         ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),

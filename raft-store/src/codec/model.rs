@@ -246,6 +246,7 @@ pub(crate) fn bundle_to_pb(bundle: &Bundle) -> pb::store::Bundle {
         trust_domain: bundle.trust_domain.as_str().to_owned(),
         x509_authorities: x509_authorities_to_pb(&bundle.x509_authorities),
         jwt_authorities: jwt_authorities_to_pb(&bundle.jwt_authorities),
+        wit_authorities: jwt_authorities_to_pb(&bundle.wit_authorities),
         refresh_hint_s: bundle.refresh_hint_s,
         sequence_number: bundle.sequence_number,
     }
@@ -256,6 +257,7 @@ pub(crate) fn bundle_from_pb(bundle: pb::store::Bundle) -> Result<Bundle, CodecE
         trust_domain: trust_domain_from_pb(&bundle.trust_domain)?,
         x509_authorities: x509_authorities_from_pb(bundle.x509_authorities),
         jwt_authorities: jwt_authorities_from_pb(bundle.jwt_authorities),
+        wit_authorities: jwt_authorities_from_pb(bundle.wit_authorities),
         refresh_hint_s: bundle.refresh_hint_s,
         sequence_number: bundle.sequence_number,
     })
@@ -265,6 +267,7 @@ pub(crate) fn kind_to_pb(kind: AuthorityKind) -> i32 {
     let kind = match kind {
         AuthorityKind::X509 => pb::store::AuthorityKind::X509,
         AuthorityKind::Jwt => pb::store::AuthorityKind::Jwt,
+        AuthorityKind::Wit => pb::store::AuthorityKind::Wit,
     };
     kind.into()
 }
@@ -273,6 +276,7 @@ pub(crate) fn kind_from_pb(kind: i32) -> Result<AuthorityKind, CodecError> {
     match pb::store::AuthorityKind::try_from(kind) {
         Ok(pb::store::AuthorityKind::X509) => Ok(AuthorityKind::X509),
         Ok(pb::store::AuthorityKind::Jwt) => Ok(AuthorityKind::Jwt),
+        Ok(pb::store::AuthorityKind::Wit) => Ok(AuthorityKind::Wit),
         Ok(pb::store::AuthorityKind::Unspecified) | Err(_) => {
             Err(CodecError::new("authority kind", kind))
         }

@@ -1,4 +1,4 @@
-//! Signs X509-SVIDs and JWT-SVIDs, locally, on any replica.
+//! Signs X509-SVIDs, JWT-SVIDs and WIT-SVIDs, locally, on any replica.
 //!
 //! Owns the pointer to the active authorities and the checks around a signature: nothing signs
 //! before its authority is in the committed bundle that this replica publishes, with an authority that
@@ -17,6 +17,7 @@ use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::Signer;
 use steeple_spiffe_core::svid::jwt::{JwtClaims, JwtSvid, sign_jwt_svid};
+use steeple_spiffe_core::svid::wit::{HolderKey, WitClaims, WitSvid, sign_wit_svid};
 use steeple_spiffe_core::svid::x509::{
     DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject, LeafTemplate, X509Svid,
     sign_downstream_ca, sign_leaf,
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::chained::leads_to;
 use super::mint::{check_ca, random_serial};
 use super::planner::kind_name;
-use super::policy::{AuthorityPolicy, BACKDATE};
+use super::policy::{AuthorityPolicy, BACKDATE, WIT_SVID_TTL};
 use super::slots::{Slots, successor};
 use super::told;
 use crate::keys::KeyRing;
@@ -78,7 +79,18 @@ pub struct JwtParams {
     pub jwt_id: Option<String>,
 }
 
-/// A signed JWT-SVID.
+/// What a WIT-SVID is to contain.
+#[derive(Clone, Debug)]
+pub struct WitParams {
+    /// The identity.
+    pub spiffe_id: SpiffeId,
+    /// The key of its holder.
+    pub key: HolderKey,
+    /// The lifetime; zero is SPIRE's default of an hour. Cut to the authority's own end.
+    pub ttl: Duration,
+}
+
+/// A signed JWT-SVID or WIT-SVID.
 #[derive(Clone, Debug)]
 pub struct IssuedJwt {
     /// The compact token.
@@ -164,13 +176,14 @@ struct Inner {
     changed: watch::Sender<()>,
 }
 
-/// The two slots that sign, and of which state they are.
+/// The slots that sign, and of which state they are.
 #[derive(Debug)]
 struct Active {
     /// `None`: of none yet.
     seen: Option<Seen>,
     x509: Result<X509Slot, IssueError>,
-    jwt: Result<JwtSlot, IssueError>,
+    jwt: Result<KeySlot, IssueError>,
+    wit: Result<KeySlot, IssueError>,
 }
 
 /// What the slots were made from.
@@ -197,7 +210,7 @@ struct X509Slot {
 }
 
 #[derive(Debug)]
-struct JwtSlot {
+struct KeySlot {
     id: AuthorityId,
     not_after: Timestamp,
     signer: Arc<dyn Signer>,
@@ -215,7 +228,8 @@ impl Issuer {
         random: Arc<dyn Random>,
     ) -> (Self, IssuerTask) {
         let missing = || IssueError::NoAuthority { text: "authorities are not known yet".into() };
-        let active = Active { seen: None, x509: Err(missing()), jwt: Err(missing()) };
+        let active =
+            Active { seen: None, x509: Err(missing()), jwt: Err(missing()), wit: Err(missing()) };
         let (changed, _) = watch::channel(());
         let inner = Inner {
             trust_domain,
@@ -238,7 +252,8 @@ impl Issuer {
         &self.inner.policy
     }
 
-    /// Whether every kind of SVID that there is to be can be signed now.
+    /// Whether every kind of SVID that there is to be can be signed now. WIT-SVIDs do not count: they are
+    /// an experiment, and its failure is no reason to take a replica out of service.
     pub fn ready(&self) -> bool {
         let active = self.active();
         let now = self.inner.clock.now();
@@ -380,6 +395,30 @@ impl Issuer {
         Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
     }
 
+    /// Signs a WIT-SVID.
+    pub fn sign_wit(&self, params: &WitParams) -> Result<IssuedJwt, IssueError> {
+        let inner = &*self.inner;
+        let now = inner.clock.now();
+        self.check_clock(now)?;
+        let active = self.active();
+        let slot = usable(&active.wit, "WIT", |slot| slot.not_after, now)?;
+
+        let ttl = or_default(params.ttl, WIT_SVID_TTL);
+        let issued_at = now.floor_to_second();
+        let expires_at = now.plus(ttl).min(slot.not_after).floor_to_second();
+        let claims = WitClaims {
+            subject: &params.spiffe_id,
+            key: &params.key,
+            issued_at,
+            expires_at,
+            issuer: inner.policy.wit_issuer.as_deref(),
+        };
+        let token = sign_wit_svid(slot.signer.as_ref(), slot.id.as_str(), &claims)
+            .map_err(|error| IssueError::Invalid(format!("failed to sign WIT-SVID: {error}")))?;
+        check_wit(&token, &params.spiffe_id, now)?;
+        Ok(IssuedJwt { token, issued_at, expires_at, authority_id: slot.id.clone() })
+    }
+
     /// Whether this replica's clock is good enough to make anything with a time in it.
     ///
     /// # Errors
@@ -420,7 +459,7 @@ impl Issuer {
         if is_current(&now) {
             return;
         }
-        let active = load(&mut ring, cluster.cluster_id, now);
+        let active = load(&mut ring, cluster.cluster_id, now, inner.policy.wit_svids);
         log_activated(&inner.active.load(), &active);
         inner.active.store(Arc::new(active));
         drop(ring);
@@ -473,7 +512,7 @@ impl IssuerTask {
     }
 }
 
-fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen) -> Active {
+fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen, wit_svids: bool) -> Active {
     let (journal, bundle) = &seen;
     if let Err(error) = ring.follow(cluster_id, journal) {
         tracing::error!(%error, "Authority key does not open");
@@ -481,12 +520,24 @@ fn load(ring: &mut KeyRing, cluster_id: ClusterId, seen: Seen) -> Active {
     let bundle = bundle.as_deref();
     let x509 = slot(ring, journal, AuthorityKind::X509, bundle)
         .and_then(|(authority, signer)| x509_slot(authority, signer, bundle));
-    let jwt = slot(ring, journal, AuthorityKind::Jwt, bundle).map(|(authority, signer)| JwtSlot {
-        id: authority.id.clone(),
-        not_after: authority.not_after,
-        signer,
-    });
-    Active { seen: Some(seen), x509, jwt }
+    let jwt = key_slot(ring, journal, AuthorityKind::Jwt, bundle);
+    let wit = if wit_svids {
+        key_slot(ring, journal, AuthorityKind::Wit, bundle)
+    } else {
+        // Others of the cluster may have the flag.
+        Err(IssueError::NoAuthority { text: "WIT functionality is disabled".to_owned() })
+    };
+    Active { seen: Some(seen), x509, jwt, wit }
+}
+
+fn key_slot(
+    ring: &KeyRing,
+    journal: &Journal,
+    kind: AuthorityKind,
+    bundle: Option<&Bundle>,
+) -> Result<KeySlot, IssueError> {
+    let (authority, signer) = slot(ring, journal, kind, bundle)?;
+    Ok(KeySlot { id: authority.id.clone(), not_after: authority.not_after, signer })
 }
 
 fn slot<'a>(
@@ -540,8 +591,9 @@ fn is_published(authority: &Authority, bundle: &Bundle) -> bool {
             let last = authority.upstream_chain.last().unwrap_or(&authority.public_der);
             is_root(authority, bundle) || leads_to(last, &bundle.x509_authorities)
         }
-        AuthorityKind::Jwt => {
-            bundle.jwt_authorities.iter().any(|one| one.key_id == authority.id.as_str())
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let mut keys = bundle.keys(authority.kind).iter();
+            keys.any(|one| one.key_id == authority.id.as_str())
         }
     }
 }
@@ -600,6 +652,25 @@ fn check_jwt(
     Ok(())
 }
 
+/// Checks a fresh token as SPIRE does.
+fn check_wit(token: &str, subject: &SpiffeId, now: Timestamp) -> Result<(), IssueError> {
+    let invalid = |reason: &str| IssueError::Invalid(format!("invalid WIT-SVID: {reason}"));
+    let svid = WitSvid::parse_insecure(token).map_err(|error| invalid(&error.to_string()))?;
+    if svid.id != *subject {
+        return Err(invalid("wrong subject"));
+    }
+    if svid.expires_at <= now {
+        return Err(invalid("already expired"));
+    }
+    if svid.not_before.is_some_and(|at| at > now) {
+        return Err(invalid("not valid yet"));
+    }
+    if svid.audience.iter().any(String::is_empty) {
+        return Err(invalid("empty audience"));
+    }
+    Ok(())
+}
+
 fn or_default(ttl: Duration, default: Duration) -> Duration {
     if ttl.is_zero() { default } else { ttl }
 }
@@ -609,7 +680,8 @@ fn log_activated(before: &Active, after: &Active) {
     let signs = |active: &Active| {
         let x509 = active.x509.as_ref().ok().map(|slot| (AuthorityKind::X509, slot.id.clone()));
         let jwt = active.jwt.as_ref().ok().map(|slot| (AuthorityKind::Jwt, slot.id.clone()));
-        [x509, jwt]
+        let wit = active.wit.as_ref().ok().map(|slot| (AuthorityKind::Wit, slot.id.clone()));
+        [x509, jwt, wit]
     };
     let Some((journal, _)) = &after.seen else { return };
     let slots = signs(before).into_iter().zip(signs(after));
@@ -652,6 +724,15 @@ mod tests {
         journal: Journal,
         bundle: Bundle,
         revision: u64,
+    }
+
+    fn key(authority: &Authority) -> JwtAuthority {
+        JwtAuthority {
+            key_id: authority.id.to_string(),
+            public_key_der: authority.public_der.clone(),
+            expires_at: Some(authority.not_after),
+            tainted: false,
+        }
     }
 
     impl Bench {
@@ -709,12 +790,8 @@ mod tests {
                     certificate_der: authority.public_der.clone(),
                     tainted: false,
                 }),
-                AuthorityKind::Jwt => self.bundle.jwt_authorities.push(JwtAuthority {
-                    key_id: authority.id.to_string(),
-                    public_key_der: authority.public_der.clone(),
-                    expires_at: Some(authority.not_after),
-                    tainted: false,
-                }),
+                AuthorityKind::Jwt => self.bundle.jwt_authorities.push(key(authority)),
+                AuthorityKind::Wit => self.bundle.wit_authorities.push(key(authority)),
             }
         }
 
@@ -849,6 +926,65 @@ mod tests {
             let error = bench.sign_jwt(audience, HOUR).unwrap_err();
             assert_eq!(error, IssueError::Invalid("at least one audience is required".into()));
         }
+    }
+
+    fn sign_wit(bench: &Bench, ttl: Duration) -> Result<IssuedJwt, IssueError> {
+        let (holder, _) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        let key = HolderKey::new(holder.public_key_spki(), "ES256").unwrap();
+        bench.issuer.sign_wit(&WitParams { spiffe_id: workload(), key, ttl })
+    }
+
+    fn with_wit_svids() -> Bench {
+        let random = SeededRandom::new(1);
+        let keys = Arc::new(ClusterKeys::generate(&random).unwrap().0);
+        let wit_issuer = Some("https://wit".to_owned());
+        let policy = AuthorityPolicy { wit_svids: true, wit_issuer, ..Default::default() };
+        Bench::with_policy(Arc::clone(&keys), keys, policy).activated()
+    }
+
+    #[test]
+    fn a_wit_svid_is_signed_by_a_published_key_alone_and_ends_with_it() {
+        let mut bench = with_wit_svids();
+        let no_authority = |text: &str| IssueError::NoAuthority { text: text.to_owned() };
+        let missing = no_authority("no active WIT authority");
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), missing, "which keeps no replica away");
+        let at = bench.add(AuthorityKind::Wit, AuthorityStatus::Prepared);
+        bench.publish(at);
+        bench.commit();
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), missing, "a prepared one does not sign");
+        bench.journal.authorities[at].status = AuthorityStatus::Active;
+        let key = bench.bundle.wit_authorities.pop().unwrap();
+        bench.commit();
+        let unpublished = no_authority("active WIT authority is not in the bundle");
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), unpublished);
+        bench.bundle.jwt_authorities.push(key.clone());
+        bench.commit();
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), unpublished, "as a JWT key it is none");
+        bench.bundle.wit_authorities.push(key);
+        bench.commit();
+
+        let ends = [(Duration::ZERO, HOUR), (HOUR / 2, HOUR / 2), (HOUR * 100, HOUR * 24)];
+        for (ttl, lasts) in ends {
+            let issued = sign_wit(&bench, ttl).unwrap();
+            assert_eq!((issued.issued_at, issued.expires_at), (START, START.plus(lasts)));
+            assert_eq!(issued.authority_id, bench.journal.authorities[at].id);
+            let svid = WitSvid::parse_insecure(&issued.token).unwrap();
+            assert_eq!((svid.id, svid.key_id), (workload(), issued.authority_id.to_string()));
+        }
+        bench.clock.advance(HOUR * 24);
+        let expired = IssueError::Expired { kind: "WIT" };
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), expired);
+    }
+
+    #[test]
+    fn without_the_flag_no_wit_svid_is_signed_though_the_cluster_has_a_key() {
+        let mut bench = Bench::ready();
+        let at = bench.add(AuthorityKind::Wit, AuthorityStatus::Active);
+        bench.publish(at);
+        bench.commit();
+        let text = "WIT functionality is disabled".to_owned();
+        assert_eq!(sign_wit(&bench, HOUR).unwrap_err(), IssueError::NoAuthority { text });
+        assert!(bench.issuer.ready());
     }
 
     #[test]

@@ -11,18 +11,18 @@ use steeple_spiffe_core::bundle::JwtAuthority;
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::{LocalSigner, SignError, Signer};
 use steeple_spiffe_core::svid::x509::{X509Error, ca_request, certificate_facts, self_signed_ca};
-use steeple_spiffe_core::{AuthorityId, AuthorityStatus, Secret, Timestamp, TrustDomain};
+use steeple_spiffe_core::{AuthorityId, AuthorityStatus, KeyType, Secret, Timestamp, TrustDomain};
 
 use super::chained::check_minted;
 use super::policy::{AuthorityPolicy, BACKDATE};
 use crate::keys::{SealContext, SealKeyError, seal_key};
 use crate::upstream::{Upstream, UpstreamError};
 
-/// Letters of a JWT key id, as SPIRE draws them.
+/// Letters of a JWT or WIT key id, as SPIRE draws them.
 const KEY_ID_ALPHABET: &[u8; 62] =
     b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789";
 
-/// Length of a JWT key id: 32 letters of 62 are 190 bits.
+/// Length of a JWT or WIT key id: 32 letters of 62 are 190 bits.
 const KEY_ID_LENGTH: usize = 32;
 
 /// An authority cannot be made.
@@ -236,10 +236,8 @@ impl Minter {
                 let id = check_ca(&certificate, &self.trust_domain, now)?;
                 (id, certificate, pkcs8)
             }
-            AuthorityKind::Jwt => {
-                let (signer, pkcs8) = LocalSigner::generate(self.policy.jwt_key_type)?;
-                (self.key_id(), signer.public_key_spki().to_vec(), pkcs8)
-            }
+            AuthorityKind::Jwt => self.key(self.policy.jwt_key_type)?,
+            AuthorityKind::Wit => self.key(self.policy.wit_key_type)?,
         };
         Ok(Authority {
             sealed_key: self.seal(kind, &id, cluster_id, &pkcs8)?,
@@ -252,6 +250,12 @@ impl Minter {
             not_after,
             tainted: false,
         })
+    }
+
+    /// A key that is published by its id: the id, the public half and the private one.
+    fn key(&self, key_type: KeyType) -> Result<(AuthorityId, Vec<u8>, Secret), SignError> {
+        let (signer, pkcs8) = LocalSigner::generate(key_type)?;
+        Ok((self.key_id(), signer.public_key_spki().to_vec(), pkcs8))
     }
 
     fn seal(

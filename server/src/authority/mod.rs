@@ -26,7 +26,9 @@ mod upstream_sync;
 
 pub(crate) use chained::check_chain;
 pub use forecast::Forecast;
-pub use issuer::{IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, X509Params};
+pub use issuer::{
+    IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, WitParams, X509Params,
+};
 pub(crate) use mint::random_serial;
 pub use mint::{MintError, Minted, Minter};
 pub use planner::{Evidence, PUBLISHED_MAX, Step, kind_name, plan};

@@ -1,7 +1,7 @@
 //! The plan of rotation: given the journal, the policy and the time, the next step.
 //!
 //! Pure: reads no clock and changes nothing. The rotator acts on one step, lets it be applied and
-//! asks again. X.509 comes before JWT, as in SPIRE. Invariant: under scheduled rotation at most
+//! asks again. X.509 comes before JWT and JWT before WIT, as in SPIRE. Invariant: under scheduled rotation at most
 //! [`PUBLISHED_MAX`] authorities of a kind are published, and the active one is never pruned.
 
 use std::fmt;
@@ -27,6 +27,7 @@ pub fn kind_name(kind: AuthorityKind) -> &'static str {
     match kind {
         AuthorityKind::X509 => "X.509",
         AuthorityKind::Jwt => "JWT",
+        AuthorityKind::Wit => "WIT",
     }
 }
 
@@ -171,6 +172,9 @@ fn is_within(authority: &Authority, before: Duration, now: Timestamp) -> bool {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::sync::Arc;
+
+    use steeple_raft_store::WIT_LEVEL;
     use steeple_spiffe_core::authority::SealedKey;
 
     use super::*;
@@ -343,6 +347,37 @@ pub(super) mod tests {
         };
         assert_eq!(at(before.clone(), hours(5)), ended(&["old"]));
         assert_eq!(at(before, hours(11)), ended(&["old", "l"]));
+    }
+
+    #[test]
+    fn wit_keys_come_last_and_only_with_the_flag_and_the_level_for_it() {
+        use AuthorityStatus::{Active, Prepared};
+        let flagged = Arc::new(AuthorityPolicy { wit_svids: true, ..AuthorityPolicy::default() });
+        let next = |policy: &AuthorityPolicy, wit: Vec<Authority>, now, evidence| {
+            let jwt = authority(AuthorityKind::Jwt, "jwt", Active, 0, 1_000_000);
+            let of_others = [x509("a", Active, 0, 1_000_000), jwt];
+            let authorities = of_others.into_iter().chain(wit).collect();
+            plan(&Journal { revision: 1, authorities }, policy, now, &|_| evidence)
+        };
+        let wit =
+            |name: &str, status, from, to| authority(AuthorityKind::Wit, name, status, from, to);
+        let prepare = Some(Step::Prepare(AuthorityKind::Wit));
+        let (complete, incomplete) = (Evidence::Complete, Evidence::Incomplete);
+        assert_eq!(next(&flagged, vec![], hours(0), complete), prepare);
+        assert_eq!(next(&AuthorityPolicy::default(), vec![], hours(0), complete), None);
+        assert_eq!(next(&flagged.at_level(WIT_LEVEL - 1), vec![], hours(0), complete), None);
+        assert_eq!(next(&flagged.at_level(WIT_LEVEL), vec![], hours(0), complete), prepare);
+        assert_eq!(flagged.at_level(WIT_LEVEL), flagged);
+
+        let pair = || vec![wit("w", Active, 0, 24), wit("v", Prepared, 12, 36)];
+        let activate = Some(Step::Activate(AuthorityKind::Wit, AuthorityId::new("v")));
+        assert_eq!(next(&flagged, pair(), hours(21), complete), activate);
+        assert_eq!(next(&flagged, pair(), hours(21), incomplete), None);
+        assert_eq!(next(&flagged, pair(), hours(23), incomplete), activate);
+        let off = AuthorityPolicy::default();
+        assert_eq!(next(&off, pair(), hours(23), complete), None, "nothing follows");
+        let pruned = Some(Step::Prune(vec![(AuthorityKind::Wit, AuthorityId::new("v"))]));
+        assert_eq!(next(&off, pair(), hours(40), complete), pruned);
     }
 
     /// Applies a step to a journal as raft-store does.

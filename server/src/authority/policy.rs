@@ -3,8 +3,10 @@
 //! Owns the formulas that SPIRE and `docs/reference/cluster.md` give for thresholds and margins, so
 //! that planner, issuer and tests use the same ones. Reads no clock.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use steeple_raft_store::WIT_LEVEL;
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::svid::x509::CaSubject;
 use steeple_spiffe_core::{KeyType, Timestamp};
@@ -25,6 +27,9 @@ const PRUNE_MARGIN_MAX: Duration = Duration::from_secs(3600);
 /// A replica whose clock is off by more than this never signs.
 const SKEW_LIMIT_MAX: Duration = Duration::from_secs(30);
 
+/// Lifetime of WIT-SVIDs unless the entry or the request says otherwise (SPIRE: not configurable).
+pub(crate) const WIT_SVID_TTL: Duration = Duration::from_secs(3600);
+
 /// Peers of other trust domains wait at least this long between two fetches, and after one that failed
 /// (SPIRE: both a minute).
 pub(crate) const PEER_MINUTE: Duration = Duration::from_secs(60);
@@ -40,12 +45,14 @@ pub(crate) const AGENT_FETCH_BOUND: Duration = Duration::from_secs((8 + 5) * 60)
 /// What an operator decides about authorities and the lifetimes of what they sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityPolicy {
-    /// Lifetime of X.509 and JWT authorities (`ca_ttl`).
+    /// Lifetime of authorities (`ca_ttl`).
     pub ca_ttl: Duration,
     /// Key type of X.509 authorities and of the server's own SVID (`ca_key_type`).
     pub ca_key_type: KeyType,
     /// Key type of JWT authorities (`jwt_key_type`).
     pub jwt_key_type: KeyType,
+    /// Key type of WIT authorities (`experimental.wit_key_type`).
+    pub wit_key_type: KeyType,
     /// Lifetime of X.509-SVIDs unless the entry or the request says otherwise.
     pub default_x509_svid_ttl: Duration,
     /// Lifetime of JWT-SVIDs unless the entry or the request says otherwise.
@@ -54,6 +61,8 @@ pub struct AuthorityPolicy {
     pub agent_ttl: Duration,
     /// The `iss` claim of JWT-SVIDs, if any.
     pub jwt_issuer: Option<String>,
+    /// The `iss` claim of WIT-SVIDs, if any (`experimental.wit_issuer`).
+    pub wit_issuer: Option<String>,
     /// Whether subjects of workloads' X.509-SVIDs name the SPIFFE id (`CredentialComposer "uniqueid"`).
     pub unique_ids: bool,
     /// Subject of X.509 authorities; `None` is SPIRE's default.
@@ -63,6 +72,8 @@ pub struct AuthorityPolicy {
     pub refresh_hint: Option<Duration>,
     /// Whether there are to be JWT authorities (not with `disable_jwt_svids`).
     pub jwt_svids: bool,
+    /// Whether there are to be WIT authorities (feature flag `wit-svid`).
+    pub wit_svids: bool,
 }
 
 impl Default for AuthorityPolicy {
@@ -72,27 +83,40 @@ impl Default for AuthorityPolicy {
             ca_ttl: Duration::from_secs(24 * 3600),
             ca_key_type: KeyType::EcP256,
             jwt_key_type: KeyType::EcP256,
+            wit_key_type: KeyType::EcP256,
             default_x509_svid_ttl: Duration::from_secs(3600),
             default_jwt_svid_ttl: Duration::from_secs(5 * 60),
             agent_ttl: Duration::from_secs(3600),
             jwt_issuer: None,
+            wit_issuer: None,
             unique_ids: false,
             ca_subject: None,
             refresh_hint: None,
             jwt_svids: true,
+            wit_svids: false,
         }
     }
 }
 
 impl AuthorityPolicy {
     /// The kinds of authorities that there are to be, in the order they are looked after: X.509 comes
-    /// before JWT, as in SPIRE.
+    /// before JWT, and JWT before WIT, as in SPIRE.
     pub fn kinds(&self) -> &'static [AuthorityKind] {
-        if self.jwt_svids {
-            &[AuthorityKind::X509, AuthorityKind::Jwt]
-        } else {
-            &[AuthorityKind::X509]
+        match (self.jwt_svids, self.wit_svids) {
+            (true, true) => &AuthorityKind::ALL,
+            (true, false) => &[AuthorityKind::X509, AuthorityKind::Jwt],
+            (false, true) => &[AuthorityKind::X509, AuthorityKind::Wit],
+            (false, false) => &[AuthorityKind::X509],
         }
+    }
+
+    /// The policy as far as a cluster of a feature level can follow it: below level 7 its log holds no WIT
+    /// authority.
+    pub fn at_level(self: &Arc<Self>, feature_level: u32) -> Arc<Self> {
+        if !self.wit_svids || feature_level >= WIT_LEVEL {
+            return Arc::clone(self);
+        }
+        Arc::new(Self { wit_svids: false, ..Self::clone(self) })
     }
 
     /// How far a replica's clock may be off before it refuses to sign: min(30 s, `ca_ttl` / 8).

@@ -21,12 +21,13 @@ use tonic::Code;
 use super::evidence::{Report, Survey};
 use super::mint::{MintError, Minted, Minter};
 use super::planner::{Evidence, Step, kind_name, plan, plan_without};
+use super::policy::AuthorityPolicy;
 use super::slots::Slots;
 use super::told;
 use crate::metrics::record_call;
 use crate::view::Views;
 
-/// Steps of one round: at formation four (two kinds, prepared and activated), plus a prune and room
+/// Steps of one round: at formation six (three kinds, prepared and activated), plus a prune and room
 /// for races. A plan that never ends would be a defect; the next round goes on anyway.
 const STEPS_MAX: usize = 8;
 
@@ -131,7 +132,7 @@ impl Rotator {
             let known = |prepared: &Authority| {
                 reports.get(&prepared.id).map_or(Evidence::Complete, |(evidence, _)| *evidence)
             };
-            let policy = &self.minter.policy;
+            let policy = &self.policy();
             let step = match without {
                 None => plan(journal, policy, now, &known)?,
                 Some(kind) => plan_without(kind, journal, policy, now, &known)?,
@@ -202,6 +203,12 @@ impl Rotator {
         } else {
             Err(RotateError::ViewsBehind(revision))
         }
+    }
+
+    /// What is to be done, as far as every member of the cluster can follow.
+    pub(crate) fn policy(&self) -> Arc<AuthorityPolicy> {
+        let level = self.views.cluster().map_or(0, |cluster| cluster.feature_level);
+        self.minter.policy.at_level(level)
     }
 
     /// The time that the leader's next entry will carry: its own clock, unless committed time is

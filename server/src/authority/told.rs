@@ -11,6 +11,7 @@ use time::macros::format_description;
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::planner::kind_name;
 use crate::metrics::record_call;
 
 /// The counter of authorities that were prepared.
@@ -18,6 +19,7 @@ pub(crate) fn prepare_metric(kind: AuthorityKind) -> &'static str {
     match kind {
         AuthorityKind::X509 => "spire_server_ca_manager_x509_ca_prepare",
         AuthorityKind::Jwt => "spire_server_ca_manager_jwt_key_prepare",
+        AuthorityKind::Wit => "spire_server_ca_manager_wit_key_prepare",
     }
 }
 
@@ -26,6 +28,7 @@ pub(crate) fn activate_metric(kind: AuthorityKind) -> &'static str {
     match kind {
         AuthorityKind::X509 => "spire_server_ca_manager_x509_ca_activate",
         AuthorityKind::Jwt => "spire_server_manager_jwt_key_activate",
+        AuthorityKind::Wit => "spire_server_manager_wit_key_activate",
     }
 }
 
@@ -47,8 +50,9 @@ pub(crate) fn prepared(authority: &Authority, begun: Instant) {
                 "X509 CA prepared"
             );
         }
-        AuthorityKind::Jwt => {
-            tracing::info!(expiration, issued_at, %local_authority_id, "JWT key prepared");
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let kind = kind_name(authority.kind);
+            tracing::info!(expiration, issued_at, %local_authority_id, "{kind} key prepared");
         }
     }
 }
@@ -68,8 +72,9 @@ pub(super) fn activated(authority: &Authority) {
                 "X509 CA activated"
             );
         }
-        AuthorityKind::Jwt => {
-            tracing::info!(expiration, issued_at, %local_authority_id, "JWT key activated");
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let kind = kind_name(authority.kind);
+            tracing::info!(expiration, issued_at, %local_authority_id, "{kind} key activated");
         }
     }
 }
@@ -83,7 +88,7 @@ pub(crate) fn upstream_authority_id(authority: &Authority) -> String {
             let key_id = facts.map(|facts| facts.authority_key_id).unwrap_or_default();
             AuthorityId::from_subject_key_id(&key_id).to_string()
         }
-        AuthorityKind::Jwt => String::new(),
+        AuthorityKind::Jwt | AuthorityKind::Wit => String::new(),
     }
 }
 
@@ -119,9 +124,9 @@ mod tests {
         let minter = Minter { trust_domain, policy, keys, random, upstream: None };
         let now = Timestamp::from_unix_ms(1_700_000_000_250);
         let mint = |kind| minter.mint(kind, ClusterId(5), now).unwrap();
-        let (x509, jwt) = (mint(AuthorityKind::X509), mint(AuthorityKind::Jwt));
+        let [x509, jwt, wit] = AuthorityKind::ALL.map(mint);
         let lines = captured(|| {
-            for authority in [&x509, &jwt] {
+            for authority in [&x509, &jwt, &wit] {
                 prepared(authority, Instant::now());
                 activated(authority);
             }
@@ -141,6 +146,8 @@ mod tests {
             ),
             format!("level=info msg=\"JWT key prepared\" {times} {}", of(&jwt)),
             format!("level=info msg=\"JWT key activated\" {times} {}", of(&jwt)),
+            format!("level=info msg=\"WIT key prepared\" {times} {}", of(&wit)),
+            format!("level=info msg=\"WIT key activated\" {times} {}", of(&wit)),
         ];
         assert_eq!(lines, expected);
     }

@@ -361,6 +361,7 @@ pub(super) fn certificates(
     };
     let mut texts = Vec::new();
     let mut late = false;
+    // Not WIT-SVIDs: an experiment that is switched off again leaves an authority that ends.
     for (kind, name) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
         let Some(authority) = journal.authorities.iter().find(active(kind)) else { continue };
         let left = authority.not_after.since(now);

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use steeple_spiffe_core::svid::x509::CaSubject;
-use steeple_spiffe_core::{FederationRelationship, SpiffeId, TrustDomain};
+use steeple_spiffe_core::{FederationRelationship, KeyType, SpiffeId, TrustDomain};
 
 use super::error::{ConfigError, UnknownKey};
 use super::federation::{self, BundleEndpointConfig, FederationConfig};
@@ -143,7 +143,7 @@ pub(super) fn read(
     if disable_jwt_svids {
         notices.push(Notice::info("JWT-SVID profile is disabled"));
     }
-    let settings = experimental(section, notices)?;
+    let Experimental { settings, wit } = experimental(section, notices)?;
     let (limit_attestation, limit_signing) = ratelimit(section, unknown)?;
     let federation = federation::read(section, &trust_domain, notices, unknown)?;
     let FederationConfig { bundle_endpoint, federates_with } = federation;
@@ -157,7 +157,8 @@ pub(super) fn read(
         admin_ids: admin_ids(section)?,
         audit_log_enabled: section.bool("audit_log_enabled")?.unwrap_or(false),
         log: log(section, flags)?,
-        authority: AuthorityPolicy { refresh_hint, ..authority(section, notices, unknown)? },
+        authority: wit
+            .told(AuthorityPolicy { refresh_hint, ..authority(section, notices, unknown)? }),
         agent_pruning: pruning(section)?,
         limit_attestation,
         limit_signing,
@@ -252,6 +253,10 @@ fn authority(
         // Said by the bundle endpoint.
         refresh_hint: None,
         jwt_svids: !section.bool("disable_jwt_svids")?.unwrap_or(false),
+        // Said by `experimental { }`.
+        wit_key_type: ca_key_type,
+        wit_issuer: None,
+        wit_svids: false,
     })
 }
 
@@ -345,10 +350,42 @@ fn unused(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<(), Config
     Ok(())
 }
 
+/// What `experimental { }` says.
+#[derive(Default)]
+struct Experimental {
+    settings: Settings,
+    wit: Wit,
+}
+
+/// What it says of WIT-SVIDs.
+#[derive(Default)]
+struct Wit {
+    /// Feature flag `wit-svid`.
+    enabled: bool,
+    /// `wit_key_type`; else that of the CA.
+    key_type: Option<KeyType>,
+    /// `wit_issuer`.
+    issuer: Option<String>,
+}
+
+impl Wit {
+    fn told(self, policy: AuthorityPolicy) -> AuthorityPolicy {
+        AuthorityPolicy {
+            wit_svids: self.enabled,
+            wit_key_type: self.key_type.unwrap_or(policy.ca_key_type),
+            wit_issuer: self.issuer,
+            ..policy
+        }
+    }
+}
+
 /// `experimental { }`: SPIRE checks no unknown key here, which silently loses old settings; we warn.
-fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Settings, ConfigError> {
+fn experimental(
+    section: &Section<'_>,
+    notices: &mut Vec<Notice>,
+) -> Result<Experimental, ConfigError> {
     let Some(experimental) = section.section("experimental")? else {
-        return Ok(Settings::default());
+        return Ok(Experimental::default());
     };
     let agent_spiffe_id_as_selector =
         experimental.bool("agent_spiffe_id_as_selector")?.unwrap_or(false);
@@ -363,14 +400,22 @@ fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Sett
             "named_pipe_name is not supported in this platform; please use socket_path instead";
         return Err(experimental.refuse("named_pipe_name", text));
     }
-    for flag in experimental.strings("feature_flags")? {
+    let flags = experimental.strings("feature_flags")?;
+    for flag in &flags {
         if !matches!(flag.as_str(), "wit-svid" | "i_am_a_test_flag") {
             let text = format!("error loading feature flags: unknown feature flag(s): [{flag}]");
             return Err(experimental.refuse("feature_flags", text));
         }
+        let text = format!("Developer feature flag {flag:?} has been enabled");
+        notices.push(Notice::warning(text));
     }
+    let wit = Wit {
+        enabled: flags.iter().any(|flag| flag == "wit-svid"),
+        key_type: experimental.parsed("wit_key_type")?,
+        issuer: experimental.string("wit_issuer")?.filter(|issuer| !issuer.is_empty()),
+    };
     // Views follow the log at once: the keys of SPIRE's caches mean nothing here.
-    const CACHES: [&str; 9] = [
+    const CACHES: [&str; 7] = [
         "cache_reload_interval",
         "events_based_cache",
         "full_cache_reload_interval",
@@ -378,10 +423,10 @@ fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Sett
         "event_timeout",
         "sql_transaction_timeout",
         "require_pq_kem",
-        "wit_key_type",
-        "wit_issuer",
     ];
-    let used: Vec<&str> = CACHES.into_iter().filter(|key| experimental.has(key)).collect();
+    let without_flag: &[&str] = if wit.enabled { &[] } else { &["wit_key_type", "wit_issuer"] };
+    let unused = CACHES.iter().chain(without_flag).copied();
+    let used: Vec<&str> = unused.filter(|key| experimental.has(key)).collect();
     if !used.is_empty() {
         notices.push(Notice::info(format!("unused experimental keys: {}", used.join(", "))));
     }
@@ -392,5 +437,6 @@ fn experimental(section: &Section<'_>, notices: &mut Vec<Notice>) -> Result<Sett
         let text = format!("unknown experimental key {:?} at {} is ignored", key.key, key.pos);
         notices.push(Notice::warning(text));
     }
-    Ok(Settings { agent_spiffe_id_as_selector, ..Settings::default() })
+    let settings = Settings { agent_spiffe_id_as_selector, ..Settings::default() };
+    Ok(Experimental { settings, wit })
 }

@@ -71,7 +71,12 @@ fn lines(config: &Config) -> String {
     // Whichever member leads fetches by its own file.
     let peers = server.federates_with.iter().map(relationship).collect::<Vec<_>>().join(" ");
     let peers = (!peers.is_empty()).then_some(("federates_with", peers));
+    let wit = authority.wit_svids.then(|| {
+        let issuer = authority.wit_issuer.clone().unwrap_or_default();
+        ("wit_svids", format!("{:?} {issuer}", authority.wit_key_type))
+    });
     let optional = composer.iter().chain(&upstream).chain(&hint).chain(&acme).chain(&peers);
+    let optional = optional.chain(&wit);
     pairs.iter().chain(optional).map(|(key, value)| format!("{key}={value}\n")).collect()
 }
 
@@ -121,6 +126,7 @@ mod tests {
             ("", "voters_max = 3"),
             ("federation { bundle_endpoint { port = 8443 } }", ""),
             (&federates_with("https://b.test"), ""),
+            ("experimental { feature_flags = [\"wit-svid\"] }", ""),
             ("", "max_staleness = \"1m\""),
             ("", "heartbeat_interval = \"80ms\""),
         ] {

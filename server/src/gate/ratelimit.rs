@@ -54,6 +54,8 @@ pub struct RateLimits {
     pub x509: Limiter,
     /// NewJWTSVID.
     pub jwt: Limiter,
+    /// BatchNewWITSVID; cost = tokens.
+    pub wit: Limiter,
     /// PublishJWTAuthority.
     pub publishing: Limiter,
     /// PostStatus; cannot be switched off.
@@ -68,6 +70,7 @@ impl RateLimits {
             attestation: limiter(attestation, ATTESTATIONS_PER_SECOND),
             x509: limiter(signing, SIGNING_PER_SECOND),
             jwt: limiter(signing, SIGNING_PER_SECOND),
+            wit: limiter(signing, SIGNING_PER_SECOND),
             publishing: limiter(true, SIGNING_PER_SECOND),
             post_status: limiter(true, POST_STATUS_PER_SECOND),
         }

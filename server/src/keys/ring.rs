@@ -94,6 +94,6 @@ impl fmt::Debug for KeyRing {
 fn published_spki(authority: &Authority) -> Option<Vec<u8>> {
     match authority.kind {
         AuthorityKind::X509 => Some(certificate_facts(&authority.public_der).ok()?.spki),
-        AuthorityKind::Jwt => Some(authority.public_der.clone()),
+        AuthorityKind::Jwt | AuthorityKind::Wit => Some(authority.public_der.clone()),
     }
 }

@@ -172,6 +172,7 @@ fn associated_data(context: &SealContext<'_>, version: u32) -> Vec<u8> {
     let purpose = match context.kind {
         AuthorityKind::X509 => 1u8,
         AuthorityKind::Jwt => 2u8,
+        AuthorityKind::Wit => 3u8,
     };
     let mut aad = LABEL.to_vec();
     aad.extend_from_slice(&version.to_be_bytes());

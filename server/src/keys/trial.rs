@@ -20,7 +20,7 @@ const MESSAGE: &[u8] = b"steeple cluster check";
 /// What came of the signature of one authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tested {
-    /// `x509` or `jwt`, and its id.
+    /// `x509`, `jwt` or `wit`, and its id.
     pub authority: String,
     /// Why it cannot sign; `None`: it can.
     pub error: Option<String>,
@@ -37,6 +37,7 @@ pub fn test_signatures(
         let kind = match authority.kind {
             AuthorityKind::X509 => "x509",
             AuthorityKind::Jwt => "jwt",
+            AuthorityKind::Wit => "wit",
         };
         let error = test_signature(keys, cluster_id, authority).err();
         Tested { authority: format!("{kind} {}", authority.id.as_str()), error }

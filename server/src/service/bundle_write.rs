@@ -59,7 +59,7 @@ pub(super) fn fields(mask: Option<&pb::types::BundleMask>) -> BundleFields {
         jwt_authorities,
         refresh_hint,
         sequence_number,
-        // The registry has no place for WIT authorities.
+        // A foreign bundle has no place for WIT authorities.
         wit_authorities: _,
     } = *mask.unwrap_or(&convert::ALL);
     BundleFields { x509_authorities, jwt_authorities, refresh_hint, sequence_number }

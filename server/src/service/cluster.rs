@@ -456,6 +456,7 @@ pub(super) fn authority(authority: &Authority) -> rpc::Authority {
     let kind = match authority.kind {
         AuthorityKind::X509 => Kind::X509,
         AuthorityKind::Jwt => Kind::Jwt,
+        AuthorityKind::Wit => Kind::Wit,
     };
     let status = match authority.status {
         AuthorityStatus::Prepared => Status::Prepared,

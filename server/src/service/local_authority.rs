@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::context::Context;
 use super::upstream_roots::{self, roots_to};
-use crate::authority::{Slots, told};
+use crate::authority::{Slots, kind_name, told};
 use crate::gate::Call;
 use crate::metrics::record_call;
 use crate::status::Failure;
@@ -75,7 +75,7 @@ impl LocalAuthorityService {
         kind: AuthorityKind,
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
-        let failed = format!("failed to prepare {} authority", name(kind));
+        let failed = format!("failed to prepare {} authority", kind_name(kind));
         let begun = Instant::now();
         self.context.confirm(call).await?;
         if Slots::of(&self.context.views().journal(), kind).current.is_none() {
@@ -103,7 +103,7 @@ impl LocalAuthorityService {
         id: &str,
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
-        let failed = format!("failed to activate {} authority", name(kind));
+        let failed = format!("failed to activate {} authority", kind_name(kind));
         let begun = Instant::now();
         let decide = |journal: &Journal| {
             let prepared = to_activate(journal, kind, id)?;
@@ -124,7 +124,7 @@ impl LocalAuthorityService {
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
         self.allow_local(kind, "tainted")?;
-        let failed = format!("failed to taint {} authority", name(kind));
+        let failed = format!("failed to taint {} authority", kind_name(kind));
         let decide = |journal: &Journal| {
             let old = to_taint(journal, kind, id)?;
             let (expected_journal, id) = (journal.revision, old.id.clone());
@@ -132,12 +132,12 @@ impl LocalAuthorityService {
             let state = match kind {
                 AuthorityKind::X509 => message(old),
                 // SPIRE says no more of a key.
-                AuthorityKind::Jwt => named(&old.id),
+                AuthorityKind::Jwt | AuthorityKind::Wit => named(&old.id),
             };
             Ok((command, state))
         };
         let state = self.step(call, &failed, &decide).await?;
-        tracing::info!(local_authority_id = %id, "{} authority tainted successfully", name(kind));
+        tracing::info!(local_authority_id = %id, "{} authority tainted successfully", kind_name(kind));
         Ok(state)
     }
 
@@ -149,7 +149,7 @@ impl LocalAuthorityService {
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
         self.allow_local(kind, "revoked")?;
-        let failed = format!("failed to revoke {} authority", name(kind));
+        let failed = format!("failed to revoke {} authority", kind_name(kind));
         let decide = |journal: &Journal| {
             let tainted = to_revoke(journal, kind, id, &|| self.is_published_key(id))?;
             let (expected_journal, id) = (journal.revision, tainted.id.clone());
@@ -157,7 +157,7 @@ impl LocalAuthorityService {
             Ok((Command::RevokeAuthority { expected_journal, kind, id }, state))
         };
         let state = self.step(call, &failed, &decide).await?;
-        tracing::info!(local_authority_id = %id, "{} authority revoked successfully", name(kind));
+        tracing::info!(local_authority_id = %id, "{} authority revoked successfully", kind_name(kind));
         Ok(state)
     }
 
@@ -222,6 +222,8 @@ impl LocalAuthorityService {
             AuthorityKind::Jwt if self.context.settings.disable_jwt_svids => {
                 Err(Failure::unimplemented("JWT functionality is disabled"))
             }
+            // No method of SPIRE's service changes these.
+            AuthorityKind::Wit => Err(Failure::unimplemented(NO_WIT)),
             AuthorityKind::Jwt | AuthorityKind::X509 => Ok(()),
         }
     }
@@ -433,7 +435,7 @@ fn to_taint<'a>(
     id: &str,
 ) -> Result<&'a Authority, Failure> {
     let Words { tainted, gone_at_taint, .. } = words(kind);
-    let failed = format!("failed to taint {} authority", name(kind));
+    let failed = format!("failed to taint {} authority", kind_name(kind));
     if id.is_empty() {
         return Err(Failure::invalid("no authority ID provided"));
     }
@@ -467,7 +469,7 @@ fn to_revoke<'a>(
     is_published: &dyn Fn() -> bool,
 ) -> Result<&'a Authority, Failure> {
     let Words { untainted, gone_at_revoke, unknown, prepared, .. } = words(kind);
-    let failed = format!("failed to revoke {} authority", name(kind));
+    let failed = format!("failed to revoke {} authority", kind_name(kind));
     let invalid = |why: &str| Failure::invalid_because("invalid authority ID", why);
     if id.is_empty() {
         return Err(invalid("no authority ID provided"));
@@ -515,7 +517,7 @@ const fn words(kind: AuthorityKind) -> Words {
             unknown: "only Old local authority can be revoked",
             prepared: "only Old local authority can be revoked",
         },
-        AuthorityKind::Jwt => Words {
+        AuthorityKind::Jwt | AuthorityKind::Wit => Words {
             tainted: "key is already tainted",
             untainted: "it is not possible to revoke an untainted key",
             gone_at_taint: "no JWT Key found with provided key ID",
@@ -523,13 +525,6 @@ const fn words(kind: AuthorityKind) -> Words {
             unknown: "no JWT authority found with provided authority ID",
             prepared: "unable to use a prepared key",
         },
-    }
-}
-
-const fn name(kind: AuthorityKind) -> &'static str {
-    match kind {
-        AuthorityKind::X509 => "X.509",
-        AuthorityKind::Jwt => "JWT",
     }
 }
 

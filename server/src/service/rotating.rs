@@ -28,7 +28,8 @@ pub(super) fn kind_of(kind: rpc::authority::Kind) -> Result<AuthorityKind, Failu
     match kind {
         rpc::authority::Kind::X509 => Ok(AuthorityKind::X509),
         rpc::authority::Kind::Jwt => Ok(AuthorityKind::Jwt),
-        rpc::authority::Kind::Unspecified => {
+        // SPIRE lets nobody rotate these by hand: rotation is by schedule alone.
+        rpc::authority::Kind::Wit | rpc::authority::Kind::Unspecified => {
             Err(Failure::invalid("kind of authority is required: X509 or JWT"))
         }
     }

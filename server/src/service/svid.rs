@@ -10,21 +10,23 @@ use std::time::Duration;
 use steeple_api::convert::{id, svid};
 use steeple_api::pb;
 use steeple_api::pb::server::svid::v1 as rpc;
+use steeple_raft_store::WIT_LEVEL;
 use steeple_spiffe_core::csr::CertificateRequest;
+use steeple_spiffe_core::svid::wit::{HolderKey, HolderKeyError};
 use steeple_spiffe_core::{
     EntryId, RegistrationEntry, SpiffeId, check_dns_name, check_wildcard_overlap,
 };
 use tonic::{Request, Response, Status};
 
 use super::context::Context;
-use crate::authority::{IssuedJwt, JwtParams, X509Params};
+use crate::authority::{IssuedJwt, JwtParams, WitParams, X509Params};
 use crate::gate::{Basis, Call};
 use crate::status::Failure;
 
 /// Retry hint for what a cut-off replica does not know.
 const RETRY_ELSEWHERE: Duration = Duration::from_secs(5);
 
-/// X509-SVIDs of a call that are signed on the thread that serves it, as a JWT-SVID is: to change to
+/// SVIDs of a batch that are signed on the thread that serves it, as a JWT-SVID is: to change to
 /// another costs as much as a part of a signature. A full batch costs some 10 ms of CPU with P-256 and
 /// 250 ms with RSA-4096, which connections must not wait for.
 const SIGNED_AT_ONCE_MAX: usize = 2;
@@ -81,9 +83,18 @@ impl rpc::svid_server::Svid for SvidService {
 
     async fn mint_witsvid(
         &self,
-        _request: Request<rpc::MintWitsvidRequest>,
+        request: Request<rpc::MintWitsvidRequest>,
     ) -> Result<Response<rpc::MintWitsvidResponse>, Status> {
-        Err(wit_disabled().into())
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        self.check_wit_enabled()?;
+        let spiffe_id = id::workload_id(request.id.as_ref(), self.context.trust_domain())
+            .map_err(|error| Failure::invalid_because("invalid SPIFFE ID", error))?;
+        let key =
+            holder_key(&request.public_key, &request.signing_algorithm, "invalid public key")?;
+        self.context.confirm(&call).await?;
+        let svid = self.sign_wit(&WitParams { spiffe_id, key, ttl: seconds(request.ttl) })?;
+        Ok(Response::new(rpc::MintWitsvidResponse { svid: Some(svid) }))
     }
 
     async fn batch_new_x509svid(
@@ -98,17 +109,7 @@ impl rpc::svid_server::Svid for SvidService {
         call.within(&self.context.limits.x509, params.len(), "certificate signing").await?;
         let basis = self.basis(&call).await?;
         let (service, agent) = (self.clone(), call.agent()?.id.clone());
-        let is_short = params.len() <= SIGNED_AT_ONCE_MAX;
-        let sign = move || {
-            let sign = |params| service.new_x509(&agent, basis, &params);
-            params.into_iter().map(sign).collect::<Vec<_>>()
-        };
-        let results = if is_short {
-            sign()
-        } else {
-            let results = tokio::task::spawn_blocking(sign).await;
-            results.map_err(|_stopped| Failure::internal("signing was interrupted"))?
-        };
+        let results = batch(params, move |params| service.new_x509(&agent, basis, &params)).await?;
         Ok(Response::new(rpc::BatchNewX509svidResponse { results }))
     }
 
@@ -134,9 +135,19 @@ impl rpc::svid_server::Svid for SvidService {
 
     async fn batch_new_witsvid(
         &self,
-        _request: Request<rpc::BatchNewWitsvidRequest>,
+        request: Request<rpc::BatchNewWitsvidRequest>,
     ) -> Result<Response<rpc::BatchNewWitsvidResponse>, Status> {
-        Err(wit_disabled().into())
+        let call = Call::of(&request)?;
+        let params = request.into_inner().params;
+        self.check_wit_enabled()?;
+        if params.is_empty() {
+            return Err(Failure::invalid("missing parameters").into());
+        }
+        call.within(&self.context.limits.wit, params.len(), "certificate signing").await?;
+        let basis = self.basis(&call).await?;
+        let (service, agent) = (self.clone(), call.agent()?.id.clone());
+        let results = batch(params, move |params| service.new_wit(&agent, basis, &params)).await?;
+        Ok(Response::new(rpc::BatchNewWitsvidResponse { results }))
     }
 
     async fn new_downstream_x509ca(
@@ -220,6 +231,70 @@ impl SvidService {
             })
             .map_err(|error| Failure::unsigned("failed to sign X509-SVID", &error))?;
         Ok(svid::x509_to_pb(&entry.spiffe_id, issued.chain_der, issued.not_after))
+    }
+
+    /// SPIRE sets no status on what it signed, and clients may rely on it as little as on ours.
+    fn new_wit(
+        &self,
+        agent: &SpiffeId,
+        basis: Basis,
+        params: &rpc::NewWitsvidParams,
+    ) -> rpc::batch_new_witsvid_response::Result {
+        match self.try_new_wit(agent, basis, params) {
+            Ok(svid) => rpc::batch_new_witsvid_response::Result { status: None, svid: Some(svid) },
+            Err(failure) => rpc::batch_new_witsvid_response::Result {
+                status: Some(failure.into_item()),
+                svid: None,
+            },
+        }
+    }
+
+    fn try_new_wit(
+        &self,
+        agent: &SpiffeId,
+        basis: Basis,
+        params: &rpc::NewWitsvidParams,
+    ) -> Result<pb::types::Witsvid, Failure> {
+        if params.entry_id.is_empty() {
+            return Err(Failure::invalid("missing entry ID"));
+        }
+        if params.public_key.is_empty() {
+            return Err(Failure::invalid("missing public key"));
+        }
+        let entry = self.authorized(agent, basis, &params.entry_id)?;
+        let key =
+            holder_key(&params.public_key, &params.signing_algorithm, "malformed public key")?;
+        // SPIRE's entries have no lifetime of their own for these.
+        let ttl = seconds(entry.x509_svid_ttl_s);
+        self.sign_wit(&WitParams { spiffe_id: entry.spiffe_id.clone(), key, ttl })
+    }
+
+    fn sign_wit(&self, params: &WitParams) -> Result<pb::types::Witsvid, Failure> {
+        let level = self.context.views().cluster().map_or(0, |cluster| cluster.feature_level);
+        if level < WIT_LEVEL {
+            let text = format!(
+                "failed to sign WIT-SVID: the cluster is at feature level {level}, WIT-SVIDs need \
+                 {WIT_LEVEL}: finalize the upgrade (spire-server cluster upgrade finalize)"
+            );
+            return Err(Failure::unavailable(text, RETRY_ELSEWHERE));
+        }
+        let issued = self.context.issuer.sign_wit(params);
+        let IssuedJwt { token, issued_at, expires_at, .. } =
+            issued.map_err(|error| Failure::unsigned("failed to sign WIT-SVID", &error))?;
+        Ok(pb::types::Witsvid {
+            token,
+            id: Some(id::to_pb(&params.spiffe_id)),
+            expires_at: expires_at.unix_s(),
+            issued_at: issued_at.unix_s(),
+            hint: String::new(),
+        })
+    }
+
+    fn check_wit_enabled(&self) -> Result<(), Failure> {
+        if self.context.issuer.policy().wit_svids {
+            return Ok(());
+        }
+        Err(Failure::unimplemented("WIT functionality is disabled"))
     }
 
     /// Whether the caller is a downstream server still, now that a read is confirmed: a CA is not signed
@@ -342,8 +417,29 @@ fn seconds(ttl: i32) -> Duration {
     Duration::from_secs(u64::try_from(ttl).unwrap_or(0))
 }
 
-fn wit_disabled() -> Failure {
-    Failure::unimplemented("WIT functionality is disabled")
+/// Signs a batch, a large one where connections need not wait for it.
+async fn batch<P: Send + 'static, R: Send + 'static>(
+    params: Vec<P>,
+    sign: impl Fn(P) -> R + Send + 'static,
+) -> Result<Vec<R>, Failure> {
+    let is_short = params.len() <= SIGNED_AT_ONCE_MAX;
+    let sign = move || params.into_iter().map(sign).collect::<Vec<_>>();
+    if is_short {
+        return Ok(sign());
+    }
+    let results = tokio::task::spawn_blocking(sign).await;
+    results.map_err(|_stopped| Failure::internal("signing was interrupted"))
+}
+
+/// The key that a token is to confirm; `malformed` is SPIRE's word for one that is none.
+fn holder_key(spki: &[u8], algorithm: &str, malformed: &str) -> Result<HolderKey, Failure> {
+    HolderKey::new(spki, algorithm).map_err(|error| {
+        let doing = match error {
+            HolderKeyError::Malformed => malformed,
+            HolderKeyError::Algorithm { .. } => "invalid signing algorithm or key type",
+        };
+        Failure::invalid_because(doing, error)
+    })
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ const CONDITIONAL: &[&str] = &[
     "spire_server_federation_bundle_age",
     "spire_server_federation_bundle_ends_in",
     "spire_server_federation_failing",
+    "spire_server_ca_manager_wit_key_prepare",
+    "spire_server_ca_manager_wit_key_prepare_elapsed_time",
+    "spire_server_manager_wit_key_activate",
+    "spire_server_manager_wit_key_activate_elapsed_time",
 ];
 
 #[test]

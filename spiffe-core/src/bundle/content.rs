@@ -3,6 +3,7 @@
 //! Owns the plain types. Order is that of appending; which change raises the sequence number and what
 //! may be removed is decided where bundles are changed (raft-store's apply).
 
+use crate::authority::AuthorityKind;
 use crate::time::Timestamp;
 use crate::trust_domain::TrustDomain;
 
@@ -15,7 +16,7 @@ pub struct X509Authority {
     pub tainted: bool,
 }
 
-/// A JWT authority as verifiers see it.
+/// A JWT authority as verifiers see it; a WIT authority looks the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct JwtAuthority {
     /// The key id (`kid`).
@@ -37,6 +38,8 @@ pub struct Bundle {
     pub x509_authorities: Vec<X509Authority>,
     /// JWT authorities in the order they were appended.
     pub jwt_authorities: Vec<JwtAuthority>,
+    /// WIT authorities in the order they were appended: of the own bundle alone, and in no document.
+    pub wit_authorities: Vec<JwtAuthority>,
     /// How often consumers should look, in seconds; 0 = not stated.
     pub refresh_hint_s: i64,
     /// Rises with every change.
@@ -50,8 +53,18 @@ impl Bundle {
             trust_domain,
             x509_authorities: Vec::new(),
             jwt_authorities: Vec::new(),
+            wit_authorities: Vec::new(),
             refresh_hint_s: 0,
             sequence_number: 0,
+        }
+    }
+
+    /// The keys of a kind; none of X.509, whose authorities are certificates.
+    pub fn keys(&self, kind: AuthorityKind) -> &[JwtAuthority] {
+        match kind {
+            AuthorityKind::X509 => &[],
+            AuthorityKind::Jwt => &self.jwt_authorities,
+            AuthorityKind::Wit => &self.wit_authorities,
         }
     }
 }

@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 
 use super::{Bundle, JwtAuthority, X509Authority};
 use crate::json;
+use crate::jwk::insert_public_key;
 use crate::limits::BUNDLE_DOCUMENT_BYTES_MAX;
-use crate::public_key::{self, Curve, PublicKey};
+use crate::public_key::{self, Curve};
 use crate::svid::x509::certificate_facts;
 use crate::trust_domain::TrustDomain;
 
@@ -148,7 +149,7 @@ fn x509_jwk(authority: &X509Authority) -> Option<Value> {
     let facts = certificate_facts(&authority.certificate_der).ok()?;
     let mut jwk = Map::new();
     jwk.insert("use".to_owned(), "x509-svid".into());
-    insert_key(&mut jwk, None, &facts.spki)?;
+    insert_public_key(&mut jwk, None, None, &facts.spki)?;
     let certificate = STANDARD.encode(&authority.certificate_der);
     jwk.insert("x5c".to_owned(), vec![certificate].into());
     Some(Value::Object(jwk))
@@ -159,35 +160,8 @@ fn jwt_jwk(authority: &JwtAuthority, with_use: bool) -> Option<Value> {
     if with_use {
         jwk.insert("use".to_owned(), "jwt-svid".into());
     }
-    insert_key(&mut jwk, Some(&authority.key_id), &authority.public_key_der)?;
+    insert_public_key(&mut jwk, Some(&authority.key_id), None, &authority.public_key_der)?;
     Some(Value::Object(jwk))
-}
-
-/// Adds the members of a key in the order that SPIRE's library writes them.
-fn insert_key(jwk: &mut Map<String, Value>, key_id: Option<&str>, spki: &[u8]) -> Option<()> {
-    let number = |bytes: &[u8]| Value::String(URL_SAFE_NO_PAD.encode(bytes));
-    let key = PublicKey::from_spki(spki).ok()?;
-    let kind = match key {
-        PublicKey::Ec { .. } => "EC",
-        PublicKey::Rsa { .. } => "RSA",
-    };
-    jwk.insert("kty".to_owned(), kind.into());
-    if let Some(key_id) = key_id {
-        jwk.insert("kid".to_owned(), key_id.into());
-    }
-    match key {
-        PublicKey::Ec { curve, point } => {
-            let (x, y) = point.get(1..)?.split_at_checked(curve.coordinate_bytes())?;
-            jwk.insert("crv".to_owned(), curve.jwk_name().into());
-            jwk.insert("x".to_owned(), number(x));
-            jwk.insert("y".to_owned(), number(y));
-        }
-        PublicKey::Rsa { modulus, exponent, .. } => {
-            jwk.insert("n".to_owned(), number(modulus));
-            jwk.insert("e".to_owned(), number(exponent));
-        }
-    }
-    Some(())
 }
 
 fn indented(document: &Value) -> String {

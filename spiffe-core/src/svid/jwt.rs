@@ -31,6 +31,9 @@ use crate::trust_domain::TrustDomain;
 /// How far the clocks of signer and verifier may differ (SPIRE: its library's default).
 const LEEWAY: Duration = Duration::from_secs(60);
 
+/// The types that a JWT-SVID's header may have (JWT-SVID, section 2.3).
+const TYPES: [&str; 2] = ["JWT", "JOSE"];
+
 /// Why a token cannot be written or is refused. Texts are SPIRE's where it has its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwtError {
@@ -43,7 +46,7 @@ pub enum JwtError {
     /// Not a compact JWS of a known algorithm with a JSON header and JSON claims.
     #[error("unable to parse JWT token")]
     Malformed,
-    /// The header's type is neither `JWT` nor `JOSE`.
+    /// The header's type is another kind of token's.
     #[error("token header type not supported: {0:?}")]
     WrongType(String),
     /// The header names no key.
@@ -119,11 +122,6 @@ pub fn sign_jwt_svid(
     if audience.is_empty() {
         return Err(JwtError::NoAudience);
     }
-    let header = serde_json::json!({
-        "alg": signing_algorithm(signer.key_type()),
-        "kid": key_id,
-        "typ": "JWT",
-    });
     // In alphabetical order, as Go writes maps.
     let mut payload = Map::new();
     payload.insert("aud".to_owned(), Value::from(audience));
@@ -136,7 +134,21 @@ pub fn sign_jwt_svid(
         payload.insert("jti".to_owned(), Value::from(jwt_id));
     }
     payload.insert("sub".to_owned(), Value::from(claims.subject.to_string()));
+    Ok(sign_compact(signer, key_id, "JWT", payload)?)
+}
 
+/// Writes and signs a compact JWS; `kind` is the type in its header.
+pub(super) fn sign_compact(
+    signer: &dyn Signer,
+    key_id: &str,
+    kind: &str,
+    payload: Map<String, Value>,
+) -> Result<String, SignError> {
+    let header = serde_json::json!({
+        "alg": signing_algorithm(signer.key_type()),
+        "kid": key_id,
+        "typ": kind,
+    });
     let mut token = URL_SAFE_NO_PAD.encode(header.to_string());
     token.push('.');
     URL_SAFE_NO_PAD.encode_string(Value::Object(payload).to_string(), &mut token);
@@ -169,7 +181,7 @@ impl JwtSvid {
     /// Reads a token **without** checking its signature, lifetime or audience: for tokens that came
     /// over an authenticated connection from the server that signed them.
     pub fn parse_insecure(token: &str) -> Result<Self, JwtError> {
-        Ok(Parts::read(token)?.svid)
+        Ok(Parts::read(token, &TYPES)?.svid)
     }
 
     /// Reads a token and checks it: signature by a key of the subject's trust domain, then audience
@@ -181,7 +193,7 @@ impl JwtSvid {
         bundles: &dyn Fn(&TrustDomain) -> Option<Arc<Bundle>>,
         now: Timestamp,
     ) -> Result<Self, JwtError> {
-        let parts = Parts::read(token)?;
+        let parts = Parts::read(token, &TYPES)?;
         parts.check_signature(bundles)?;
         parts.check_audience(audience)?;
         parts.check_times(now)?;
@@ -190,23 +202,24 @@ impl JwtSvid {
 }
 
 /// A token taken apart.
-struct Parts<'a> {
-    svid: JwtSvid,
+pub(super) struct Parts<'a> {
+    pub(super) svid: JwtSvid,
     algorithm: Algorithm,
-    not_before: Option<Timestamp>,
+    pub(super) not_before: Option<Timestamp>,
     /// Header and payload as they were signed.
     signed: &'a str,
     signature: Vec<u8>,
 }
 
 impl<'a> Parts<'a> {
-    fn read(token: &'a str) -> Result<Self, JwtError> {
+    /// Takes a token apart whose header has one of `types`, or none at all.
+    pub(super) fn read(token: &'a str, types: &[&str]) -> Result<Self, JwtError> {
         if token.len() > JWT_BYTES_MAX {
             return Err(JwtError::Malformed);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(JwtError::Malformed)?;
-        let (algorithm, key_id) = read_header(&object(&decode(header)?)?)?;
+        let (algorithm, key_id) = read_header(&object(&decode(header)?)?, types)?;
         let signature = decode(signature)?;
         let payload = decode(payload)?;
         let claims = object(&payload)?;
@@ -279,7 +292,7 @@ impl<'a> Parts<'a> {
 
 /// The algorithms that a JWT-SVID may have (JWT-SVID, section 2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Algorithm {
+pub(super) enum Algorithm {
     Rs256,
     Rs384,
     Rs512,
@@ -292,7 +305,7 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    fn from_name(name: &str) -> Option<Self> {
+    pub(super) fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "RS256" => Self::Rs256,
             "RS384" => Self::Rs384,
@@ -308,7 +321,10 @@ impl Algorithm {
     }
 
     /// How the key verifies signatures of this algorithm, and its bits; `None` when it cannot.
-    fn fit(self, key: PublicKey<'_>) -> Option<(&'static dyn VerificationAlgorithm, &[u8])> {
+    pub(super) fn fit(
+        self,
+        key: PublicKey<'_>,
+    ) -> Option<(&'static dyn VerificationAlgorithm, &[u8])> {
         let (curve, verification): (_, &'static dyn VerificationAlgorithm) = match self {
             Self::Rs256 => (None, &RSA_PKCS1_2048_8192_SHA256),
             Self::Rs384 => (None, &RSA_PKCS1_2048_8192_SHA384),
@@ -350,7 +366,10 @@ fn object(json_text: &[u8]) -> Result<Map<String, Value>, JwtError> {
 }
 
 /// Algorithm and key id of a header.
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), JwtError> {
+fn read_header(
+    header: &Map<String, Value>,
+    types: &[&str],
+) -> Result<(Algorithm, String), JwtError> {
     // Extensions that a reader must understand (RFC 7515, 4.1.11): we understand none.
     if header.contains_key("crit") {
         return Err(JwtError::Malformed);
@@ -359,7 +378,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, String), JwtEr
     let algorithm = algorithm.ok_or(JwtError::Malformed)?;
     match header.get("typ") {
         None => {}
-        Some(Value::String(kind)) if kind == "JWT" || kind == "JOSE" => {}
+        Some(Value::String(kind)) if types.contains(&kind.as_str()) => {}
         Some(Value::String(kind)) => return Err(JwtError::WrongType(kind.clone())),
         Some(_) => return Err(JwtError::Malformed),
     }

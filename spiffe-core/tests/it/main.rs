@@ -11,3 +11,4 @@ mod profiles;
 mod requests;
 mod tls;
 mod tokens;
+mod wit;

@@ -36,7 +36,7 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
     }
 
     let level = cluster.member(2).unwrap().cli_json(&["cluster", "upgrade", "status"]).unwrap();
-    assert_eq!(level["feature_level"], 6, "{level}");
+    assert_eq!(level["feature_level"], 7, "{level}");
     assert_eq!(level["members"].as_array().map(Vec::len), Some(3), "{level}");
     let raised = cluster.member(2).unwrap().cli(&["cluster", "upgrade", "finalize"]).unwrap();
     assert_eq!(raised.status.code(), Some(0));

@@ -82,7 +82,7 @@ impl Workload {
             let (kind, id) = (one.kind, one.id.clone());
             return Command::ActivateAuthority { expected_journal, kind, id };
         }
-        let kind = if self.dice.chance(0.5) { AuthorityKind::X509 } else { AuthorityKind::Jwt };
+        let kind = *self.dice.pick(&AuthorityKind::ALL).unwrap_or(&AuthorityKind::X509);
         let authority = Box::new(self.prepared(known, kind));
         Command::PrepareAuthority { expected_journal, authority }
     }

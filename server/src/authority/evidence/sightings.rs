@@ -130,8 +130,9 @@ impl Sightings {
 /// that an upstream signed, an authority that its chain ends below.
 fn holds(bundle: &Bundle, authority: &Authority) -> bool {
     match authority.kind {
-        AuthorityKind::Jwt => {
-            bundle.jwt_authorities.iter().any(|key| key.key_id == authority.id.as_str())
+        AuthorityKind::Jwt | AuthorityKind::Wit => {
+            let mut keys = bundle.keys(authority.kind).iter();
+            keys.any(|key| key.key_id == authority.id.as_str())
         }
         AuthorityKind::X509 => {
             let roots = &bundle.x509_authorities;

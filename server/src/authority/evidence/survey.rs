@@ -114,6 +114,7 @@ impl Survey {
         let question = rpc::Question {
             asked: Some(rpc::question::Asked::Evidence(rpc::Evidence {
                 jwt: authority.kind == AuthorityKind::Jwt,
+                wit: authority.kind == AuthorityKind::Wit,
                 authority_id: authority.id.as_str().to_owned(),
             })),
         };
@@ -150,7 +151,9 @@ impl Survey {
             Agents::default()
         });
         let assumed_at = assumed_at(authority, self.max_staleness);
-        let peers_at = self.peers_known_within.map(|within| peers_at(authority, within));
+        // What peers fetch holds no WIT keys.
+        let within = self.peers_known_within.filter(|_| authority.kind != AuthorityKind::Wit);
+        let peers_at = within.map(|within| peers_at(authority, within));
         Report { members, agents, assumed_at, peers_at }
     }
 

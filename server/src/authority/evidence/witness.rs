@@ -65,7 +65,11 @@ impl Witness {
     }
 
     async fn evidence(self, asked: rpc::Evidence) -> rpc::EvidenceAnswer {
-        let kind = if asked.jwt { AuthorityKind::Jwt } else { AuthorityKind::X509 };
+        let kind = match (asked.jwt, asked.wit) {
+            (_, true) => AuthorityKind::Wit,
+            (true, false) => AuthorityKind::Jwt,
+            (false, false) => AuthorityKind::X509,
+        };
         let id = AuthorityId::new(asked.authority_id);
         // The question may overtake the command that prepared it.
         let mut moves = self.views.subscribe_revision();

@@ -181,7 +181,9 @@ impl Judge {
             let number = self.fates.len();
             let in_bundle = match authority.kind {
                 AuthorityKind::X509 => authority.public_der.clone(),
-                AuthorityKind::Jwt => authority.id.as_str().as_bytes().to_vec(),
+                AuthorityKind::Jwt | AuthorityKind::Wit => {
+                    authority.id.as_str().as_bytes().to_vec()
+                }
             };
             self.published.insert(in_bundle, number);
             self.numbers.insert((authority.kind, authority.id.clone()), number);
