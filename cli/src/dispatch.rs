@@ -32,14 +32,17 @@ pub(crate) async fn dispatch(
     mounted: Mounted,
     io: &mut Io<'_>,
 ) -> i32 {
-    let outcome = match name(program, &args) {
+    let mounts = mounts(program, io);
+    let outcome = match name(&mounts, &args) {
         Named::Command(mount, rest) => run(mount, rest, mounted, io).await,
         Named::Group(group) => {
             let code = if asks_for_help(&args) { DONE } else { FAILED };
-            group_help(program, &group, io).map(|()| code)
+            group_help(&mounts, &group, io).map(|()| code)
         }
-        Named::Nothing => writeln!(io.stderr, "{}", top_help(program)).map(|()| NO_SUCH_COMMAND),
-        Named::Help => writeln!(io.stderr, "{}", top_help(program)).map(|()| DONE),
+        Named::Nothing => {
+            writeln!(io.stderr, "{}", top_help(program, &mounts)).map(|()| NO_SUCH_COMMAND)
+        }
+        Named::Help => writeln!(io.stderr, "{}", top_help(program, &mounts)).map(|()| DONE),
         Named::Version => writeln!(io.stderr, "{}", env!("CARGO_PKG_VERSION")).map(|()| DONE),
     };
     // Only our own streams can fail here, and there is nowhere left to say so.
@@ -50,7 +53,14 @@ pub(crate) async fn dispatch(
     }
 }
 
-fn name<'p>(program: &'p Program, args: &[String]) -> Named<'p> {
+/// The commands that are there: SPIRE reads its feature flags from the environment for some.
+fn mounts(program: &'static Program, io: &Io<'_>) -> Vec<&'static Mount> {
+    let flags = (io.env)("SPIRE_SERVER_FFLAGS").unwrap_or_default();
+    let is_on = |feature: &str| feature.is_empty() || flags.split(' ').any(|flag| flag == feature);
+    program.mounts.iter().filter(|mount| is_on(mount.feature)).collect()
+}
+
+fn name<'p>(mounts: &[&'p Mount], args: &[String]) -> Named<'p> {
     let leading: Vec<&str> = args.iter().map(String::as_str).take_while(|w| is_word(w)).collect();
     if leading.is_empty() {
         return match args.first().map(String::as_str) {
@@ -61,11 +71,11 @@ fn name<'p>(program: &'p Program, args: &[String]) -> Named<'p> {
     }
     for count in (1..=leading.len().min(3)).rev() {
         let words = leading.get(..count).unwrap_or_default().join(" ");
-        if let Some(mount) = program.mounts.iter().find(|mount| mount.words == words) {
+        if let Some(mount) = mounts.iter().find(|mount| mount.words == words) {
             return Named::Command(mount, args.get(count..).unwrap_or_default().to_vec());
         }
         let prefix = format!("{words} ");
-        if program.mounts.iter().any(|mount| mount.words.starts_with(&prefix)) {
+        if mounts.iter().any(|mount| mount.words.starts_with(&prefix)) {
             return Named::Group(words);
         }
     }
@@ -171,9 +181,9 @@ fn report(mount: &Mount, error: &Error, io: &mut Io<'_>) -> std::io::Result<()> 
     }
 }
 
-fn top_help(program: &Program) -> String {
+fn top_help(program: &Program, mounts: &[&'static Mount]) -> String {
     let mut listed: BTreeMap<&str, &str> = BTreeMap::new();
-    for mount in program.mounts.iter().filter(|mount| !mount.synopsis.is_empty()) {
+    for mount in mounts.iter().filter(|mount| !mount.synopsis.is_empty()) {
         match mount.words.split_once(' ') {
             None => listed.insert(mount.words, mount.synopsis),
             Some((group, _)) => listed.insert(group, group_synopsis(program, group)),
@@ -191,10 +201,10 @@ fn group_synopsis<'p>(program: &'p Program, group: &str) -> &'p str {
 }
 
 /// The usage of every command of the group, then the list of them.
-fn group_help(program: &Program, group: &str, io: &mut Io<'_>) -> std::io::Result<()> {
+fn group_help(mounts: &[&Mount], group: &str, io: &mut Io<'_>) -> std::io::Result<()> {
     let prefix = format!("{group} ");
     let mut listed: BTreeMap<&str, &str> = BTreeMap::new();
-    for mount in program.mounts.iter().filter(|mount| !mount.synopsis.is_empty()) {
+    for mount in mounts.iter().filter(|mount| !mount.synopsis.is_empty()) {
         let Some(name) = mount.words.strip_prefix(&prefix) else { continue };
         listed.insert(name, mount.synopsis);
         if let Action::Ours(make) = mount.action {

@@ -32,6 +32,8 @@ pub(crate) struct Mount {
     pub(crate) errors: ErrorStyle,
     /// What an old spelling is called now; empty for others.
     pub(crate) heir: &'static str,
+    /// The feature flag without which it is not there; empty for most.
+    pub(crate) feature: &'static str,
 }
 
 /// What a command line leads to.
@@ -61,13 +63,20 @@ const fn ours(
     synopsis: &'static str,
     make: fn() -> Box<dyn Command>,
 ) -> Mount {
-    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Prefixed, heir: "" }
+    Mount {
+        words,
+        synopsis,
+        action: Action::Ours(make),
+        errors: ErrorStyle::Prefixed,
+        heir: "",
+        feature: "",
+    }
 }
 
 /// A command under its old name, which works and warns.
 const fn old(words: &'static str, heir: &'static str, make: fn() -> Box<dyn Command>) -> Mount {
     let errors = ErrorStyle::Prefixed;
-    Mount { words, synopsis: "", action: Action::Ours(make), errors, heir }
+    Mount { words, synopsis: "", action: Action::Ours(make), errors, heir, feature: "" }
 }
 
 const fn bare(
@@ -75,11 +84,18 @@ const fn bare(
     synopsis: &'static str,
     make: fn() -> Box<dyn Command>,
 ) -> Mount {
-    Mount { words, synopsis, action: Action::Ours(make), errors: ErrorStyle::Bare, heir: "" }
+    Mount {
+        words,
+        synopsis,
+        action: Action::Ours(make),
+        errors: ErrorStyle::Bare,
+        heir: "",
+        feature: "",
+    }
 }
 
 const fn mounted(words: &'static str, synopsis: &'static str, action: Action) -> Mount {
-    Mount { words, synopsis, action, errors: ErrorStyle::Prefixed, heir: "" }
+    Mount { words, synopsis, action, errors: ErrorStyle::Prefixed, heir: "", feature: "" }
 }
 
 fn boxed<C: Command + Default + 'static>() -> Box<dyn Command> {
@@ -99,6 +115,7 @@ pub(crate) static SERVER: Program = Program {
         ("localauthority", "Signing authorities of this cluster"),
         ("token", "Join tokens"),
         ("upstreamauthority", "Authorities that this cluster's chain to"),
+        ("wit", "WIT-SVIDs"),
         ("x509", "X509-SVIDs"),
     ],
     mounts: &[
@@ -274,6 +291,7 @@ pub(crate) static SERVER: Program = Program {
             || Box::new(authority::Upstream::taint()),
         ),
         mounted("validate", "Validates a SPIRE server configuration file", Action::Validate),
+        Mount { feature: "wit-svid", ..ours("wit mint", "Mints a WIT-SVID", boxed::<mint::Wit>) },
         ours("x509 mint", "Mints an X509-SVID", boxed::<mint::X509>),
     ],
 };
@@ -306,6 +324,7 @@ pub(crate) static AGENT: Program = Program {
             action: Action::Ours(boxed::<healthcheck::Agent>),
             errors: ErrorStyle::Plain,
             heir: "",
+            feature: "",
         },
         mounted("run", "Runs the agent", Action::Run),
         mounted("validate", "Validates a SPIRE agent configuration file", Action::Validate),

@@ -60,7 +60,7 @@ impl Rotate {
     fn name(&self) -> &'static str {
         match self.kind {
             Kind::Jwt => "JWT",
-            Kind::X509 | Kind::Unspecified => "X.509",
+            Kind::X509 | Kind::Wit | Kind::Unspecified => "X.509",
         }
     }
 
@@ -75,7 +75,7 @@ impl Rotate {
                 let request = write_request(steps::PrepareJwtAuthorityRequest {})?;
                 clients.steps.prepare_jwt_authority(request).await?;
             }
-            Kind::X509 | Kind::Unspecified => {
+            Kind::X509 | Kind::Wit | Kind::Unspecified => {
                 let request = write_request(steps::PrepareX509AuthorityRequest {})?;
                 clients.steps.prepare_x509_authority(request).await?;
             }
@@ -90,7 +90,7 @@ impl Rotate {
                 let request = write_request(steps::ActivateJwtAuthorityRequest { authority_id })?;
                 clients.steps.activate_jwt_authority(request).await?;
             }
-            Kind::X509 | Kind::Unspecified => {
+            Kind::X509 | Kind::Wit | Kind::Unspecified => {
                 let request = write_request(steps::ActivateX509AuthorityRequest { authority_id })?;
                 clients.steps.activate_x509_authority(request).await?;
             }

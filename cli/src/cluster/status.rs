@@ -167,6 +167,7 @@ fn authorities(authorities: &[Authority]) -> Vec<Vec<String>> {
         let kind = match Kind::try_from(authority.kind).unwrap_or(Kind::Unspecified) {
             Kind::X509 => "x509",
             Kind::Jwt => "jwt",
+            Kind::Wit => "wit",
             Kind::Unspecified => "-",
         };
         let status = AuthorityStatus::try_from(authority.status);

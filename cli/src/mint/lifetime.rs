@@ -1,4 +1,4 @@
-//! The `-ttl` flag of both mints: rounding, range, and the note when the server granted less.
+//! The `-ttl` flag of the mints: rounding, range, and the note when the server granted less.
 //!
 //! Owns the seconds on the wire; what is granted is the server's affair.
 

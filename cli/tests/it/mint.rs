@@ -1,4 +1,4 @@
-//! `x509 mint` and `jwt mint`.
+//! `x509 mint`, `jwt mint` and `wit mint`.
 //!
 //! Owns what each sends, prints, writes and refuses.
 
@@ -11,7 +11,7 @@ use steeple_spiffe_core::{CertificateRequest, pem};
 use tonic::Status;
 
 use crate::certificates::Ca;
-use crate::driver::{NOW, line};
+use crate::driver::{CommandLine, NOW, line};
 use crate::fake::Fake;
 
 const JWT: &str =
@@ -90,6 +90,102 @@ async fn mints_are_refused_in_spires_words() {
         stderr.ends_with("rpc error: code = Unimplemented desc = JWT functionality is disabled\n"),
         "{stderr}"
     );
+}
+
+const WIT: &str = "spire-server wit mint -spiffeID spiffe://example.org/w";
+
+fn minted_wit(lifetime_s: i64) -> MintWitsvidResponse {
+    let Some(jwt) = minted_jwt(lifetime_s).svid else { panic!("it has one") };
+    let pb::types::Jwtsvid { token, id, expires_at, issued_at, hint } = jwt;
+    let svid = pb::types::Witsvid { token, id, expires_at, issued_at, hint };
+    MintWitsvidResponse { svid: Some(svid) }
+}
+
+/// The command is there for those who set the variable.
+fn wit(words: &str) -> CommandLine {
+    line(words).variable("SPIRE_SERVER_FFLAGS", "i_am_a_test_flag wit-svid")
+}
+
+/// Members of a private key with their values left out.
+fn members(jwk: &str) -> Vec<String> {
+    let jwk: serde_json::Value = serde_json::from_str(jwk).expect("JSON");
+    jwk.as_object().expect("an object").keys().cloned().collect()
+}
+
+#[tokio::test]
+async fn a_wit_is_printed_with_its_private_key() {
+    let fake = Fake::start();
+    fake.answer("mint_witsvid", minted_wit(60));
+    let stdout = wit(&format!("{WIT} -ttl 59.2s")).on(&fake).await.success();
+    let (token, key) = stdout.split_once('\n').expect("two lines");
+    assert_eq!(token, "head.body.signature");
+    assert_eq!(members(key.strip_suffix('\n').expect("a line")), ["kty", "crv", "x", "y", "d"]);
+    let call = fake.only_call();
+    let request = call.message::<MintWitsvidRequest>();
+    assert_eq!((request.ttl, request.signing_algorithm.as_str()), (60, "ES256"));
+    assert_eq!(request.id.as_ref().expect("an id").path, "/w");
+    assert_eq!(request.public_key.len(), 91, "a key on P-256");
+
+    fake.answer("mint_witsvid", minted_wit(60));
+    let rsa = wit(&format!("{WIT} -keyType rsa-2048 -signingAlgorithm PS384 -output json"));
+    let printed = rsa.on(&fake).await.success();
+    let parsed: serde_json::Value = serde_json::from_str(&printed).expect("JSON");
+    let key = parsed["private_key"].as_str().expect("a text");
+    assert_eq!(members(key), ["kty", "n", "e", "d", "p", "q", "dp", "dq", "qi"]);
+    let bare = printed.replace(&key.replace('"', "\\\""), "KEY");
+    let expected = concat!(
+        r#"{"private_key":"KEY","svid":{"token":"head.body.signature","#,
+        r#""id":{"trust_domain":"example.org","path":"/w"},"#,
+        r#""expires_at":1767323105,"issued_at":1767323045}}"#,
+        "\n"
+    );
+    assert_eq!(bare, expected);
+}
+
+#[tokio::test]
+async fn a_wit_and_its_key_can_go_to_files_of_the_users_own() {
+    let fake = Fake::start();
+    fake.answer("mint_witsvid", minted_wit(60));
+    let folder = fake.folder();
+    let command = wit(&format!("{WIT} -ttl 1h -write {}", folder.display()));
+    let outcome = command.on(&fake).await.without(&folder.display().to_string());
+    outcome.matches("wit-mint-write");
+    for file in ["token", "key"] {
+        assert_eq!(mode(&folder.join(file)), 0o600, "{file}");
+    }
+    let key = std::fs::read_to_string(folder.join("key")).expect("written");
+    assert_eq!(members(&key), ["kty", "crv", "x", "y", "d"]);
+}
+
+#[tokio::test]
+async fn wit_mint_has_spires_flags_and_refusals_where_the_variable_names_its_feature() {
+    wit("spire-server wit mint -h").run().await.matches("help-wit-mint");
+    for (words, expected) in [
+        ("", "spiffeID must be specified"),
+        ("-spiffeID x", "scheme is missing or invalid"),
+        (
+            "-spiffeID spiffe://a.test/b -keyType rsa-2048",
+            "unsupported key type 'rsa-2048' for 'ES256' signing algorithm",
+        ),
+        (
+            "-spiffeID spiffe://a.test/b -signingAlgorithm ES512",
+            "unsupported signing algorithm: ES512",
+        ),
+        (
+            "-spiffeID spiffe://a.test/b -keyType ec-p384 -signingAlgorithm RS256",
+            "unsupported key type 'ec-p384' for signing algorithm 'RS256'",
+        ),
+    ] {
+        let fake = Fake::start();
+        let stderr = wit(&format!("spire-server wit mint {words}")).on(&fake).await.failure();
+        assert_eq!(stderr, format!("Error: {expected}\n"), "{words}");
+    }
+    for flags in ["", "wit-svid2", "wit-svid,other"] {
+        let absent = line(WIT).variable("SPIRE_SERVER_FFLAGS", flags).run().await;
+        assert_eq!(absent.code, 127, "{flags}");
+        let help = line("spire-server -h").variable("SPIRE_SERVER_FFLAGS", flags).run().await;
+        assert!(!help.stderr.contains("wit"), "{}", help.stderr);
+    }
 }
 
 /// Queues what `x509 mint` asks for.

@@ -35,4 +35,5 @@ mod upgrades;
 mod upstream;
 mod vault;
 mod web_endpoints;
+mod wit;
 mod x509pop;
