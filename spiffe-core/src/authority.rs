@@ -23,8 +23,8 @@ impl AuthorityKind {
     pub const ALL: [Self; 3] = [Self::X509, Self::Jwt, Self::Wit];
 }
 
-/// The name of an authority: for X.509 the lower-case hex of its SubjectKeyId, for JWT and WIT the key
-/// id.
+/// The name of an authority: for X.509 the lower-case hex of its SubjectKeyId, for JWT and WIT the
+/// key id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuthorityId(String);
 

@@ -52,6 +52,18 @@ fn a_bundle_comes_back_as_it_went_in() {
 }
 
 #[test]
+fn wit_keys_go_out_and_are_not_taken_in() {
+    let key = jwt(&authority().public_key, "w");
+    let taken = from_pb(&full()).unwrap();
+    let own = Bundle { wit_authorities: vec![jwt_authority_from_pb(&key).unwrap()], ..taken };
+    let pb::types::JwtKey { public_key, key_id, expires_at, tainted } = key;
+    let message = to_pb(&own);
+    let expected = pb::types::WitKey { public_key, key_id, expires_at, tainted };
+    assert_eq!(message.wit_authorities, [expected]);
+    assert!(with_taints_from_pb(&message).unwrap().wit_authorities.is_empty());
+}
+
+#[test]
 fn a_request_cannot_taint() {
     let bundle = from_pb(&full()).unwrap();
     assert!(bundle.x509_authorities.iter().all(|authority| !authority.tainted));

@@ -1,4 +1,5 @@
-//! `spire-server x509 mint`, `jwt mint` and `wit mint`: SVIDs without an entry, for the operator's own use.
+//! `spire-server x509 mint`, `jwt mint` and `wit mint`: SVIDs without an entry, for the operator's own
+//! use.
 //!
 //! `lifetime` holds what all do with `-ttl`.
 

@@ -290,7 +290,7 @@ fn mark_key(keys: &mut [JwtAuthority], authority: &Authority) -> bool {
 }
 
 fn mark_all<'a>(marks: impl Iterator<Item = &'a mut bool>) -> bool {
-    marks.fold(false, |changed, tainted| !std::mem::replace(tainted, true) || changed)
+    marks.filter_map(|tainted| (!std::mem::replace(tainted, true)).then_some(())).count() > 0
 }
 
 /// Removes the public half from the bundle; false if it is not there.

@@ -231,6 +231,25 @@ fn refresh_commands() -> Vec<(&'static str, Command)> {
     ]
 }
 
+fn wit_duties() -> Vec<(&'static str, Command)> {
+    vec![
+        (
+            "prepare_wit_authority",
+            Command::PrepareAuthority {
+                expected_journal: 11,
+                authority: authority(AuthorityKind::Wit, "w"),
+            },
+        ),
+        (
+            "prune_wit_authority",
+            Command::PruneAuthorities {
+                expected_journal: 12,
+                ids: vec![(AuthorityKind::Wit, AuthorityId::new("w"))],
+            },
+        ),
+    ]
+}
+
 fn duties() -> Vec<(&'static str, Command)> {
     vec![
         (
@@ -238,13 +257,6 @@ fn duties() -> Vec<(&'static str, Command)> {
             Command::PrepareAuthority {
                 expected_journal: 4,
                 authority: authority(AuthorityKind::X509, "a"),
-            },
-        ),
-        (
-            "prepare_wit_authority",
-            Command::PrepareAuthority {
-                expected_journal: 11,
-                authority: authority(AuthorityKind::Wit, "w"),
             },
         ),
         (
@@ -295,13 +307,6 @@ fn duties() -> Vec<(&'static str, Command)> {
             Command::PruneAuthorities {
                 expected_journal: 6,
                 ids: vec![(AuthorityKind::X509, AuthorityId::new("a"))],
-            },
-        ),
-        (
-            "prune_wit_authority",
-            Command::PruneAuthorities {
-                expected_journal: 12,
-                ids: vec![(AuthorityKind::Wit, AuthorityId::new("w"))],
             },
         ),
         ("raise_feature_level", Command::RaiseFeatureLevel { to: 2 }),
@@ -372,6 +377,7 @@ fn commands_keep_their_bytes_and_decode_to_themselves() {
         .chain(relationship_commands())
         .chain(refresh_commands())
         .chain(duties())
+        .chain(wit_duties())
         .chain(cluster_keys());
     for (name, command) in commands().into_iter().chain(more) {
         let bytes = command_to_pb(&command).encode_to_vec();

@@ -252,8 +252,8 @@ impl Issuer {
         &self.inner.policy
     }
 
-    /// Whether every kind of SVID that there is to be can be signed now. WIT-SVIDs do not count: they are
-    /// an experiment, and its failure is no reason to take a replica out of service.
+    /// Whether every kind of SVID that there is to be can be signed now. WIT-SVIDs do not count: they
+    /// are an experiment, and its failure is no reason to take a replica out of service.
     pub fn ready(&self) -> bool {
         let active = self.active();
         let now = self.inner.clock.now();

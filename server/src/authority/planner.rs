@@ -1,8 +1,8 @@
 //! The plan of rotation: given the journal, the policy and the time, the next step.
 //!
 //! Pure: reads no clock and changes nothing. The rotator acts on one step, lets it be applied and
-//! asks again. X.509 comes before JWT and JWT before WIT, as in SPIRE. Invariant: under scheduled rotation at most
-//! [`PUBLISHED_MAX`] authorities of a kind are published, and the active one is never pruned.
+//! asks again. X.509 comes before JWT and JWT before WIT, as in SPIRE. Invariant: under scheduled
+//! rotation at most [`PUBLISHED_MAX`] authorities of a kind are published, and the active one is never pruned.
 
 use std::fmt;
 use std::time::Duration;

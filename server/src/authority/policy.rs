@@ -110,8 +110,8 @@ impl AuthorityPolicy {
         }
     }
 
-    /// The policy as far as a cluster of a feature level can follow it: below level 7 its log holds no WIT
-    /// authority.
+    /// The policy as far as a cluster of a feature level can follow it: below level 7 its log holds no
+    /// WIT authority.
     pub fn at_level(self: &Arc<Self>, feature_level: u32) -> Arc<Self> {
         if !self.wit_svids || feature_level >= WIT_LEVEL {
             return Arc::clone(self);

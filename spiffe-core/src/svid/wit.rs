@@ -1,8 +1,8 @@
 //! WIT-SVIDs: workload identity tokens.
 //!
-//! Owns the token in SPIRE's shape (`spec/spire-semantics.md` 5): a compact JWS as for JWT-SVIDs, of type
-//! `wit+jwt`, without an audience; it confirms a key of its holder (`cnf`, RFC 7800), with which the
-//! holder signs what it sends. Which algorithms go with which key follows SPIRE.
+//! Owns the token in SPIRE's shape (`spec/spire-semantics.md` 5): a compact JWS as for JWT-SVIDs, of
+//! type `wit+jwt`, without an audience; it confirms a key of its holder (`cnf`, RFC 7800), with which
+//! the holder signs what it sends. Which algorithms go with which key follows SPIRE.
 
 use serde_json::{Map, Value};
 
@@ -113,7 +113,7 @@ pub struct WitSvid {
 }
 
 impl WitSvid {
-    /// Reads a token **without** checking its signature or lifetime: for tokens that were signed here.
+    /// Reads a token **without** checking its signature or lifetime: for those that were signed here.
     ///
     /// # Errors
     ///
