@@ -41,7 +41,7 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
     let raised = cluster.member(2).unwrap().cli(&["cluster", "upgrade", "finalize"]).unwrap();
     assert_eq!(raised.status.code(), Some(0));
     let text = String::from_utf8_lossy(&raised.stdout).into_owned();
-    assert!(text.starts_with("Nothing to do: the cluster is at feature level 6"), "{text}");
+    assert!(text.starts_with("Nothing to do: the cluster is at feature level 7"), "{text}");
 
     let gone = cluster.member(0).unwrap().status().await.unwrap().this_member.unwrap().id;
     cluster.kill_member(0).unwrap();

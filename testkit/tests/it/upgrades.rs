@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// The level of the older release, and of this build.
 const OLD: u32 = 2;
-const NEW: u32 = 6;
+const NEW: u32 = 7;
 
 const CREATE: [&str; 8] = [
     "federation",
