@@ -32,8 +32,8 @@ pub use issuer::{
 pub(crate) use mint::random_serial;
 pub use mint::{MintError, Minted, Minter};
 pub use planner::{Evidence, PUBLISHED_MAX, Step, kind_name, plan};
-pub use policy::{AuthorityPolicy, Times};
 pub(crate) use policy::{AGENT_FETCH_BOUND, BACKDATE, CA_TTL_MIN, PEER_MINUTE};
+pub use policy::{AuthorityPolicy, Times};
 pub use rekey::{RekeyError, Rekeyer};
 pub use rotator::{RotateError, Rotator};
 pub use server_svid::{ServerSvid, ServerSvidError};
