@@ -144,7 +144,7 @@ impl AuthorityPolicy {
     }
 
     /// How long after an authority was made peers of other trust domains are taken to have it: half a
-    /// minute for its commit, then [`Self::peers_fetch_bound`]. `minute` is theirs, [`PEER_MINUTE`]
+    /// minute for its commit, then [`Self::peers_fetch_bound`]. `minute` is theirs, a minute
     /// unless a test makes it shorter. `None`: nobody can fetch it.
     pub fn peers_known_within(&self, minute: Duration) -> Option<Duration> {
         self.fetch_bound_in(minute).map(|bound| minute / 2 + bound)
