@@ -36,6 +36,7 @@ mod slice;
 mod suspend;
 mod system;
 mod timeline;
+mod wanted;
 mod watch;
 mod world;
 
@@ -45,6 +46,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 
 use crate::options::Options;
+use crate::wanted::Wanted;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -78,11 +80,11 @@ fn dispatch(words: &[String]) -> Result<bool> {
             runtime()?.block_on(until_interrupted(slice::quick(&options)))
         }
         "rotations" => {
-            let wanted = rotations::Wanted::parse(rest)?;
+            let wanted = Wanted::parse(rest)?;
             runtime()?.block_on(until_interrupted(rotations::run(&wanted)))
         }
         "federation" => {
-            let wanted = federation::Wanted::parse(rest)?;
+            let wanted = Wanted::parse(rest)?;
             runtime()?.block_on(until_interrupted(federation::run(&wanted)))
         }
         "merge" => slice::merge(rest),

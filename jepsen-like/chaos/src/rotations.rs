@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use steeple_checker::results::say;
 use steeple_spiffe_core::dice::Dice;
 use steeple_testkit::cluster::{Place, TRUST_DOMAIN};
@@ -23,9 +23,9 @@ use tokio::time::Instant;
 
 use crate::nemesis::shape;
 use crate::net::Spaces;
-use crate::options::{Options, USAGE};
 use crate::plan::Victims;
-use crate::run::{make_folder, wait_until_one};
+use crate::run::{make_folder, remove_data, wait_until_one};
+use crate::wanted::Wanted;
 use crate::watch::Eyes;
 
 const MEMBERS: usize = 3;
@@ -51,45 +51,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Until there is one cluster again.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
-/// So many rotations are what CI waits for.
-const QUICK: usize = 2;
-
 /// No more of what is wrong is told.
 const TOLD_MAX: usize = 20;
-
-/// What the command line says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// How often both authorities are replaced, each time after the one before has left.
-    rotations: usize,
-    seed: u64,
-    out: PathBuf,
-}
-
-impl Wanted {
-    /// Parses a command line.
-    pub(crate) fn parse(words: &[String]) -> Result<Self> {
-        let mut wanted =
-            Self { rotations: 100, seed: 1, out: std::env::temp_dir().join("steeple-chaos") };
-        let mut left = words.iter();
-        while let Some(flag) = left.next() {
-            let value = left.next().with_context(|| format!("{flag} needs a value\n{USAGE}"))?;
-            match flag.as_str() {
-                "--rotations" => wanted.rotations = value.parse().context("--rotations")?,
-                "--seed" => wanted.seed = value.parse().context("--seed")?,
-                "--out" => wanted.out = value.into(),
-                other => bail!("unknown argument {other:?}\n{USAGE}"),
-            }
-        }
-        ensure!(wanted.rotations > 0, "--rotations is 1 or more");
-        Ok(wanted)
-    }
-
-    /// A short one, for CI.
-    pub(crate) fn quick(options: &Options) -> Self {
-        Self { rotations: QUICK, seed: options.seeds.start, out: options.out.clone() }
-    }
-}
 
 /// Runs it and tells its figures in one line. Whether nothing was wrong.
 pub(crate) async fn run(wanted: &Wanted) -> Result<bool> {
@@ -123,7 +86,7 @@ pub(crate) async fn run(wanted: &Wanted) -> Result<bool> {
     }
     say(&format!("  folder: {}", folder.display()));
     if wrong.is_empty() {
-        field.remove_data()?;
+        remove_data(&mut field.cluster, MEMBERS)?;
     }
     Ok(wrong.is_empty())
 }
@@ -284,38 +247,11 @@ impl Field {
         }
         Ok(unanswered)
     }
-
-    /// Ends the members and leaves their logs.
-    fn remove_data(mut self) -> Result<()> {
-        for at in 0..MEMBERS {
-            if self.cluster.member(at)?.is_started() {
-                self.cluster.kill_member(at)?;
-            }
-            let data = self.cluster.member(at)?.data();
-            std::fs::remove_dir_all(&data).context("remove a data folder")?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(line: &str) -> Result<Wanted> {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Wanted::parse(&words)
-    }
-
-    #[test]
-    fn a_command_line_says_how_many_and_with_which_seed() {
-        let wanted = parse("--rotations 7 --seed 3 --out x").unwrap();
-        assert_eq!(wanted, Wanted { rotations: 7, seed: 3, out: "x".into() });
-        assert_eq!(parse("").unwrap().rotations, 100);
-        for line in ["--rotations 0", "--rotations", "--downs 3", "--seed x"] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-    }
 
     #[test]
     fn what_is_held_of_a_member_that_is_cut_off_is_younger_than_two_steps_are_apart() {

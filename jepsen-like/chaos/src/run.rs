@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use steeple_checker::history::ReadLimits;
 use steeple_checker::{History, Report as Checked, Requirements, Settings, check};
+use steeple_testkit::Cluster;
 use steeple_testkit::client::unix_channel;
 use steeple_testkit::process::wait_for;
 use tokio::sync::{Mutex, watch};
@@ -115,6 +116,18 @@ pub(crate) fn make_folder(out: &Path, seed: u64) -> Result<PathBuf> {
         }
     }
     anyhow::bail!("{} is full of runs of seed {seed}", out.display())
+}
+
+/// Ends the members of a cluster and leaves their logs.
+pub(crate) fn remove_data(cluster: &mut Cluster, members: usize) -> Result<()> {
+    for at in 0..members {
+        if cluster.member(at)?.is_started() {
+            cluster.kill_member(at)?;
+        }
+        let data = cluster.member(at)?.data();
+        std::fs::remove_dir_all(&data).context("remove a data folder")?;
+    }
+    Ok(())
 }
 
 async fn perform(

@@ -12,6 +12,7 @@ use crate::options::{Nemesis, Options};
 use crate::report::{Line, Word};
 use crate::rotations;
 use crate::run;
+use crate::wanted::Wanted;
 use crate::world::lacks;
 
 /// Runs all seeds that the results do not have yet. True if all passed.
@@ -73,8 +74,9 @@ pub(crate) async fn quick(options: &Options) -> Result<bool> {
             skip::record("chaos-federation", &why);
         }
         None => {
-            rotated.push(rotations::run(&rotations::Wanted::quick(options)).await?);
-            rotated.push(federation::run(&federation::Wanted::quick(options)).await?);
+            let wanted = Wanted::quick(options);
+            rotated.push(rotations::run(&wanted).await?);
+            rotated.push(federation::run(&wanted).await?);
         }
     }
     say(&table(&lines));

@@ -16,15 +16,14 @@ mod ledger;
 mod side;
 mod watch;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::Result;
 use steeple_checker::results::say;
 
-use crate::options::{Options, USAGE};
 use crate::run::make_folder;
+use crate::wanted::Wanted;
 use field::Field;
 use ledger::{Ledger, Totals};
 use side::Which;
@@ -65,9 +64,6 @@ const SYNC: Duration = Duration::from_secs(5);
 /// Until there is one cluster again, and until everyone knows what there is.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
-/// So many rotations are what CI waits for.
-const QUICK: usize = 2;
-
 /// In so many rotations there is one cut that is too long.
 const ROTATIONS_PER_LONG_CUT: usize = 25;
 
@@ -79,40 +75,6 @@ type Shared = Arc<Mutex<Ledger>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the command line says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// How often each side replaces both its authorities.
-    rotations: usize,
-    seed: u64,
-    out: PathBuf,
-}
-
-impl Wanted {
-    /// Parses a command line.
-    pub(crate) fn parse(words: &[String]) -> Result<Self> {
-        let mut wanted =
-            Self { rotations: 100, seed: 1, out: std::env::temp_dir().join("steeple-chaos") };
-        let mut left = words.iter();
-        while let Some(flag) = left.next() {
-            let value = left.next().with_context(|| format!("{flag} needs a value\n{USAGE}"))?;
-            match flag.as_str() {
-                "--rotations" => wanted.rotations = value.parse().context("--rotations")?,
-                "--seed" => wanted.seed = value.parse().context("--seed")?,
-                "--out" => wanted.out = value.into(),
-                other => bail!("unknown argument {other:?}\n{USAGE}"),
-            }
-        }
-        ensure!(wanted.rotations > 0, "--rotations is 1 or more");
-        Ok(wanted)
-    }
-
-    /// A short one, for CI.
-    pub(crate) fn quick(options: &Options) -> Self {
-        Self { rotations: QUICK, seed: options.seeds.start, out: options.out.clone() }
-    }
 }
 
 /// Runs it and tells its figures. Whether nothing was wrong.
@@ -228,21 +190,6 @@ fn tell(field: &Field, wanted: &Wanted, lasted: Duration, totals: &Totals) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn parse(line: &str) -> Result<Wanted> {
-        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Wanted::parse(&words)
-    }
-
-    #[test]
-    fn a_command_line_says_how_many_and_with_which_seed() {
-        let wanted = parse("--rotations 7 --seed 3 --out x").unwrap();
-        assert_eq!(wanted, Wanted { rotations: 7, seed: 3, out: "x".into() });
-        assert_eq!(parse("").unwrap().rotations, 100);
-        for line in ["--rotations 0", "--rotations", "--downs 3", "--seed x"] {
-            assert!(parse(line).is_err(), "{line}");
-        }
-    }
 
     #[test]
     fn a_cut_inside_the_rules_ends_before_an_authority_signs_that_nobody_has_fetched() {

@@ -16,7 +16,7 @@ use super::{AGENT_TTL, CA_TTL, HINT, MAX_STALENESS, MEMBERS, MINUTE, SVID_TTL, W
 use crate::agents::crew;
 use crate::agents::workload;
 use crate::net::Spaces;
-use crate::run::wait_until_one;
+use crate::run::{remove_data, wait_until_one};
 use crate::watch::Eyes;
 
 /// Where bundle endpoints listen: each has a machine of its own.
@@ -218,14 +218,7 @@ impl Side {
     /// Ends everything and leaves the logs.
     pub(super) fn remove_data(&mut self) -> Result<()> {
         self.agent = None;
-        for at in 0..MEMBERS {
-            if self.cluster.member(at)?.is_started() {
-                self.cluster.kill_member(at)?;
-            }
-            let data = self.cluster.member(at)?.data();
-            std::fs::remove_dir_all(&data).context("remove a data folder")?;
-        }
-        Ok(())
+        remove_data(&mut self.cluster, MEMBERS)
     }
 }
 
