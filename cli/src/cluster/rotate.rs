@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
+use steeple_api::metadata::EXPECTED_JOURNAL;
 use steeple_api::pb::cluster::v1::authority::Kind;
 use steeple_api::pb::cluster::v1::cluster_client::ClusterClient;
 use steeple_api::pb::cluster::v1::{Authority, RotationRequest, RotationResponse};
 use steeple_api::pb::server::localauthority::v1 as steps;
 use steeple_api::pb::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use super::table::line;
@@ -21,9 +23,15 @@ use crate::flags::FlagSet;
 use crate::io::Io;
 use crate::output::{Format, OutputFlag, go_time_utc};
 
-/// How often members and agents are asked about with `-wait`. Agents of ours fetch a bundle within a
-/// second, stock ones within five.
+/// How often members and agents are asked about with `-wait` at first. Agents of ours fetch a bundle within
+/// a second, stock ones within five.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// How often after a minute: who is still waited for then is gone, or far.
+const LOOK_LATER_EVERY: Duration = Duration::from_secs(10);
+
+/// So many looks are made in the first minute.
+const LOOKS_AT_FIRST: u32 = 30;
 
 /// Prepares an authority and lets it sign once everyone is known to have it.
 #[derive(Debug)]
@@ -64,19 +72,51 @@ impl Rotate {
         }
     }
 
-    async fn look(&self, clients: &mut Clients) -> Result<RotationResponse, Error> {
-        let request = RotationRequest { kind: self.kind.into() };
-        Ok(clients.cluster.rotation(request).await?.into_inner())
+    /// Asks how far it is; with `-wait` until the cluster can be asked.
+    async fn look(
+        &self,
+        clients: &mut Clients,
+        told: &mut Told,
+        io: &mut Io<'_>,
+    ) -> Result<RotationResponse, Error> {
+        loop {
+            let request = RotationRequest { kind: self.kind.into() };
+            match clients.cluster.rotation(request).await {
+                Ok(seen) => return Ok(seen.into_inner()),
+                Err(status) => self.outlast(status.into(), told, io).await?,
+            }
+        }
     }
 
-    async fn prepare(&self, clients: &mut Clients) -> Result<(), Error> {
+    /// With `-wait` waits until what failed for a while may be asked for once more.
+    ///
+    /// # Errors
+    ///
+    /// The error itself, if waiting does not help or is not wanted.
+    async fn outlast(&self, error: Error, told: &mut Told, io: &mut Io<'_>) -> Result<(), Error> {
+        let passes = matches!(error.code(), Some(Code::Unavailable | Code::DeadlineExceeded));
+        if !(self.wait && passes) {
+            return Err(error);
+        }
+        let text = format!("{}; trying again", error.chain());
+        if told.is_news(&text) {
+            self.tell(io, &text)?;
+        }
+        tokio::time::sleep(told.pause()).await;
+        Ok(())
+    }
+
+    /// Prepares an authority for the journal that was seen alone: of two rotations at a time one does.
+    async fn prepare(&self, clients: &mut Clients, journal_revision: u64) -> Result<(), Error> {
         match self.kind {
             Kind::Jwt => {
                 let request = write_request(steps::PrepareJwtAuthorityRequest {})?;
+                let request = for_journal(request, journal_revision);
                 clients.steps.prepare_jwt_authority(request).await?;
             }
             Kind::X509 | Kind::Wit | Kind::Unspecified => {
                 let request = write_request(steps::PrepareX509AuthorityRequest {})?;
+                let request = for_journal(request, journal_revision);
                 clients.steps.prepare_x509_authority(request).await?;
             }
         }
@@ -108,24 +148,17 @@ impl Rotate {
         let name = self.name();
         let mut told = Told::default();
         let next = self.prepared(clients, &mut told, io).await?;
-        // When the one that signs now will leave the bundle; there may be older ones that go before.
-        let mut leaves = None;
+        // What becomes of the one that signs now; there may be older ones that go before.
+        let mut end = "The one before it leaves the bundle when it has ended.".to_owned();
+        let mut failed = None;
         loop {
-            let seen = self.look(clients).await?;
+            let seen = self.look(clients, &mut told, io).await?;
             let signs = seen.active.as_ref().is_some_and(|active| active.id == next.id);
             if signs {
-                let left = leaves
-                    .map_or("when it has ended".to_owned(), |at| format!("at {}", go_time_utc(at)));
-                self.tell(
-                    io,
-                    &format!(
-                        "{name} authority {} signs. The one before it leaves the bundle {left}.",
-                        next.id
-                    ),
-                )?;
+                self.tell(io, &format!("{name} authority {} signs. {end}", next.id))?;
                 return Ok(seen);
             }
-            leaves = Some(seen.leave_at);
+            end = end_of_active(&seen);
             if seen.prepared.as_ref().is_none_or(|prepared| prepared.id != next.id) {
                 let text = format!(
                     "{name} authority {} is not prepared any more: it was tainted, revoked or replaced",
@@ -133,8 +166,12 @@ impl Rotate {
                 );
                 return Err(Error::Invalid(text));
             }
+            if let Some(error) = failed.take() {
+                self.outlast(error, &mut told, io).await?;
+            }
             if seen.complete {
-                self.activate(clients, &next.id).await?;
+                // Another command may have been faster: the next look tells.
+                failed = self.activate(clients, &next.id).await.err();
                 continue;
             }
             let text = progress(&seen);
@@ -146,7 +183,7 @@ impl Rotate {
             if told.is_news(&text) {
                 self.tell(io, &text)?;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(told.pause()).await;
         }
     }
 
@@ -162,8 +199,9 @@ impl Rotate {
         io: &mut Io<'_>,
     ) -> Result<Authority, Error> {
         let name = self.name();
+        let mut failed: Option<(u64, Error)> = None;
         loop {
-            let seen = self.look(clients).await?;
+            let seen = self.look(clients, told, io).await?;
             if seen.active.is_none() {
                 return Err(Error::Invalid(format!(
                     "nothing signs yet: no {name} authority is active"
@@ -179,29 +217,49 @@ impl Rotate {
                 )?;
                 return Ok(prepared);
             }
+            // One that lost to another step is not a failure: it was decided by what is no more.
+            match failed.take() {
+                Some((tried, error)) if tried == seen.journal_revision => {
+                    self.outlast(error, told, io).await?;
+                    continue;
+                }
+                Some(_) | None => {}
+            }
             if seen.may_prepare {
-                self.prepare(clients).await?;
+                let tried = seen.journal_revision;
+                failed = self.prepare(clients, tried).await.err().map(|error| (tried, error));
                 continue;
             }
-            let from = go_time_utc(seen.may_prepare_at);
-            let (published, most) = (seen.published, seen.published_max);
-            let why = format!(
-                "{published} of {most} places in the bundle are taken, and one is needed by the schedule"
-            );
             if !self.wait {
-                let kind = if self.kind == Kind::Jwt { "jwt" } else { "x509" };
-                return Err(Error::Invalid(format!(
-                    "no {name} authority was prepared: {why}; the next may be prepared at {from}: run \
-                     the command again then, or with -wait; where an old one is not trusted any more, \
-                     \"localauthority {kind} taint\" and \"revoke\" free its place"
-                )));
+                return Err(Error::Invalid(self.no_place(&seen)));
             }
-            let text = format!("{why}; waiting until {from}");
+            let from = go_time_utc(seen.may_prepare_at);
+            let text = format!("{}; waiting until {from}", places(&seen));
             if told.is_news(&text) {
                 self.tell(io, &text)?;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(told.pause()).await;
         }
+    }
+
+    /// Why nothing was prepared, and what can be done about it.
+    fn no_place(&self, seen: &RotationResponse) -> String {
+        let (name, from) = (self.name(), go_time_utc(seen.may_prepare_at));
+        let kind = if self.kind == Kind::Jwt { "jwt" } else { "x509" };
+        let way_out = if seen.below_upstream {
+            "to replace the one that signs all the same, \"localauthority x509 prepare\" and \"activate\" do"
+                .to_owned()
+        } else {
+            format!(
+                "where an old one is not trusted any more, \"localauthority {kind} taint\" and \"revoke\" \
+                 free its place"
+            )
+        };
+        format!(
+            "no {name} authority was prepared: {}; the next may be prepared at {from}: run the command \
+             again then, or with -wait; {way_out}",
+            places(seen)
+        )
     }
 
     fn tell(&self, io: &mut Io<'_>, text: &str) -> std::io::Result<()> {
@@ -224,8 +282,9 @@ impl Rotate {
             Some(prepared) => format!("done: {}", prepared.id),
             None if seen.may_prepare => "now".to_owned(),
             None => format!(
-                "at {}, when the bundle has a place for it and for the one by schedule after it",
-                go_time_utc(seen.may_prepare_at)
+                "at {}, when {} for it and for the one by schedule after it",
+                go_time_utc(seen.may_prepare_at),
+                if seen.below_upstream { "there is room" } else { "the bundle has a place" }
             ),
         };
         line(out, "Prepare", &prepare)?;
@@ -245,7 +304,11 @@ impl Rotate {
             }
         };
         line(out, "Activate", &activate)?;
-        line(out, "Old one leaves", &format!("at {}", go_time_utc(seen.leave_at)))?;
+        let (leaves, at) = match seen.below_upstream {
+            true => ("Old one ends", active.not_after),
+            false => ("Old one leaves", seen.leave_at),
+        };
+        line(out, leaves, &format!("at {}", go_time_utc(at)))?;
         line(
             out,
             "By itself",
@@ -269,26 +332,80 @@ fn progress(seen: &RotationResponse) -> String {
     format!("{agents}; waiting for {}", seen.waits_for)
 }
 
-/// What becomes of a prepared authority that is left alone.
-fn what_follows(seen: &RotationResponse) -> String {
+/// What is in the way of another authority.
+fn places(seen: &RotationResponse) -> String {
+    let (published, most) = (seen.published, seen.published_max);
+    if seen.below_upstream {
+        return format!(
+            "{published} of {most} authorities have not ended yet, and room for one is needed by the schedule"
+        );
+    }
     format!(
-        "Nothing more is needed: it signs by itself from {} on, once all have it, and at {} in any case. \
-         To let it sign sooner run the command again, or with -wait; at {} all are taken to have it.",
-        go_time_utc(seen.activate_at),
-        go_time_utc(seen.activate_at_latest),
-        go_time_utc(seen.assumed_at)
+        "{published} of {most} places in the bundle are taken, and one is needed by the schedule"
     )
 }
 
-/// What was told last: the same is not told twice in a row.
+/// What becomes of the one that signs, once another does. Below an upstream authority the bundle has its
+/// roots alone.
+fn end_of_active(seen: &RotationResponse) -> String {
+    match seen.active.as_ref().filter(|_| seen.below_upstream) {
+        Some(active) => format!("The one before it ends at {}.", go_time_utc(active.not_after)),
+        None => format!("The one before it leaves the bundle at {}.", go_time_utc(seen.leave_at)),
+    }
+}
+
+/// What becomes of a prepared authority that is left alone.
+fn what_follows(seen: &RotationResponse) -> String {
+    // With a short ca_ttl the schedule does not wait for all of that time.
+    let assumed = if seen.assumed_at < seen.activate_at_latest {
+        format!("; at {} all are taken to have it", go_time_utc(seen.assumed_at))
+    } else {
+        String::new()
+    };
+    format!(
+        "Nothing more is needed: it signs by itself from {} on, once all have it, and at {} in any case. \
+         To let it sign sooner run the command again, or with -wait{assumed}.",
+        go_time_utc(seen.activate_at),
+        go_time_utc(seen.activate_at_latest),
+    )
+}
+
+/// The request, to be refused if the journal is not at a revision any more. A server that does not say at
+/// which it is knows nothing of that.
+fn for_journal<T>(mut request: tonic::Request<T>, revision: u64) -> tonic::Request<T> {
+    if revision > 0 {
+        request.metadata_mut().insert(EXPECTED_JOURNAL, revision.into());
+    }
+    request
+}
+
+/// What was told last, and how often was looked.
 #[derive(Debug, Default)]
-struct Told(String);
+struct Told {
+    last: String,
+    looks: u32,
+}
 
 impl Told {
+    /// Whether that is something else than what was told last. Seconds that are left are not: they are
+    /// others with every look.
     fn is_news(&mut self, text: &str) -> bool {
-        let news = self.0 != text;
-        text.clone_into(&mut self.0);
+        let mut words = text.split(' ').peekable();
+        let mut lasting = String::new();
+        while let Some(word) = words.next() {
+            let is_count = word.parse::<u64>().is_ok() && words.peek() == Some(&"s");
+            lasting.push_str(if is_count { "" } else { word });
+            lasting.push(' ');
+        }
+        let news = self.last != lasting;
+        self.last = lasting;
         news
+    }
+
+    /// How long to wait before the next look.
+    fn pause(&mut self) -> Duration {
+        self.looks += 1;
+        if self.looks <= LOOKS_AT_FIRST { LOOK_EVERY } else { LOOK_LATER_EVERY }
     }
 }
 
@@ -312,7 +429,7 @@ impl Command for Rotate {
                 steps: LocalAuthorityClient::new(channel),
             };
             let seen = if self.plan {
-                self.look(&mut clients).await?
+                self.look(&mut clients, &mut Told::default(), io).await?
             } else {
                 self.rotate(&mut clients, io).await?
             };

@@ -5,8 +5,10 @@
 use steeple_api::pb::cluster::v1::*;
 use steeple_api::pb::server::localauthority::v1::*;
 
+use tonic::Status;
+
 use crate::driver::{NOW, line};
-use crate::fake::Fake;
+use crate::fake::{Call, Fake};
 
 const END: &str = "2026-01-03 03:04:05 +0000 UTC";
 const EARLY: &str = "2026-01-03 02:04:05 +0000 UTC";
@@ -81,14 +83,88 @@ async fn all_steps_that_may_be_taken_are_taken_and_told() {
     assert_eq!(activated.message::<ActivateX509AuthorityRequest>().authority_id, "new");
 
     // With -wait it looks again; with JSON what happens is not in the way of the answer.
-    for _ in 0..2 {
-        fake.answer("rotation", prepared(1));
+    // Seconds that are left are no news.
+    for left in ["", "; member m: for 12 s more", "; member m: for 10 s more"] {
+        let waits_for = format!("1 of 9 agents: a{left}");
+        fake.answer("rotation", RotationResponse { waits_for, ..prepared(1) });
     }
     fake.answer("rotation", rotated());
     let outcome = rotate("-wait -output json").on(&fake).await;
-    let waited = "8 of 9 agents have it; waiting for 1 of 9 agents: a\n";
+    let waited = "8 of 9 agents have it; waiting for 1 of 9 agents: a; member m: for 12 s more\n";
     assert_eq!(outcome.stderr, format!("{published}{waited}{end}"));
     assert!(outcome.stdout.starts_with("{\"activate_at\":"), "{}", outcome.stdout);
+}
+
+#[tokio::test]
+async fn a_step_is_asked_for_what_was_seen_alone_and_whoever_is_faster_is_followed() {
+    let fake = Fake::start();
+    let rotate = |words: &str| line(&format!("spire-server cluster rotate x509 {words}"));
+    let at = |journal_revision| RotationResponse { journal_revision, ..quiet() };
+    let moved = || Status::unavailable("the journal has moved");
+    // Something else moved it; then another rotation did, and let its authority sign as well.
+    fake.answer("rotation", at(5)).refuse("prepare_x509_authority", moved());
+    fake.answer("rotation", at(6)).refuse("prepare_x509_authority", moved());
+    fake.answer("rotation", prepared(0)).answer("rotation", prepared(0));
+    fake.refuse("activate_x509_authority", Status::invalid_argument("unexpected authority ID"));
+    fake.answer("rotation", rotated());
+    assert!(rotate("").on(&fake).await.success().contains("authority new signs"));
+    let expected = |call: &Call| call.metadata.get("steeple-expected-journal").cloned();
+    let asked: Vec<_> = fake.calls().iter().filter_map(expected).collect();
+    assert_eq!(asked, ["5", "6"]);
+
+    // What failed though nothing moved has failed.
+    fake.answer("rotation", at(6)).answer("rotation", at(6));
+    let short = Status::failed_precondition("upstream authority signs nothing that ends after");
+    fake.refuse("prepare_x509_authority", short);
+    let text = rotate("-wait").on(&fake).await.failure();
+    assert!(text.contains("FailedPrecondition") && text.contains("ends after"), "{text}");
+}
+
+#[tokio::test]
+async fn without_a_quorum_it_fails_or_waits_for_one() {
+    let fake = Fake::start();
+    let alone = || Status::unavailable("no leader: 1 of 3 voters reachable");
+    let told = "rpc error: code = Unavailable desc = no leader: 1 of 3 voters reachable";
+    for words in ["", "-plan"] {
+        fake.refuse("rotation", alone());
+        let command = line(&format!("spire-server cluster rotate x509 {words}"));
+        assert_eq!(command.on(&fake).await.failure(), format!("Error: {told}\n"));
+    }
+    // Lost at each step, and told once a time.
+    fake.refuse("rotation", alone()).refuse("rotation", alone()).answer("rotation", prepared(0));
+    fake.answer("rotation", prepared(0)).refuse("activate_x509_authority", alone());
+    fake.answer("rotation", rotated());
+    let told = format!("{told}; trying again\n");
+    let outcome = line("spire-server cluster rotate x509 -wait").on(&fake).await.success();
+    assert!(outcome.starts_with(&told) && outcome.matches(&told).count() == 1, "{outcome}");
+    assert!(outcome.contains("authority new signs"), "{outcome}");
+}
+
+#[tokio::test]
+async fn below_an_upstream_authority_nothing_is_said_of_places_in_the_bundle() {
+    let fake = Fake::start();
+    let below = |seen| RotationResponse { below_upstream: true, ..seen };
+    fake.answer("rotation", below(full()));
+    let rotate = |words: &str| line(&format!("spire-server cluster rotate x509 {words}"));
+    let text = rotate("").on(&fake).await.failure();
+    assert_eq!(
+        text,
+        format!(
+            "Error: no X.509 authority was prepared: 2 of 3 authorities have not ended yet, and room for one \
+             is needed by the schedule; the next may be prepared at {END}: run the command again then, or \
+             with -wait; to replace the one that signs all the same, \"localauthority x509 prepare\" and \
+             \"activate\" do\n"
+        )
+    );
+    fake.answer("rotation", below(prepared(0))).answer("rotation", below(prepared(0)));
+    fake.answer("activate_x509_authority", ActivateX509AuthorityResponse::default());
+    fake.answer("rotation", below(rotated()));
+    let told = rotate("").on(&fake).await.success();
+    assert!(told.ends_with(&format!("new signs. The one before it ends at {END}.\n")), "{told}");
+    fake.answer("rotation", below(full()));
+    let plan = rotate("-plan").on(&fake).await.success();
+    assert!(plan.contains("when there is room for it and for the one by schedule"), "{plan}");
+    assert!(!plan.contains("leaves"), "{plan}");
 }
 
 #[tokio::test]
@@ -105,6 +181,15 @@ async fn what_cannot_be_done_yet_is_told_with_its_time() {
              Nothing more is needed: it signs by itself from {END} on, once all have it, and at \
              {LATEST} in any case. To let it sign sooner run the command again, or with -wait; at {END} \
              all are taken to have it.\n"
+        )
+    );
+    // Where the schedule does not wait for so long, that time is not spoken of.
+    let hasty = RotationResponse { activate_at_latest: NOW + 3600, ..prepared(1) };
+    fake.answer("rotation", hasty.clone()).answer("rotation", hasty);
+    let told = rotate("").on(&fake).await.success();
+    assert!(
+        told.ends_with(
+            "in any case. To let it sign sooner run the command again, or with -wait.\n"
         )
     );
     // A member that is gone is waited for, and the agents are counted all the same.

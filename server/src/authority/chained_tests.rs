@@ -98,7 +98,14 @@ async fn rotation_leaves_a_failed_one_alone_and_takes_nothing_that_ends_earlier(
     fake.set(Mood::Signs(HOUR * 2));
     let error = successor(Some(&active)).await.unwrap_err();
     assert!(paused(&error), "{error:?}");
-    mint(&minter).await.expect("an operator does not wait");
+    let longer = minter.mint_longer(AuthorityKind::X509, CLUSTER, START, Some(&active.authority));
+    longer.await.expect("an operator does not wait");
+    fake.set(Mood::Signs(HOUR));
+    mint(&minter).await.expect("of an operator's own steps none is refused");
+    let longer = minter.mint_longer(AuthorityKind::X509, CLUSTER, START, Some(&active.authority));
+    let error = longer.await.unwrap_err();
+    assert!(matches!(error, MintError::EndsTooSoon { .. }), "{error:?}");
+    fake.set(Mood::Signs(HOUR * 2));
     tokio::time::advance(Duration::from_secs(6)).await;
     successor(Some(&active)).await.unwrap();
     fake.set(Mood::Fails);

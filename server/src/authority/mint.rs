@@ -15,6 +15,7 @@ use steeple_spiffe_core::{AuthorityId, AuthorityStatus, KeyType, Secret, Timesta
 
 use super::chained::check_minted;
 use super::policy::{AuthorityPolicy, BACKDATE};
+use super::told::go_time;
 use crate::keys::{SealContext, SealKeyError, seal_key};
 use crate::upstream::{Upstream, UpstreamError};
 
@@ -71,12 +72,13 @@ pub enum MintError {
     },
     /// What the upstream authority signed would end before what signs now.
     #[error(
-        "upstream authority signs nothing that ends after {ends}, when the present authority ends \
-         too; renew the upstream CA certificate"
+        "upstream authority signs nothing that ends after {}, when the present authority ends too; \
+         renew the upstream CA certificate",
+        go_time(*.ends)
     )]
     EndsTooSoon {
-        /// When the present authority ends, in Unix seconds.
-        ends: i64,
+        /// When the present authority ends.
+        ends: Timestamp,
     },
     /// The private key could not be sealed.
     #[error("seal authority key")]
@@ -149,8 +151,27 @@ impl Minter {
         Ok(Minted { authority, roots: Vec::new() })
     }
 
-    /// As [`Self::mint_in_background`], for rotation: an upstream authority that failed is left alone
-    /// for a while, and what it signs must end after the authority that it is to follow.
+    /// As [`Self::mint_in_background`], for a rotation: what an upstream authority signs must end after
+    /// the authority that it is to follow.
+    pub async fn mint_longer(
+        &self,
+        kind: AuthorityKind,
+        cluster_id: ClusterId,
+        now: Timestamp,
+        active: Option<&Authority>,
+    ) -> Result<Minted, MintError> {
+        let minted = self.mint_in_background(kind, cluster_id, now).await?;
+        let is_chained = !minted.roots.is_empty();
+        let ends_no_later =
+            |active: &&Authority| is_chained && minted.authority.not_after <= active.not_after;
+        match active.filter(ends_no_later) {
+            Some(active) => Err(MintError::EndsTooSoon { ends: active.not_after }),
+            None => Ok(minted),
+        }
+    }
+
+    /// As [`Self::mint_longer`], by schedule: an upstream authority that failed is left alone for a
+    /// while.
     pub async fn mint_successor(
         &self,
         kind: AuthorityKind,
@@ -162,13 +183,7 @@ impl Minter {
             return self.mint_in_background(kind, cluster_id, now).await;
         };
         upstream.check_pause().map_err(|source| upstream_failed(upstream, source))?;
-        let minted =
-            self.mint_below(upstream, cluster_id, now).await.and_then(|minted| {
-                match active.filter(|active| minted.authority.not_after <= active.not_after) {
-                    Some(active) => Err(MintError::EndsTooSoon { ends: active.not_after.unix_s() }),
-                    None => Ok(minted),
-                }
-            });
+        let minted = self.mint_longer(kind, cluster_id, now, active).await;
         upstream.note(minted.is_ok());
         minted
     }

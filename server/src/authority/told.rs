@@ -93,7 +93,7 @@ pub(crate) fn upstream_authority_id(authority: &Authority) -> String {
 }
 
 /// As Go prints a time in UTC, with the milliseconds that there are.
-fn go_time(at: Timestamp) -> String {
+pub(super) fn go_time(at: Timestamp) -> String {
     let form = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]");
     let time = OffsetDateTime::from_unix_timestamp(at.unix_s()).ok();
     let time = time.and_then(|time| time.format(form).ok()).unwrap_or_default();

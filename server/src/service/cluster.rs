@@ -179,11 +179,12 @@ impl rpc::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<rpc::RotationRequest>,
     ) -> Result<Response<rpc::RotationResponse>, Status> {
+        let call = Call::of(&request)?;
         let kind = rotating::kind_of(request.into_inner().kind())?;
         if !self.context.minter.policy.kinds().contains(&kind) {
             return Err(Failure::unimplemented("JWT functionality is disabled").into());
         }
-        Ok(Response::new(rotating::rotation(&self.context, kind).await))
+        Ok(Response::new(rotating::rotation(&self.context, &call, kind).await?))
     }
 
     async fn check(

@@ -6,6 +6,7 @@
 //! a step that lost such a race is checked again. The authorities are the cluster's: what SPIRE says
 //! of "local" ones holds for all replicas at once.
 
+use steeple_api::metadata::{EXPECTED_JOURNAL, number};
 use steeple_api::pb::server::localauthority::v1 as rpc;
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::command::RootChange;
@@ -13,11 +14,12 @@ use steeple_raft_store::{Command, Rejection};
 use steeple_spiffe_core::authority::{Authority, AuthorityKind};
 use steeple_spiffe_core::{AuthorityId, AuthorityStatus};
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
 use super::context::Context;
 use super::upstream_roots::{self, roots_to};
-use crate::authority::{Slots, kind_name, told};
+use crate::authority::{MintError, Slots, kind_name, told};
 use crate::gate::Call;
 use crate::metrics::record_call;
 use crate::status::Failure;
@@ -73,24 +75,36 @@ impl LocalAuthorityService {
         &self,
         call: &Call,
         kind: AuthorityKind,
+        expected_journal: Option<u64>,
     ) -> Result<rpc::AuthorityState, Failure> {
         self.allow(kind)?;
         let failed = format!("failed to prepare {} authority", kind_name(kind));
         let begun = Instant::now();
         self.context.confirm(call).await?;
-        if Slots::of(&self.context.views().journal(), kind).current.is_none() {
-            return Err(initializing());
-        }
+        let journal = self.context.views().journal();
+        let active = Slots::of(&journal, kind).current.ok_or_else(initializing)?;
+        let has_moved = |journal: &Journal| {
+            let moved = expected_journal.filter(|expected| *expected != journal.revision);
+            moved.map_or(Ok(()), |expected| {
+                let moved = Rejection::JournalMoved { expected, actual: journal.revision };
+                Err(Failure::rejected(&failed, &moved))
+            })
+        };
+        has_moved(&journal)?;
         let cluster = self.context.views().cluster().ok_or_else(initializing)?;
         // A wrong clock would make an authority that has ended, or that has not begun.
         self.context.issuer.trust_clock().map_err(|error| Failure::unsigned(&failed, &error))?;
         let now = self.context.gate.clock.now().max(self.context.views().cluster_time());
-        let minted = self.context.minter.mint_in_background(kind, cluster.cluster_id, now).await;
-        let minted = minted.map_err(|error| {
-            Failure::internal(format!("{failed}: {:#}", anyhow::Error::from(error)))
-        })?;
-        let decide =
-            |journal: &Journal| Ok((minted.prepare(journal.revision), message(&minted.authority)));
+        let (minter, cluster_id) = (&self.context.minter, cluster.cluster_id);
+        let minted = match expected_journal {
+            None => minter.mint_in_background(kind, cluster_id, now).await,
+            Some(_) => minter.mint_longer(kind, cluster_id, now, Some(active)).await,
+        };
+        let minted = minted.map_err(|error| unminted(&failed, error))?;
+        let decide = |journal: &Journal| {
+            has_moved(journal)?;
+            Ok((minted.prepare(journal.revision), message(&minted.authority)))
+        };
         let state = self.step(call, &failed, &decide).await?;
         told::prepared(&minted.authority, begun);
         Ok(state)
@@ -252,7 +266,8 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<rpc::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<rpc::PrepareJwtAuthorityResponse>, Status> {
         let call = Call::of(&request)?;
-        let prepared_authority = Some(self.prepare(&call, AuthorityKind::Jwt).await?);
+        let expected = expected_journal(request.metadata())?;
+        let prepared_authority = Some(self.prepare(&call, AuthorityKind::Jwt, expected).await?);
         Ok(Response::new(rpc::PrepareJwtAuthorityResponse { prepared_authority }))
     }
 
@@ -304,7 +319,8 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<rpc::PrepareX509AuthorityRequest>,
     ) -> Result<Response<rpc::PrepareX509AuthorityResponse>, Status> {
         let call = Call::of(&request)?;
-        let prepared_authority = Some(self.prepare(&call, AuthorityKind::X509).await?);
+        let expected = expected_journal(request.metadata())?;
+        let prepared_authority = Some(self.prepare(&call, AuthorityKind::X509, expected).await?);
         Ok(Response::new(rpc::PrepareX509AuthorityResponse { prepared_authority }))
     }
 
@@ -403,6 +419,23 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
     ) -> Result<Response<rpc::RevokeWitAuthorityResponse>, Status> {
         Err(Failure::unimplemented(NO_WIT).into())
     }
+}
+
+/// The journal that a `Prepare` is for alone, if it says so.
+fn expected_journal(metadata: &MetadataMap) -> Result<Option<u64>, Failure> {
+    let expected = number(metadata, EXPECTED_JOURNAL);
+    if expected.is_none() && metadata.contains_key(EXPECTED_JOURNAL) {
+        return Err(Failure::invalid(format!("{EXPECTED_JOURNAL} is no number")));
+    }
+    Ok(expected)
+}
+
+/// Why an authority was not made.
+fn unminted(failed: &str, error: MintError) -> Failure {
+    let is_too_short = matches!(error, MintError::EndsTooSoon { .. });
+    let text = format!("{failed}: {:#}", anyhow::Error::from(error));
+    // Nothing here is broken: the operator has something to do first.
+    if is_too_short { Failure::failed_precondition(text) } else { Failure::internal(text) }
 }
 
 /// The prepared authority that an operator names.

@@ -14,6 +14,7 @@ use crate::authority::evidence::{Agents, Report};
 use crate::authority::{
     AuthorityPolicy, Evidence, Forecast, PUBLISHED_MAX, Slots, Times, kind_name, successor,
 };
+use crate::gate::Call;
 use crate::status::Failure;
 
 /// So many agents are named: a person reads no more, a script asks for their number.
@@ -35,13 +36,24 @@ pub(super) fn kind_of(kind: rpc::authority::Kind) -> Result<AuthorityKind, Failu
     }
 }
 
-/// How far it is. Asks the members if an authority is prepared.
-pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::RotationResponse {
+/// How far it is, by a confirmed read: steps are taken by it. Asks the members if an authority is
+/// prepared.
+///
+/// # Errors
+///
+/// The cluster cannot be asked.
+pub(super) async fn rotation(
+    context: &Context,
+    call: &Call,
+    kind: AuthorityKind,
+) -> Result<rpc::RotationResponse, Failure> {
+    context.confirm(call).await?;
     let journal = context.views().journal();
     let policy = &context.minter.policy;
     let now = context.gate.clock.now().max(context.views().cluster_time());
     let forecast = Forecast::of(&journal, kind, policy, now);
     let mut response = scheduled(&journal, kind, policy, forecast, now);
+    response.below_upstream = kind == AuthorityKind::X509 && context.minter.upstream.is_some();
     if let Some(prepared) = successor(&journal, kind) {
         let report = context.survey.of(prepared).await;
         let now = context.gate.clock.now().max(context.views().cluster_time());
@@ -52,7 +64,7 @@ pub(super) async fn rotation(context: &Context, kind: AuthorityKind) -> rpc::Rot
         let (earliest, latest) = context.survey.known_between(forecast.by_hand);
         (response.known_from, response.assumed_at) = (earliest.unix_s(), latest.unix_s());
     }
-    response
+    Ok(response)
 }
 
 /// Hand-overs that are due and wait for someone. Members are asked only if there is one.
@@ -121,6 +133,7 @@ fn scheduled(
         published: count(published.len()),
         published_max: count(PUBLISHED_MAX),
         place_free_at: place_free_at.map_or(0, |time| time.unix_s()),
+        journal_revision: journal.revision,
         ..Default::default()
     };
     if let Some(active) = active {

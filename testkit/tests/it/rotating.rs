@@ -1,16 +1,20 @@
 //! `cluster rotate` on three members with agents below them: who is waited for and until when, and that a
 //! rotation goes on wherever it is asked for again.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use steeple_api::pb::server::localauthority::v1::PrepareJwtAuthorityRequest;
+use steeple_api::pb::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use steeple_api::{metadata, pb};
-use steeple_testkit::client::AttestedClient;
+use steeple_testkit::client::{AttestedClient, unix_channel};
 use steeple_testkit::process::wait_for;
 use steeple_testkit::{Agent, Cluster, ClusterSpec};
-use tonic::Request;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
 
 use crate::bundles::{done, refused};
 
@@ -94,6 +98,65 @@ async fn a_rotation_waits_for_an_agent_and_goes_on_through_another_member() {
     let seen: Value = cluster.member(leader).unwrap().cli_json(&args).unwrap();
     assert_eq!((&seen["complete"], &seen["published"]), (&Value::from(false), &Value::from(2)));
     assert_ne!(active(&cluster, leader, "jwt"), jwt);
+}
+
+/// Asks for a JWT key by the journal of a revision alone.
+async fn prepare_by(cluster: &Cluster, member: usize, revision: &str) -> Result<(), Status> {
+    let channel = unix_channel(&cluster.member(member).unwrap().socket());
+    let mut client = LocalAuthorityClient::new(channel);
+    let mut request = Request::new(PrepareJwtAuthorityRequest {});
+    request.metadata_mut().insert(metadata::EXPECTED_JOURNAL, revision.parse().unwrap());
+    client.prepare_jwt_authority(request).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_rotations_at_one_time_prepare_one_authority_and_none_begins_without_a_quorum() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster =
+        Cluster::start(&folder.path().join("cluster"), &ClusterSpec::default()).await.unwrap();
+    let plan = ["cluster", "rotate", "jwt", "-plan"];
+    let seen = |cluster: &Cluster| -> (String, u64) {
+        let seen: Value = cluster.member(0).unwrap().cli_json(&plan).unwrap();
+        (seen["journal_revision"].as_str().unwrap().to_owned(), seen["published"].as_u64().unwrap())
+    };
+    let (revision, _) = seen(&cluster);
+    prepare_by(&cluster, 1, &revision).await.unwrap();
+    let error = prepare_by(&cluster, 2, &revision).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error:?}");
+    let error = prepare_by(&cluster, 2, "soon").await.unwrap_err();
+    assert_eq!(error.message(), "steeple-expected-journal is no number");
+    assert_eq!(seen(&cluster).1, 2, "one that signs, one that is prepared");
+
+    for member in [1, 2] {
+        cluster.kill_member(member).unwrap();
+    }
+    let alone = wait_for("the loss of contact", SOON, async || {
+        let output = cluster.member(0)?.cli(&plan)?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        anyhow::ensure!(text.contains("no leader: 1 of 3 voters reachable"), "{text}");
+        Ok(output)
+    });
+    let alone = alone.await.unwrap();
+    assert_eq!((alone.status.code(), alone.stdout.len()), (Some(1), 0));
+    // It goes on when it can.
+    let mut command =
+        tokio::process::Command::new(steeple_testkit::process::binary("spire-server").unwrap());
+    command.args(["cluster", "rotate", "jwt", "-wait", "-socketPath"]);
+    command.arg(cluster.member(0).unwrap().socket()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut waiting = command.spawn().unwrap();
+    let mut lines = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let first = lines.next_line().await.unwrap().unwrap();
+    assert!(first.contains("1 of 3 voters reachable; trying again"), "{first}");
+    for member in [1, 2] {
+        cluster.start_member(member).unwrap();
+    }
+    let ended = tokio::time::timeout(SOON * 2, waiting.wait()).await.unwrap().unwrap();
+    assert!(ended.success());
+    let mut last = first;
+    while let Some(line) = lines.next_line().await.unwrap() {
+        last = line;
+    }
+    assert!(last.contains(" signs. The one before it leaves the bundle at "), "{last}");
 }
 
 /// Asks for the bundle as an agent that acknowledges; returns the receipt.

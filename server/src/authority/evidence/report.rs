@@ -130,10 +130,11 @@ impl Report {
                 named(unsure)
             ));
         }
-        if self.peers_at.is_some_and(|at| now < at) {
-            parts.push(
-                "peers of other trust domains, who fetch the bundle by its refresh_hint".to_owned(),
-            );
+        if let Some(at) = self.peers_at.filter(|at| now < *at) {
+            parts.push(format!(
+                "peers of other trust domains, who fetch the bundle by its refresh_hint, for {} s more",
+                at.since(now).as_secs() + 1
+            ));
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
