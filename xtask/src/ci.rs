@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result};
 
 use crate::build::{PROFILE, cargo, check, line_of, products, step};
+use crate::failures::{self, Failed};
 use crate::interop;
 use crate::lanes::program;
 use crate::setup;
@@ -106,32 +107,19 @@ pub(crate) fn lint_alone() -> Result<ExitCode> {
 
 fn close() -> Result<ExitCode> {
     let sum = tally::total()?;
+    print!("{}", tally::told()?);
     println!("steeple: {} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
     Ok(if sum.failed == 0 && sum.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn nextest() -> Result<()> {
     step("tests (cargo nextest)");
-    let mut command = cargo();
-    command.args([
-        "nextest",
-        "run",
-        "--locked",
-        "--cargo-profile",
-        PROFILE,
-        "--workspace",
-        "--no-fail-fast",
-    ]);
-    command.args(["--test-threads", &test_threads().to_string()]);
-    command.env("STEEPLE_BIN", crate::build::binaries()).env("STEEPLE_SKIPS", tally::skips_file());
-    // Where a panic came from is enough: a stack in each error that it prints hides what it says.
-    command.env("RUST_LIB_BACKTRACE", "0");
-    command.stderr(Stdio::piped());
-    let output = tee_stderr(&mut command)?;
-    tally::add(
-        "nextest",
-        nextest_summary(&output).unwrap_or(Tally { passed: 0, failed: 1, skipped: 0 }),
-    )?;
+    let output = run_nextest(&["--no-fail-fast"], test_threads())?;
+    let tally = nextest_summary(&output);
+    let failed = failures::of_nextest(&output);
+    let again = if failures::are_few(&failed) { once_more(&failed)? } else { None };
+    let tally = tally.unwrap_or(Tally { passed: 0, failed: 1, skipped: 0 });
+    tally::add("nextest", failures::settle(tally, &failed, again.as_deref())?)?;
 
     step("raft-store without RocksDB, as simulation builds it");
     let mut command = cargo();
@@ -145,6 +133,29 @@ fn nextest() -> Result<()> {
         "--no-default-features",
     ]);
     one("raft-store-without-rocks", &mut command)
+}
+
+/// Runs failed tests once more, one at a time: on a loaded machine a deadline may have passed that holds
+/// otherwise. Which failed again; `None`: they did not all run.
+fn once_more(failed: &[Failed]) -> Result<Option<Vec<Failed>>> {
+    step("tests that failed, once more and alone");
+    let filters: Vec<_> = failed.iter().map(Failed::filter).collect();
+    let output = run_nextest(&["--no-fail-fast", "-E", &filters.join(" or ")], 1)?;
+    let ran = nextest_summary(&output).map(|tally| tally.passed + tally.failed);
+    let all_ran = ran.is_some_and(|ran| usize::try_from(ran) == Ok(failed.len()));
+    Ok(all_ran.then(|| failures::of_nextest(&output)))
+}
+
+/// Runs nextest over the workspace; its report.
+fn run_nextest(args: &[&str], threads: usize) -> Result<String> {
+    let mut command = cargo();
+    command.args(["nextest", "run", "--locked", "--cargo-profile", PROFILE, "--workspace"]);
+    command.args(args).args(["--test-threads", &threads.to_string()]);
+    command.env("STEEPLE_BIN", crate::build::binaries()).env("STEEPLE_SKIPS", tally::skips_file());
+    // Where a panic came from is enough: a stack in each error that it prints hides what it says.
+    command.env("RUST_LIB_BACKTRACE", "0");
+    command.stderr(Stdio::piped());
+    tee_stderr(&mut command)
 }
 
 /// How many tests run at a time: one more than there are cores, as those with processes of their own

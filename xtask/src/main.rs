@@ -13,6 +13,7 @@
 
 mod build;
 mod ci;
+mod failures;
 mod interop;
 mod lanes;
 mod peers;

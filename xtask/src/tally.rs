@@ -1,7 +1,7 @@
 //! Counts of what passed, failed and was skipped, gathered over lanes and processes.
 //!
-//! Owns the counts file (one lane a line) and the list of expected skips. A skip that is not listed
-//! in `.ci/expected-skips` is a failure: nothing is skipped silently.
+//! Owns the counts file (one lane a line), what is to be told at the end, and the list of expected skips.
+//! A skip that is not listed in `.ci/expected-skips` is a failure: nothing is skipped silently.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -42,10 +42,16 @@ pub(crate) fn skips_file() -> PathBuf {
     of_this_checkout("steeple-skips")
 }
 
+/// What the last lines of the run are to say.
+fn told_file() -> PathBuf {
+    of_this_checkout("steeple-told")
+}
+
 /// Forgets earlier runs.
 pub(crate) fn reset() -> Result<()> {
     fs::create_dir_all(target()).context("create the target folder")?;
     fs::write(counts_file(), "").context("reset counts")?;
+    fs::write(told_file(), "").context("reset what is to be told")?;
     fs::write(skips_file(), "").context("reset skips")
 }
 
@@ -61,6 +67,29 @@ pub(crate) fn add(lane: &str, tally: Tally) -> Result<()> {
         seconds_of_step()
     );
     Ok(())
+}
+
+/// Keeps lines for the end of the run.
+pub(crate) fn tell_at_end(lines: &[String]) -> Result<()> {
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(told_file())?;
+    for line in lines {
+        writeln!(file, "{line}")?;
+    }
+    Ok(())
+}
+
+/// The lines that were kept for the end of the run, and a line for each lane that failed.
+pub(crate) fn told() -> Result<String> {
+    let mut text = fs::read_to_string(told_file()).unwrap_or_default();
+    for line in fs::read_to_string(counts_file()).context("read counts")?.lines() {
+        let mut words = line.split('\t');
+        let lane = words.next().unwrap_or_default();
+        let failed = words.nth(1).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+        if failed > 0 {
+            text.push_str(&format!("failed: {failed} of lane {lane}\n"));
+        }
+    }
+    Ok(text)
 }
 
 /// Records a skipped lane, as a test would.
