@@ -350,8 +350,10 @@ pub(super) fn settings(status: &MemberStatus, now: Duration) -> Verdict {
     )
 }
 
+/// `kinds`: those that the settings want to rotate.
 pub(super) fn certificates(
     journal: &Journal,
+    kinds: &[AuthorityKind],
     shortest_svid_ttl: Option<Duration>,
     now: Timestamp,
 ) -> Verdict {
@@ -361,10 +363,19 @@ pub(super) fn certificates(
     };
     let mut texts = Vec::new();
     let mut late = false;
-    // Not WIT-SVIDs: an experiment that is switched off again leaves an authority that ends.
-    for (kind, name) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
+    for (kind, name) in
+        [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt"), (AuthorityKind::Wit, "wit")]
+    {
         let Some(authority) = journal.authorities.iter().find(active(kind)) else { continue };
         let left = authority.not_after.since(now);
+        if !kinds.contains(&kind) {
+            // What the settings want no more ends, and nothing follows it.
+            texts.push(match left.as_secs() / 60 {
+                0 => format!("the {name} authority, which is switched off, has ended"),
+                left => format!("the {name} authority, which is switched off, ends in {left} min"),
+            });
+            continue;
+        }
         if left.is_zero() {
             let hint = "see the leader's log for what keeps rotation; clocks and quorum come first";
             return line(String::new())
@@ -690,6 +701,7 @@ mod tests {
         };
         let journal = Journal { revision: 1, authorities: vec![authority] };
         let hour = Duration::from_secs(3600);
+        let both = [AuthorityKind::X509, AuthorityKind::Jwt];
         for (case, shortest, now, outcome, part) in [
             ("no entries", None, hours(1), Ok, "ends in 1380 min"),
             ("half of an hour", Some(hour), hours(1), Ok, "without servers for 30 min at least"),
@@ -697,9 +709,40 @@ mod tests {
             ("late", Some(hour), hours(23), Warn, "without servers for 30 min at least"),
             ("over", Some(hour), hours(24), Fail, "has ended"),
         ] {
-            let verdict = certificates(&journal, shortest, now);
+            let verdict = certificates(&journal, &both, shortest, now);
             expect(case, &verdict, outcome);
             assert!(verdict.text.contains(part), "{case}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_kind_that_is_switched_off_ends_and_that_is_no_failure() {
+        let hours = |count: u64| Timestamp::UNIX_EPOCH.plus(Duration::from_secs(count * 3600));
+        let authority = |kind: AuthorityKind, ends: u64| Authority {
+            id: AuthorityId::new("a"),
+            kind,
+            status: AuthorityStatus::Active,
+            public_der: Vec::new(),
+            upstream_chain: Vec::new(),
+            sealed_key: SealedKey::destroyed(),
+            issued_at: hours(0),
+            not_after: hours(ends),
+            tainted: false,
+        };
+        let authorities =
+            vec![authority(AuthorityKind::X509, 48), authority(AuthorityKind::Wit, 24)];
+        let journal = Journal { revision: 1, authorities };
+        let off = [AuthorityKind::X509, AuthorityKind::Jwt];
+        for (kinds, now, outcome, part) in [
+            (&off[..], 23, Ok, "the wit authority, which is switched off, ends in 60 min"),
+            (&off[..], 25, Ok, "the wit authority, which is switched off, has ended"),
+            (&AuthorityKind::ALL[..], 1, Ok, "the active wit authority ends in 1380 min"),
+            (&AuthorityKind::ALL[..], 23, Warn, "the active wit authority ends in 60 min"),
+            (&AuthorityKind::ALL[..], 25, Fail, "the active wit authority has ended"),
+        ] {
+            let verdict = certificates(&journal, kinds, None, hours(now));
+            expect(part, &verdict, outcome);
+            assert!(verdict.text.contains(part), "{part}: {verdict:?}");
         }
     }
 

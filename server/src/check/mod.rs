@@ -120,6 +120,7 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         judge::settings(&status, now),
         judge::certificates(
             &journal,
+            context.minter.policy.kinds(),
             views.shortest_x509_svid_ttl(context.minter.policy.default_x509_svid_ttl),
             context.common_time(),
         ),
