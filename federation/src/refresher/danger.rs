@@ -34,6 +34,9 @@ pub struct Followed<'a> {
     /// Whether the endpoint is known by the bundle itself (`https_spiffe`), so that a new one by hand
     /// mends the way.
     pub by_bundle: bool,
+    /// Whether the endpoint's certificate leads to nothing in the bundle: its authorities were replaced
+    /// while nobody looked.
+    pub has_lost_trust: bool,
 }
 
 /// How the fetching of a bundle goes, as far as it is known.
@@ -66,6 +69,7 @@ pub struct Danger {
     ends: Option<Ends>,
     stage: Stage,
     by_bundle: bool,
+    has_lost_trust: bool,
 }
 
 /// How far a danger has come. Later ones are worse.
@@ -94,7 +98,7 @@ enum Ends {
 
 /// What is wrong with a trust domain's bundle, and when to look again.
 pub fn outlook(followed: Followed<'_>, now: Timestamp) -> Outlook {
-    let Followed { trust_domain, bundle, progress, patience, by_bundle } = followed;
+    let Followed { trust_domain, bundle, progress, patience, by_bundle, has_lost_trust } = followed;
     let last = bundle.and_then(last_end);
     let late_from = last.map(|last| last.not_after.minus(last.lifetime / LAST_PART));
     let ended_from = last.map(|last| last.not_after);
@@ -110,8 +114,14 @@ pub fn outlook(followed: Followed<'_>, now: Timestamp) -> Outlook {
         false => Ends::In(at.since(now)),
     });
     let unfetched_for = is_past(stale_from).then(|| unfetched(progress, now));
-    let danger =
-        Danger { trust_domain: trust_domain.clone(), unfetched_for, ends, stage, by_bundle };
+    let danger = Danger {
+        trust_domain: trust_domain.clone(),
+        unfetched_for,
+        ends,
+        stage,
+        by_bundle,
+        has_lost_trust,
+    };
     let is_dangerous = danger.unfetched_for.is_some() || stage > Stage::Early;
     let times = [stale_from, late_from, ended_from].into_iter().flatten();
     Outlook {
@@ -195,16 +205,18 @@ impl Danger {
     /// What to do about it.
     pub fn fix(&self) -> String {
         let name = &self.trust_domain;
-        match (self.unfetched_for, self.ends) {
-            (Some(_), ends) if !self.by_bundle || matches!(ends, Some(Ends::In(_))) => format!(
+        // Then fetching mends itself no more, however much time is left.
+        let is_lost = self.has_lost_trust || !matches!(self.ends, Some(Ends::In(_)));
+        match self.unfetched_for {
+            Some(_) if !(self.by_bundle && is_lost) => format!(
                 "see what \"spire-server federation refresh -id {name}\" says, and mend the way to its \
                  bundle endpoint"
             ),
-            (Some(_), _) => format!(
+            Some(_) => format!(
                 "get its bundle from its operators, then: spire-server bundle set -id \
                  spiffe://{name} -path FILE"
             ),
-            (None, _) => "its own rotation is late: ask its operators".to_owned(),
+            None => "its own rotation is late: ask its operators".to_owned(),
         }
     }
 }
@@ -277,8 +289,14 @@ mod tests {
 
     fn at(bundle: Option<&Bundle>, progress: Progress, now: Timestamp) -> Outlook {
         let patience = Patience { usual: HOUR, late: 5 * MINUTE };
-        let followed =
-            Followed { trust_domain: &bar(), bundle, progress, patience, by_bundle: true };
+        let followed = Followed {
+            trust_domain: &bar(),
+            bundle,
+            progress,
+            patience,
+            by_bundle: true,
+            has_lost_trust: false,
+        };
         outlook(followed, now)
     }
 
@@ -391,22 +409,29 @@ mod tests {
 
     #[test]
     fn the_fix_is_the_command_that_mends_it() {
-        let danger = |by_bundle, ends| Danger {
+        let danger = |by_bundle, ends, has_lost_trust| Danger {
             trust_domain: bar(),
             unfetched_for: Some(Unfetched::Ever),
             ends,
             stage: Stage::Early,
             by_bundle,
+            has_lost_trust,
         };
         // A web endpoint is not known by the bundle: a new one by hand mends no way.
-        for (by_bundle, ends) in
-            [(true, Some(Ends::In(HOUR))), (false, None), (false, Some(Ends::Ended))]
-        {
-            let fix = danger(by_bundle, ends).fix();
+        let left = Some(Ends::In(HOUR));
+        for (by_bundle, ends, has_lost_trust) in [
+            (true, left, false),
+            (false, None, false),
+            (false, Some(Ends::Ended), false),
+            (false, left, true),
+        ] {
+            let fix = danger(by_bundle, ends, has_lost_trust).fix();
             assert!(fix.contains("federation refresh -id bar.test"), "{fix}");
         }
-        for ends in [None, Some(Ends::Ended)] {
-            let fix = danger(true, ends).fix();
+        for (ends, has_lost_trust) in
+            [(None, false), (Some(Ends::Ended), false), (left, true), (None, true)]
+        {
+            let fix = danger(true, ends, has_lost_trust).fix();
             assert!(fix.contains("bundle set -id spiffe://bar.test -path FILE"), "{fix}");
         }
     }

@@ -80,6 +80,17 @@ pub enum FetchError {
         /// Who answered.
         id: SpiffeId,
     },
+    /// The server's chain ends at none of the authorities of the bundle that is known.
+    #[error(
+        "failed to fetch federated bundle from endpoint: failed to fetch bundle: Get \"{url}\": \
+         x509svid: could not verify leaf certificate: x509: certificate signed by unknown authority; if \
+         the authorities of its trust domain were replaced while it was not fetched, set its bundle by \
+         \"bundle set\""
+    )]
+    UnknownAuthority {
+        /// What was asked for.
+        url: String,
+    },
     /// The server has a SPIFFE id where one of the web was expected.
     #[error(
         "failed to fetch federated bundle from endpoint: failed to authenticate bundle endpoint using \
@@ -132,7 +143,15 @@ pub enum FetchError {
     BadKeys(#[source] DocumentError),
 }
 
+/// The class of [`FetchError::UnknownAuthority`].
+const UNKNOWN_AUTHORITY: &str = "unknown_authority";
+
 impl FetchError {
+    /// Whether a failure of this class means that the bundle that is known verifies its peer no more.
+    pub fn is_lost_trust(class: &str) -> bool {
+        class == UNKNOWN_AUTHORITY
+    }
+
     /// A word that stays the same while the cause does.
     pub fn class(&self) -> &'static str {
         match self {
@@ -148,6 +167,7 @@ impl FetchError {
                 HttpsError::Timeout(_) => "timeout",
             },
             Self::UnexpectedId { .. } => "unexpected_id",
+            Self::UnknownAuthority { .. } => UNKNOWN_AUTHORITY,
             Self::SpiffeServer { .. } => "spiffe_server",
             Self::Timeout { .. } => "timeout",
             Self::Redirect { .. } => "redirect",
@@ -190,7 +210,9 @@ impl HttpsFetcher {
         let client = HttpsClient::new(self.tls(&source, &peer).await?, Schemes::Https);
         let mut url = relationship.endpoint_url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let answer = ask(&client, &url).await.map_err(|error| explained(&url, error, &peer))?;
+            let profile = &relationship.profile;
+            let answer = ask(&client, &url).await;
+            let answer = answer.map_err(|error| explained(&url, error, &peer, profile))?;
             url = match answer.status() {
                 StatusCode::OK => return decode(&relationship.trust_domain, answer.body()),
                 StatusCode::MOVED_PERMANENTLY
@@ -276,15 +298,30 @@ async fn ask(client: &HttpsClient, url: &EndpointUrl) -> Result<Response<Bytes>,
     client.exchange(request, Take::Document).await
 }
 
-fn explained(url: &EndpointUrl, error: HttpsError, peer: &OnceLock<SpiffeId>) -> FetchError {
+fn explained(
+    url: &EndpointUrl,
+    error: HttpsError,
+    peer: &OnceLock<SpiffeId>,
+    profile: &EndpointProfile,
+) -> FetchError {
     let url = url.to_string();
     if let Some(id) = peer.get() {
         return FetchError::UnexpectedId { url, id: id.clone() };
     }
+    let by_bundle = matches!(profile, EndpointProfile::HttpsSpiffe { .. });
     match spiffe_server(&error) {
         Some(id) => FetchError::SpiffeServer { id, source: error },
+        None if by_bundle && is_unknown_authority(&error) => FetchError::UnknownAuthority { url },
         None => FetchError::Exchange { url, source: error },
     }
+}
+
+/// Whether the server's chain was good but for its end.
+fn is_unknown_authority(error: &HttpsError) -> bool {
+    let HttpsError::Tls { error, .. } = error else { return false };
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+    tls == Some(&unknown)
 }
 
 /// The id of a server that shows an X509-SVID where a name was expected.

@@ -75,6 +75,7 @@ mod tests {
             progress: Progress { succeeded_at, is_exact: true, failing_since },
             patience: Timing::default().patience(Some(&bundle)),
             by_bundle: true,
+            has_lost_trust: false,
         };
         outlook(followed, NOW).danger.unwrap()
     }

@@ -212,6 +212,10 @@ impl Known {
             by_bundle: self
                 .relationship(trust_domain)
                 .is_some_and(|one| matches!(one.profile, EndpointProfile::HttpsSpiffe { .. })),
+            has_lost_trust: noted
+                .as_deref()
+                .and_then(|noted| noted.failure.as_ref())
+                .is_some_and(|failure| FetchError::is_lost_trust(&failure.class)),
         };
         outlook(followed, now)
     }

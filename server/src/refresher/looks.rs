@@ -154,7 +154,17 @@ mod tests {
         let bundle = bundle();
         let patience = Timing::default().patience(Some(&bundle));
         let (trust_domain, bundle) = (&name(), Some(bundle.as_ref()));
-        outlook(Followed { trust_domain, bundle, progress, patience, by_bundle: true }, now)
+        outlook(
+            Followed {
+                trust_domain,
+                bundle,
+                progress,
+                patience,
+                by_bundle: true,
+                has_lost_trust: false,
+            },
+            now,
+        )
     }
 
     fn failing() -> Progress {

@@ -3,6 +3,7 @@
 //!
 //! Owns batches of bundles and the own bundle's additions. Who may call is the gate's.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -14,8 +15,9 @@ use steeple_raft_store::command::{
     AppendBundle, BundleDeletion, BundleFields, BundleWrite, DeleteBundles, WriteBundles,
 };
 use steeple_raft_store::{BundleOutcome, Command, Outcome, Rejection};
-use steeple_spiffe_core::TrustDomain;
 use steeple_spiffe_core::bundle::{Bundle, JwtAuthority, X509Authority};
+use steeple_spiffe_core::svid::x509::certificate_facts;
+use steeple_spiffe_core::{Timestamp, TrustDomain};
 
 use super::batch::Batch;
 use super::context::Context;
@@ -76,7 +78,10 @@ pub(super) async fn write(
     let mut batch = Batch::new(bundles.len());
     for (number, message) in bundles.iter().enumerate() {
         match check(context, message, own) {
-            Ok(bundle) => batch.push(number, message.encoded_len(), bundle),
+            Ok(bundle) => {
+                warn_of_doubts(context, &bundle);
+                batch.push(number, message.encoded_len(), bundle);
+            }
             Err(failure) => batch.settle(number, failure.into()),
         }
     }
@@ -141,6 +146,38 @@ fn check(context: &Context, message: &pb::types::Bundle, own: &str) -> Result<Bu
     }
     convert::from_pb(message)
         .map_err(|error| Failure::invalid_because("failed to convert bundle", error))
+}
+
+/// Says in the log what verifies nothing in a bundle, or too much. SPIRE takes all of it without a word,
+/// so it is taken.
+fn warn_of_doubts(context: &Context, bundle: &Bundle) {
+    let own = context.views().bundle(context.trust_domain());
+    let own = own.as_deref().map_or(&[][..], |own| &own.x509_authorities);
+    for doubt in doubts(bundle, own, context.common_time()) {
+        tracing::warn!(
+            trust_domain_id = %bundle.trust_domain.id_string(),
+            reason = doubt,
+            "Bundle is set with an X.509 authority that cannot be meant; look at its file"
+        );
+    }
+}
+
+/// What cannot be meant by authorities of a foreign bundle, each reason once.
+fn doubts(bundle: &Bundle, own: &[X509Authority], now: Timestamp) -> BTreeSet<&'static str> {
+    let mut doubts = BTreeSet::new();
+    for X509Authority { certificate_der, tainted: _ } in &bundle.x509_authorities {
+        if own.iter().any(|own| own.certificate_der == *certificate_der) {
+            doubts.insert("it is an authority of this server's own trust domain");
+        }
+        let Ok(facts) = certificate_facts(certificate_der) else { continue };
+        if !facts.is_ca {
+            doubts.insert("it is no CA certificate");
+        }
+        if facts.not_after < now {
+            doubts.insert("it has expired");
+        }
+    }
+    doubts
 }
 
 /// The trust domain of a name; `None`: the own one.
@@ -216,6 +253,36 @@ mod tests {
             let item = settled(BundleOutcome::Rejected(rejection), "doing");
             assert_eq!((item.status.code, item.status.message.as_str()), (code.into(), text));
         }
+    }
+
+    #[test]
+    fn authorities_that_cannot_be_meant_are_told_once_each() {
+        let now = Timestamp::from_unix_s(1_800_000_000);
+        let made = |is_ca: bool, ends_in: i64| {
+            let mut params = rcgen::CertificateParams::default();
+            let time =
+                |s: i64| time::OffsetDateTime::from_unix_timestamp(now.unix_s() + s).unwrap();
+            (params.not_before, params.not_after) = (time(-7_200), time(ends_in));
+            if is_ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate_der = params.self_signed(&key).unwrap().der().to_vec();
+            X509Authority { certificate_der, tainted: false }
+        };
+        let (good, own) = (made(true, 60), made(true, 60));
+        let told = |x509_authorities: &[&X509Authority]| {
+            let trust_domain = TrustDomain::parse("bar.test").unwrap();
+            let x509_authorities = x509_authorities.iter().map(|one| (*one).clone()).collect();
+            let bundle = Bundle { x509_authorities, ..Bundle::empty(trust_domain) };
+            doubts(&bundle, std::slice::from_ref(&own), now).into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(told(&[]), [""; 0]);
+        assert_eq!(told(&[&good]), [""; 0]);
+        assert_eq!(told(&[&good, &made(true, -60), &made(true, -60)]), ["it has expired"]);
+        assert_eq!(told(&[&made(false, 60)]), ["it is no CA certificate"]);
+        let of_own = "it is an authority of this server's own trust domain";
+        assert_eq!(told(&[&own, &good]), [of_own]);
     }
 
     #[test]

@@ -41,7 +41,7 @@ fn bundle(context: &Context, relationship: &FederationRelationship) -> rpc::Fede
         authorities_end_at: seconds(ends),
         succeeded_at: seconds(progress.succeeded_at),
         succeeded_at_is_exact: progress.is_exact,
-        failing_since: seconds(failure.map(|failure| failure.since)),
+        failing_since: seconds(failure.and(progress.failing_since)),
         failure: failure.map(|failure| failure.text.clone()).unwrap_or_default(),
         tried_at: seconds(live.map(|live| live.tried_at)),
         next_try_at: seconds(live.map(|live| live.next_at)),
