@@ -119,7 +119,9 @@ fn nextest() -> Result<()> {
     let failed = failures::of_nextest(&output);
     let again = if failures::are_few(&failed) { once_more(&failed)? } else { None };
     let tally = tally.unwrap_or(Tally { passed: 0, failed: 1, skipped: 0 });
-    tally::add("nextest", failures::settle(tally, &failed, again.as_deref())?)?;
+    let (tally, told) = failures::settle(tally, &failed, again.as_deref());
+    tally::tell_at_end(&told)?;
+    tally::add("nextest", tally)?;
 
     step("raft-store without RocksDB, as simulation builds it");
     let mut command = cargo();

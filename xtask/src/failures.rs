@@ -1,9 +1,9 @@
 //! What failed, by name and with its reason, for the last lines of a run.
 //!
-//! Owns the reading of nextest's final report and the file in which lanes leave what is to be told at the
-//! end: whoever has the last page of a long run alone must see what to mend.
+//! Owns the reading of nextest's final report, and what a second try of a test changes. Pure: whoever has
+//! the last page of a long run alone must see what to mend.
 
-use crate::tally::{Tally, tell_at_end};
+use crate::tally::Tally;
 
 /// So many tests may fail and be run once more, alone. More have a cause in common.
 const AGAIN_MAX: usize = 3;
@@ -92,28 +92,24 @@ pub(crate) fn are_few(failed: &[Failed]) -> bool {
     !failed.is_empty() && failed.len() <= AGAIN_MAX
 }
 
-/// Tells, at the end of the run, of what failed; those that passed alone (not among `again`) are counted
-/// as passed and named as flaky.
-///
-/// # Errors
-///
-/// The file cannot be written.
+/// What counts, and what the end of the run tells of it: those that passed alone (not among `again`) count
+/// as passed and are named as flaky. `again` is `None` where they were not run once more.
 pub(crate) fn settle(
     mut tally: Tally,
     failed: &[Failed],
     again: Option<&[Failed]>,
-) -> anyhow::Result<Tally> {
+) -> (Tally, Vec<String>) {
+    let mut told = Vec::new();
     for one in failed {
         let passed_alone = again.is_some_and(|again| !again.iter().any(|other| other.is(one)));
         if passed_alone {
             tally.failed = tally.failed.saturating_sub(1);
             tally.passed += 1;
-            tell_at_end(&one.lines("flaky, passed alone; to be mended"))?;
-        } else {
-            tell_at_end(&one.lines("failed"))?;
         }
+        let what = if passed_alone { "flaky, passed alone; to be mended" } else { "failed" };
+        told.extend(one.lines(what));
     }
-    Ok(tally)
+    (tally, told)
 }
 
 #[cfg(test)]
@@ -196,6 +192,26 @@ error: test run failed
         );
         assert!(!are_few(&failed), "four have a cause in common");
         assert!(are_few(&failed[..3]) && !are_few(&[]));
+    }
+
+    #[test]
+    fn what_passes_alone_is_flaky_and_what_fails_again_or_was_not_run_again_has_failed() {
+        let failed = of_nextest(REPORT);
+        let (ends, says) = (&failed[..1], &failed[..2]);
+        let tally = Tally { passed: 7, failed: 2, skipped: 0 };
+        let flaky = "flaky, passed alone; to be mended: steeple-testkit::it says (FAIL)";
+        let ended = "failed: steeple-x tests::ends (SIGABRT)";
+        for (again, passed, first) in [
+            (Some(ends), 8, [ended, flaky]),
+            (Some(says), 7, [ended, "failed: steeple-testkit::it says (FAIL)"]),
+            (None, 7, [ended, "failed: steeple-testkit::it says (FAIL)"]),
+        ] {
+            let (settled, told) = settle(tally, says, again);
+            assert_eq!((settled.passed, settled.failed), (passed, 9 - passed));
+            let reasons =
+                ["    (test aborted with signal 6: SIGABRT)", "    Error: \"no such thing\""];
+            assert_eq!(told, [first[0], reasons[0], first[1], reasons[1]]);
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod federation;
 mod judge;
 mod measure;
+mod upstream;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -16,7 +17,8 @@ use steeple_raft_store::{ClusterKeys, KeysInUse};
 
 use crate::key_uses;
 use crate::keys::test_signatures;
-use crate::service::Context;
+use crate::service::{self, Context};
+use crate::upstream::Upstream;
 
 pub(crate) use judge::FREE_WARN;
 
@@ -129,6 +131,12 @@ pub async fn run(parts: &CheckParts, context: &Context) -> Vec<Verdict> {
         federation::judge(
             context.refresher.relationships().len(),
             context.refresher.dangers(context.common_time()),
+        ),
+        upstream::judge(
+            context.minter.upstream.as_ref().map(Upstream::name),
+            service::upstream::standing(context).await,
+            context.minter.policy.ca_ttl,
+            context.common_time(),
         ),
     ]
 }

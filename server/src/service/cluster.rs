@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::backup;
 use super::context::Context;
-use super::{endpoint_certificate, federated, observed, rekey, rotating, upgrading};
+use super::{endpoint_certificate, federated, observed, rekey, rotating, upgrading, upstream};
 use crate::authority::IssueError;
 use crate::check::{self, CheckParts};
 use crate::gate::Call;
@@ -54,6 +54,7 @@ impl rpc::cluster_server::Cluster for ClusterService {
         let cluster_id = cluster.as_ref().map(|cluster| cluster.cluster_id).or(status.cluster_id);
         let mut warnings = self.warnings(&status, &quorum);
         warnings.extend(rotating::warnings(&self.context).await);
+        warnings.extend(upstream::warnings(&self.context).await);
         warnings.extend(federated::warnings(&self.context));
         Ok(Response::new(rpc::StatusResponse {
             cluster_id: cluster_id.map(|id| id.to_string()).unwrap_or_default(),

@@ -25,6 +25,7 @@ mod sync;
 mod trust_domain;
 mod updates;
 mod upgrading;
+pub(crate) mod upstream;
 mod upstream_roots;
 
 pub use agent::AgentService;

@@ -12,6 +12,7 @@ use steeple_spiffe_core::bundle::{JwtAuthority, X509Authority};
 use super::cert_manager::CertManagerError;
 use super::disk::DiskError;
 use super::spire::SpireError;
+use super::standing::Standing;
 use super::vault::VaultError;
 
 /// How long one certificate may take, unless the authority says otherwise.
@@ -38,6 +39,12 @@ pub trait UpstreamAuthority: fmt::Debug + Send + Sync {
         _key: &JwtAuthority,
     ) -> Result<Option<Vec<JwtAuthority>>, UpstreamError> {
         Ok(None)
+    }
+
+    /// How what it signs with on this machine stands, looked at anew. Reads files, so it is not for threads
+    /// that serve connections. `None`, as with most: it signs elsewhere.
+    fn look(&self) -> Option<Standing> {
+        None
     }
 
     /// What is published above now; asked every few seconds on the leader. `None`, as with most: it says

@@ -19,6 +19,7 @@ use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem
 
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError};
 use super::files::{certificates, read};
+use super::standing::Standing;
 use crate::authority::{BACKDATE, check_chain, random_serial};
 
 /// Lifetime of a certificate for which none is asked (SPIRE: 1 h).
@@ -111,6 +112,8 @@ struct Pair {
     signer: LocalSigner,
     issuer: IssuerIdentity,
     not_after: Timestamp,
+    /// The first end among the certificate, those above it and its root, and how long that one lives.
+    first_end: (Timestamp, Duration),
     /// The certificate and those above it; nothing if it is the root.
     chain: Vec<Vec<u8>>,
     roots: Vec<Vec<u8>>,
@@ -136,6 +139,12 @@ impl UpstreamAuthority for Disk {
         "disk"
     }
 
+    fn look(&self) -> Option<Standing> {
+        let (pair, refused) = self.inner.reload(self.inner.clock.now());
+        let (not_after, lifetime) = pair.first_end;
+        Some(Standing { not_after, lifetime, refused: refused.map(|error| error.to_string()) })
+    }
+
     async fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, UpstreamError> {
         let (inner, csr) = (Arc::clone(&self.inner), csr.to_vec());
         // Files and perhaps an RSA key: not on the threads that serve connections.
@@ -148,7 +157,11 @@ impl Inner {
     fn mint(&self, csr: &[u8], preferred_ttl: Duration) -> Result<MintedCa, DiskError> {
         let request = self.check_request(csr)?;
         let now = self.clock.now();
-        let pair = self.reload(now);
+        let (pair, refused) = self.reload(now);
+        if let Some(error) = refused {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(error, "Upstream CA files cannot be used; the CA before them signs");
+        }
         let ttl = if preferred_ttl.is_zero() { DEFAULT_TTL } else { preferred_ttl };
         let template = DownstreamTemplate {
             trust_domain: &self.trust_domain,
@@ -164,18 +177,18 @@ impl Inner {
         Ok(MintedCa { chain, roots: pair.roots.clone() })
     }
 
-    /// What the files hold now, or what they held when they could last be used.
-    fn reload(&self, now: Timestamp) -> Arc<Pair> {
+    /// What the files hold now, or what they held when they could last be used, and why.
+    fn reload(&self, now: Timestamp) -> (Arc<Pair>, Option<DiskError>) {
         let loaded = Pair::load(&self.settings, &self.trust_domain, now, self.random.as_ref());
         let mut pair = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
-        match loaded {
-            Ok(loaded) => *pair = Arc::new(loaded),
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(error, "Upstream CA files cannot be used; the CA before them signs");
+        let refused = match loaded {
+            Ok(loaded) => {
+                *pair = Arc::new(loaded);
+                None
             }
-        }
-        Arc::clone(&pair)
+            Err(error) => Some(error),
+        };
+        (Arc::clone(&pair), refused)
     }
 
     /// A request that proves its key and asks for the CA of this trust domain.
@@ -249,8 +262,27 @@ impl Pair {
         let bundle = bundle(trust_domain, &roots);
         check_chain(&issuer, &signer, &chain, &bundle, now, random)
             .map_err(|error| DiskError::Untrusted(error.to_string()))?;
-        Ok(Self { signer, issuer, not_after: facts.not_after, chain, roots })
+        let first_end = first_end(&certificates, &roots)?;
+        Ok(Self { signer, issuer, not_after: facts.not_after, first_end, chain, roots })
     }
+}
+
+/// The end of the certificate that ends first, and its life in all. Of several roots any may be the one, so
+/// the last one counts.
+fn first_end(
+    certificates: &[Vec<u8>],
+    roots: &[Vec<u8>],
+) -> Result<(Timestamp, Duration), DiskError> {
+    let lives = |ders: &[Vec<u8>]| -> Result<Vec<_>, DiskError> {
+        let life = |der: &Vec<u8>| {
+            let facts = certificate_facts(der)?;
+            Ok((facts.not_after, facts.not_after.since(facts.not_before)))
+        };
+        ders.iter().map(life).collect::<Result<_, X509Error>>().map_err(DiskError::from)
+    };
+    let root = lives(roots)?.into_iter().max();
+    let first = lives(certificates)?.into_iter().chain(root).min();
+    first.ok_or(DiskError::NotSelfSigned)
 }
 
 fn bundle(trust_domain: &TrustDomain, roots: &[Vec<u8>]) -> Bundle {

@@ -225,6 +225,30 @@ async fn a_request_for_anything_but_the_own_ca_is_refused() {
     }
 }
 
+#[test]
+fn a_look_says_what_ends_first_and_why_files_are_refused_until_they_are_mended() {
+    let root = Ca::good();
+    let below = Ca::below(&root);
+    let files = Files::new(&below, &[&below], Some(&root));
+    let disk = files.configure().unwrap();
+    let sound = Standing { not_after: START.plus(HOUR * 12), lifetime: HOUR * 13, refused: None };
+    assert_eq!(disk.look(), Some(sound.clone()));
+    files.write(&root, &[&below]);
+    let refused = disk.look().unwrap();
+    assert!(refused.refused.as_ref().unwrap().contains("do not match"), "{refused:?}");
+    assert_eq!(Standing { refused: None, ..refused }, sound, "those before sign");
+    files.write(&below, &[&below]);
+    assert_eq!(disk.look(), Some(sound));
+
+    // A root that ends before what is below it.
+    let short = Ca::root(START.minus(HOUR), START.plus(HOUR));
+    let below = Ca::below(&short);
+    let disk = Files::new(&below, &[&below], Some(&short));
+    let disk = disk.configure().unwrap();
+    let ends = disk.look().map(|standing| (standing.not_after, standing.lifetime));
+    assert_eq!(ends, Some((START.plus(HOUR), HOUR * 2)));
+}
+
 #[tokio::test]
 async fn new_files_are_used_at_once_and_broken_ones_never() {
     let (first, second) = (Ca::good(), Ca::good());

@@ -10,6 +10,7 @@ use steeple_spiffe_core::bundle::JwtAuthority;
 use tokio::time::Instant;
 
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError, UpstreamTrust};
+use super::standing::Standing;
 
 /// How long the publication of a key, or a look at what is published, may take (SPIRE: 5 s).
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -87,6 +88,13 @@ impl Upstream {
             });
         }
         published
+    }
+
+    /// How the files on this machine stand, looked at now. `None`: it signs elsewhere, or the process is
+    /// shutting down.
+    pub async fn look(&self) -> Option<Standing> {
+        let authority = Arc::clone(&self.authority);
+        tokio::task::spawn_blocking(move || authority.look()).await.ok().flatten()
     }
 
     /// What is published above now. `None`: that is not to be had.

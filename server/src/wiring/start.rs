@@ -35,6 +35,7 @@ use crate::metrics::{self, MetricsListener};
 use crate::service::Context;
 use crate::shutdown::{Signals, Stages};
 use crate::snapshots::Schedule;
+use crate::upstream::watch;
 use crate::view::Views;
 use crate::{cluster_key, config};
 
@@ -347,6 +348,11 @@ impl Start {
         let handle = store.handle();
         let (views, clock) = (duties.views.clone(), Arc::clone(&self.world.clock));
         let refresher = duties.refresher.clone();
+        if let Some(upstream) = duties.rotator.minter.upstream.clone() {
+            let (clock, stop) = (Arc::clone(&self.world.clock), self.stages.stop.clone());
+            let ca_ttl = duties.rotator.minter.policy.ca_ttl;
+            self.spawn_until_close("upstream", watch(upstream, ca_ttl, clock, stop));
+        }
         let close = self.stages.close.clone();
         self.spawn("registry", async move { store.run(close).await.map_err(with_fix) });
         let close = self.stages.close.clone();

@@ -27,11 +27,11 @@ async fn check_passes_on_a_sound_cluster_and_names_what_is_not() {
         cluster.member(1)?.cli_json(&["cluster", "check"])
     });
     let found = verdicts(&passed.await.unwrap());
-    assert_eq!(found.len(), 15, "{found:?}");
+    assert_eq!(found.len(), 16, "{found:?}");
     assert!(found.iter().all(|(_, outcome)| outcome != "FAIL"), "{found:?}");
     let is_ok = |name: &str| found.contains(&(name.to_owned(), "OK".to_owned()));
     let names = ["quorum", "peers", "cluster_keys", "authorities", "settings", "state", "versions"];
-    for name in names.into_iter().chain(["federation"]) {
+    for name in names.into_iter().chain(["federation", "upstream"]) {
         assert!(is_ok(name), "{name}: {found:?}");
     }
 

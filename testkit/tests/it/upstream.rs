@@ -273,4 +273,20 @@ async fn an_upstream_root_is_replaced_tainted_and_revoked_through_any_member() {
     assert_eq!(published(&cluster, place), std::slice::from_ref(&second.certificate));
     refuses(1, "revoke", &first, "no root CA found with provided subject key ID");
     leads_to(&mint(&cluster, 1, place).unwrap(), &second.certificate, place);
+
+    // Files that broke are told of before an authority is due, until they are mended.
+    let warned = async || {
+        let status = cluster.member(0).unwrap().status().await.unwrap();
+        let of_files = |code: &String| code.starts_with("upstream_");
+        status.warnings.into_iter().map(|one| one.code).filter(of_files).collect::<Vec<_>>()
+    };
+    // Five hours are less than the day for which an authority is to live.
+    assert_eq!(warned().await, ["upstream_ends"]);
+    fs::write(place.join("upstream-key.pem"), "no key").unwrap();
+    assert_eq!(warned().await, ["upstream_files"]);
+    let checked = cluster.member(2).unwrap().cli(&["cluster", "check"]).unwrap();
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(text.contains("unable to load upstream CA key"), "{text}");
+    write_files(place, &second, &below(&second));
+    assert_eq!(warned().await, ["upstream_ends"]);
 }
