@@ -15,7 +15,7 @@ use rustls_pki_types::pem::{PemObject, SectionKind};
 use zeroize::Zeroizing;
 
 use crate::key::Secret;
-use crate::signer::{LocalSigner, SignError};
+use crate::signer::{LocalSigner, SignError, rsa_rejected};
 
 /// The kinds of private keys that are read.
 const PRIVATE_KEYS: &str = "[\"PRIVATE KEY\" \"RSA PRIVATE KEY\" \"EC PRIVATE KEY\"]";
@@ -92,11 +92,15 @@ pub fn decode_private_key(text: &str) -> Result<Secret, PemError> {
     } else {
         return Err(wrong_kind(PRIVATE_KEYS, &kind));
     };
-    LocalSigner::from_pkcs8(pkcs8.expose()).map_err(|rejected| match rejected {
+    LocalSigner::from_pkcs8(pkcs8.expose()).map_err(key_rejected)?;
+    Ok(pkcs8)
+}
+
+fn key_rejected(rejected: SignError) -> PemError {
+    match rejected {
         SignError::WeakRsa | SignError::RsaLength(_) => PemError::Key(rejected),
         SignError::Generate | SignError::BadPrivateKey | SignError::Sign => PemError::BadPrivateKey,
-    })?;
-    Ok(pkcs8)
+    }
 }
 
 fn decode(text: &str) -> Result<Vec<(SectionKind, Vec<u8>)>, PemError> {
@@ -153,7 +157,7 @@ fn sec1_to_pkcs8(der: &[u8]) -> Result<Secret, PemError> {
 }
 
 fn pkcs1_to_pkcs8(der: &[u8]) -> Result<Secret, PemError> {
-    let pair = rsa::KeyPair::from_der(der).map_err(|_rejected| PemError::BadPrivateKey)?;
+    let pair = rsa::KeyPair::from_der(der).map_err(|error| key_rejected(rsa_rejected(error)))?;
     let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_unspecified| PemError::BadPrivateKey)?;
     Ok(Secret::new(pkcs8.as_ref().to_vec()))
 }

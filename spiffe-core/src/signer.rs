@@ -6,6 +6,7 @@
 use std::fmt;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
+use aws_lc_rs::error::KeyRejected;
 use aws_lc_rs::rand::SystemRandom as AwsRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
@@ -95,13 +96,7 @@ impl LocalSigner {
         if let Some(pair) = read_ec(p384.0, p384.1, der) {
             return Self::new(KeyType::EcP384, pair);
         }
-        let pair = rsa::KeyPair::from_pkcs8(der).map_err(|rejected| {
-            // The library's word for keys below 2048 bits.
-            match rejected.to_string().as_str() {
-                "TooSmall" => SignError::WeakRsa,
-                _ => SignError::BadPrivateKey,
-            }
-        })?;
+        let pair = rsa::KeyPair::from_pkcs8(der).map_err(rsa_rejected)?;
         let key_type = match pair.public_modulus_len() {
             256 => KeyType::Rsa2048,
             512 => KeyType::Rsa4096,
@@ -118,6 +113,15 @@ impl LocalSigner {
         let spki = spki.map_err(|_unspecified| SignError::BadPrivateKey)?;
         let public_key_spki = spki.as_ref().to_vec();
         Ok(Self { key_type, pair, public_key_spki })
+    }
+}
+
+/// Why the library takes no RSA key.
+pub(crate) fn rsa_rejected(rejected: KeyRejected) -> SignError {
+    // Its word for keys below 2048 bits.
+    match rejected.to_string().as_str() {
+        "TooSmall" => SignError::WeakRsa,
+        _ => SignError::BadPrivateKey,
     }
 }
 

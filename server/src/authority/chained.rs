@@ -10,10 +10,11 @@ use steeple_spiffe_core::bundle::{Bundle, X509Authority};
 use steeple_spiffe_core::random::Random;
 use steeple_spiffe_core::signer::Signer;
 use steeple_spiffe_core::svid::x509::{
-    CertificateFacts, IssuerIdentity, LeafSubject, LeafTemplate, X509Error, certificate_facts,
-    sign_leaf, subject_key_id, verify_chain,
+    CertificateFacts, DownstreamSubject, DownstreamTemplate, IssuerIdentity, LeafSubject,
+    LeafTemplate, X509Error, certificate_facts, sign_downstream_ca, sign_leaf, subject_key_id,
+    verify_chain,
 };
-use steeple_spiffe_core::{SpiffeId, Timestamp, TrustDomain};
+use steeple_spiffe_core::{KeyType, LocalSigner, SpiffeId, Timestamp, TrustDomain};
 
 use super::mint::{MintError, random_serial};
 use super::policy::BACKDATE;
@@ -21,7 +22,7 @@ use crate::upstream::MintedCa;
 
 /// Signs an SVID that nobody gets, and verifies it: the proof that `chain` (the signer's certificate
 /// first; empty if that is a root itself) leads to the bundle.
-pub(crate) fn check_chain(
+pub(super) fn check_chain(
     issuer: &IssuerIdentity,
     signer: &dyn Signer,
     chain: &[Vec<u8>],
@@ -40,9 +41,40 @@ pub(crate) fn check_chain(
         not_before: now.minus(BACKDATE).floor_to_second(),
         not_after: now.plus(Duration::from_secs(60)),
     };
+    // webpki does not look at what keys are for; Go and OpenSSL do.
+    for der in chain {
+        if !certificate_facts(der)?.may_sign_certificates {
+            return Err(X509Error::Untrusted(webpki::Error::EndEntityUsedAsCa));
+        }
+    }
     let leaf = sign_leaf(issuer, signer, &template)?;
     let whole: Vec<_> = std::iter::once(leaf).chain(chain.iter().cloned()).collect();
     verify_chain(&whole, bundle, now).map(drop)
+}
+
+/// As [`check_chain`], for an issuer that signs authorities: one that nobody gets is signed, and an SVID
+/// below that, so that path lengths which leave it no place are found.
+pub(crate) fn check_chain_of_authorities(
+    issuer: &IssuerIdentity,
+    signer: &dyn Signer,
+    chain: &[Vec<u8>],
+    bundle: &Bundle,
+    now: Timestamp,
+    random: &dyn Random,
+) -> Result<(), X509Error> {
+    let (below, _) = LocalSigner::generate(KeyType::EcP256)?;
+    let template = DownstreamTemplate {
+        trust_domain: &bundle.trust_domain,
+        subject: DownstreamSubject::Depth(1),
+        public_key_spki: below.public_key_spki(),
+        serial: random_serial(random),
+        not_before: now.minus(BACKDATE).floor_to_second(),
+        not_after: now.plus(Duration::from_secs(60)),
+    };
+    let authority = sign_downstream_ca(issuer, signer, &template)?;
+    let below_issuer = IssuerIdentity::from_certificate(&authority)?;
+    let whole: Vec<_> = std::iter::once(authority).chain(chain.iter().cloned()).collect();
+    check_chain(&below_issuer, &below, &whole, bundle, now, random)
 }
 
 /// The checks on what an upstream authority signed; returns what its certificate says.

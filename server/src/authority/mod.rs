@@ -24,7 +24,7 @@ mod slots;
 pub(crate) mod told;
 mod upstream_sync;
 
-pub(crate) use chained::check_chain;
+pub(crate) use chained::check_chain_of_authorities;
 pub use forecast::Forecast;
 pub use issuer::{
     IssueError, IssuedJwt, IssuedX509, Issuer, IssuerTask, JwtParams, WitParams, X509Params,

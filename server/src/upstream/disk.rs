@@ -20,7 +20,7 @@ use steeple_spiffe_core::{CertificateRequest, Clock, Timestamp, TrustDomain, pem
 use super::authority::{MintedCa, UpstreamAuthority, UpstreamError};
 use super::files::{certificates, read};
 use super::standing::Standing;
-use crate::authority::{BACKDATE, check_chain, random_serial};
+use crate::authority::{BACKDATE, check_chain_of_authorities, random_serial};
 
 /// Lifetime of a certificate for which none is asked (SPIRE: 1 h).
 const DEFAULT_TTL: Duration = Duration::from_secs(3600);
@@ -260,7 +260,7 @@ impl Pair {
         }
         let issuer = IssuerIdentity::from_certificate(first)?;
         let bundle = bundle(trust_domain, &roots);
-        check_chain(&issuer, &signer, &chain, &bundle, now, random)
+        check_chain_of_authorities(&issuer, &signer, &chain, &bundle, now, random)
             .map_err(|error| DiskError::Untrusted(error.to_string()))?;
         let first_end = first_end(&certificates, &roots)?;
         Ok(Self { signer, issuer, not_after: facts.not_after, first_end, chain, roots })

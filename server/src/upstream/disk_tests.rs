@@ -3,6 +3,8 @@
 use std::fs;
 
 use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::pki_types::pem::PemObject as _;
 use steeple_spiffe_core::random::SeededRandom;
 use steeple_spiffe_core::signer::LocalSigner;
 use steeple_spiffe_core::svid::x509::{ca_request, self_signed_ca};
@@ -141,6 +143,74 @@ fn files_that_cannot_be_used_are_refused_in_spires_words() {
         let refusal = files.refusal();
         assert!(refusal.starts_with("unable to load upstream CA key: "), "{refusal}");
         assert!(refusal.contains(text) && refusal.contains("key.pem"), "{refusal}");
+    }
+    // As OpenSSL writes them with -traditional: what PKCS#8 has around it is left out.
+    let der = PrivatePkcs8KeyDer::from_pem_slice(WEAK_KEY.as_bytes()).unwrap();
+    let bare = pem::encode_private_key(&der.secret_pkcs8_der()[26..]);
+    let files = Files::new(&root, &[&root], None);
+    fs::write(files.path("key.pem"), bare.replace("PRIVATE", "RSA PRIVATE")).unwrap();
+    let refusal = files.refusal();
+    assert!(refusal.contains("an RSA key of less than 2048 bits is too weak"), "{refusal}");
+}
+
+#[test]
+fn what_nobody_else_would_verify_below_an_intermediate_is_refused() {
+    let time = |s: i64| time::OffsetDateTime::from_unix_timestamp(START.unix_s() + s).unwrap();
+    let ca = |name: &str, path_len: BasicConstraints, usage: KeyUsagePurpose| {
+        let mut params = rcgen::CertificateParams::default();
+        (params.not_before, params.not_after) = (time(-3600), time(3600));
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        (params.is_ca, params.key_usages) = (IsCa::Ca(path_len), vec![usage]);
+        params.use_authority_key_identifier_extension = true;
+        (params, rcgen::KeyPair::generate().unwrap())
+    };
+    use BasicConstraints::{Constrained, Unconstrained};
+    use KeyUsagePurpose::{DigitalSignature, KeyCertSign};
+    for (what, root, between, expected) in [
+        ("sound", (Constrained(3), KeyCertSign), (Constrained(2), KeyCertSign), None),
+        (
+            "no place below the root",
+            (Constrained(2), KeyCertSign),
+            (Unconstrained, KeyCertSign),
+            Some("PathLen"),
+        ),
+        (
+            "no place between",
+            (Unconstrained, KeyCertSign),
+            (Constrained(1), KeyCertSign),
+            Some("PathLen"),
+        ),
+        (
+            "not for certificates",
+            (Unconstrained, KeyCertSign),
+            (Unconstrained, DigitalSignature),
+            Some("EndEntityUsedAsCa"),
+        ),
+    ] {
+        let (root_params, root_key) = ca("root", root.0, root.1);
+        let (between_params, between_key) = ca("between", between.0, between.1);
+        let (below_params, below_key) = ca("below", Unconstrained, KeyCertSign);
+        let root_pem = root_params.self_signed(&root_key).unwrap().pem();
+        let by_root = rcgen::Issuer::new(root_params, &root_key);
+        let between_pem = between_params.signed_by(&between_key, &by_root).unwrap().pem();
+        let by_between = rcgen::Issuer::new(between_params, &between_key);
+        let below_pem = below_params.signed_by(&below_key, &by_between).unwrap().pem();
+        let sound = Ca::good();
+        let files = Files::new(&sound, &[&sound], Some(&sound));
+        fs::write(files.path("bundle.pem"), root_pem).unwrap();
+        fs::write(files.path("cert.pem"), format!("{below_pem}{between_pem}")).unwrap();
+        fs::write(files.path("key.pem"), below_key.serialize_pem()).unwrap();
+        let refused = files.configure().err().map(|error| error.to_string());
+        match expected {
+            None => assert_eq!(refused, None, "{what}"),
+            Some(text) => {
+                let refused = refused.unwrap_or_else(|| panic!("{what} is taken"));
+                assert!(
+                    refused.contains(text) && refused.contains("bundle_file_path"),
+                    "{refused}"
+                );
+            }
+        }
     }
 }
 
