@@ -142,6 +142,17 @@ pub struct Notes {
     staleness_ms: AtomicU64,
     local_authority_id: OnceLock<String>,
     subject_key_id: OnceLock<String>,
+    authorized: OnceLock<Authorized>,
+    log_id: OnceLock<String>,
+}
+
+/// As what a caller was let in, and what says so, in SPIRE's words for log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authorized {
+    /// `local`, `admin`, `downstream` or `agent`.
+    pub r#as: &'static str,
+    /// `transport`, `config`, `entries` or `datastore`.
+    pub via: &'static str,
 }
 
 /// Names of authorities that log lines repeat are cut: 64 hex digits are the longest there are.
@@ -155,6 +166,8 @@ impl Notes {
             staleness_ms: AtomicU64::new(FRESH),
             local_authority_id: OnceLock::new(),
             subject_key_id: OnceLock::new(),
+            authorized: OnceLock::new(),
+            log_id: OnceLock::new(),
         }
     }
 
@@ -183,6 +196,24 @@ impl Notes {
     /// The call is about an upstream root, as [`Self::names_authority`].
     pub fn names_root(&self, id: &str) {
         name(&self.subject_key_id, id);
+    }
+
+    /// The caller was let in; `None`: as anybody is.
+    pub fn authorized(&self, authorized: Option<Authorized>) {
+        if let Some(authorized) = authorized {
+            self.authorized.set(authorized).ok();
+        }
+    }
+
+    /// As what the caller was let in; `None`: as anybody is, or not at all.
+    pub fn authorization(&self) -> Option<Authorized> {
+        self.authorized.get().copied()
+    }
+
+    /// What ties the log lines about one call together (SPIRE's `request_id`, a UUID). Drawn when the first
+    /// of them is written; it has nothing to do with ids of commands.
+    pub fn log_id(&self, random: &dyn Random) -> &str {
+        self.log_id.get_or_init(|| random.uuid_v4())
     }
 
     /// The authority that the call is about.

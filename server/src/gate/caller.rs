@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use super::adoption::{self, Forgotten};
 use super::agent_check::{self, Reason, Verdict};
-use super::call::Call;
+use super::call::{Authorized, Call};
 use super::policy::{Grant, Rule};
 use super::reads::Reads;
 use crate::listen::{Peer, PeerCertificate};
@@ -97,6 +97,18 @@ impl Caller {
         }
     }
 
+    /// As what it was let in, as SPIRE's log lines say it; `None`: the method is open to anybody.
+    pub fn authorized(&self, admin_ids: &BTreeSet<SpiffeId>) -> Option<Authorized> {
+        let via = match self {
+            Self::Nobody => return None,
+            Self::Local => "transport",
+            Self::Admin(id) if admin_ids.contains(id) => "config",
+            Self::Admin(_) | Self::Downstream(_) => "entries",
+            Self::Agent(_) => "datastore",
+        };
+        Some(Authorized { r#as: self.role().as_str(), via })
+    }
+
     /// The caller's SPIFFE id, if it showed one.
     pub fn id(&self) -> Option<&SpiffeId> {
         match self {
@@ -115,15 +127,21 @@ impl Caller {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
             Self::Nobody => "nobody",
             Self::Local => "local",
             Self::Admin => "admin",
             Self::Downstream => "downstream",
             Self::Agent => "agent",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

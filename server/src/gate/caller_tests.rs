@@ -473,6 +473,23 @@ async fn a_certificate_that_ended_by_one_clock_only_is_no_refusal_and_names_the_
     assert!(behind.is_some_and(|s| (3600..3700).contains(&s)), "{text}");
 }
 
+#[test]
+fn what_lets_a_caller_in_is_named_in_spires_words() {
+    let id = |text: &str| SpiffeId::parse(text).unwrap();
+    let (listed, entry) = (id("spiffe://example.org/listed"), id("spiffe://example.org/entry"));
+    let admin_ids = BTreeSet::from([listed.clone()]);
+    for (caller, expected) in [
+        (Caller::Nobody, None),
+        (Caller::Local, Some(("local", "transport"))),
+        (Caller::Admin(listed.clone()), Some(("admin", "config"))),
+        (Caller::Admin(entry.clone()), Some(("admin", "entries"))),
+        (Caller::Downstream(entry), Some(("downstream", "entries"))),
+    ] {
+        let authorized = caller.authorized(&admin_ids).map(|one| (one.r#as, one.via));
+        assert_eq!(authorized, expected, "{caller:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_a_restored_state_has_forgotten_is_adopted_once_or_waits() {
     const UNKNOWN: &str = "spiffe://example.org/spire/agent/join_token/b";

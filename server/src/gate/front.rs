@@ -81,7 +81,8 @@ impl Application for Front {
                 .await
                 .unwrap_or_else(|_elapsed| Failure::deadline_exceeded().into_status().into_http()),
         };
-        let line = Line { rule, peer, notes: Arc::clone(&notes) };
+        let random = Arc::clone(&self.shared.gate.random);
+        let line = Line { rule, peer, notes: Arc::clone(&notes), random };
         self.stamp(response, notes, timer, line)
     }
 }
@@ -107,7 +108,8 @@ impl Front {
                 said_if_missing(rule, response)
             }
             Err(failure) => {
-                self.shared.refusals.log(rule, &peer, &failure);
+                let request_id = notes.log_id(self.shared.gate.random.as_ref());
+                self.shared.refusals.log(rule, &peer, &failure, request_id);
                 failure.into_status().into_http()
             }
         }
@@ -127,6 +129,7 @@ impl Front {
         let longest = Instant::now() + WORK_MAX;
         let deadline = client_deadline.map_or(longest, |deadline| deadline.min(longest));
         let caller = gate.admit(rule, &peer, deadline).await?;
+        notes.authorized(caller.authorized(&gate.admin_ids));
         if let Some(revision) = min_revision {
             gate.reads.reach(revision, deadline).await?;
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use steeple_api::status::code_name;
+use steeple_spiffe_core::random::Random;
 use tonic::Code;
 
 use super::call::Notes;
@@ -22,7 +23,12 @@ pub(super) struct Line {
     pub(super) rule: &'static Rule,
     pub(super) peer: Arc<Peer>,
     pub(super) notes: Arc<Notes>,
+    /// Where the id that ties the lines together comes from.
+    pub(super) random: Arc<dyn Random>,
 }
+
+/// The part of the server that the lines are of, in SPIRE's word.
+const SUBSYSTEM: &str = "api";
 
 impl Line {
     /// The call has ended with a code; `trailers` have its text. `audit` asks for the record.
@@ -38,11 +44,16 @@ impl Line {
         } else if matches!(code, Code::Internal | Code::Unknown | Code::DataLoss) {
             let (service, method) = (self.rule.short_service(), self.rule.name());
             let (caller_addr, caller_id) = (self.peer.address_text(), self.caller_id());
+            let (authorized_as, authorized_via, request_id) = self.request();
             tracing::error!(
                 service,
                 method,
                 caller_addr,
                 caller_id,
+                authorized_as,
+                authorized_via,
+                request_id,
+                subsystem_name = SUBSYSTEM,
                 error = message,
                 "Call failed"
             );
@@ -66,11 +77,16 @@ impl Line {
             capitalised(what)
         };
         let (caller_addr, caller_id) = (self.peer.address_text(), self.caller_id());
+        let (authorized_as, authorized_via, request_id) = self.request();
         tracing::error!(
             service,
             method,
             caller_addr,
             caller_id,
+            authorized_as,
+            authorized_via,
+            request_id,
+            subsystem_name = SUBSYSTEM,
             local_authority_id,
             subject_key_id,
             error,
@@ -90,6 +106,7 @@ impl Line {
         let (r#type, status) = ("audit", if failed { "error" } else { "success" });
         let status_code = failed.then(|| code_name(code));
         let status_message = failed.then_some(message);
+        let (authorized_as, authorized_via, request_id) = self.request();
         tracing::info!(
             r#type,
             status,
@@ -97,6 +114,10 @@ impl Line {
             status_message,
             service,
             method,
+            authorized_as,
+            authorized_via,
+            request_id,
+            subsystem_name = SUBSYSTEM,
             caller_addr,
             caller_id,
             caller_uid,
@@ -110,6 +131,13 @@ impl Line {
 
     fn caller_id(&self) -> String {
         self.peer.certificate().map(|certificate| certificate.id.to_string()).unwrap_or_default()
+    }
+
+    /// As what the caller was let in, by what, and the id of the call's lines.
+    fn request(&self) -> (Option<&'static str>, Option<&'static str>, &str) {
+        let authorized = self.notes.authorization();
+        let request_id = self.notes.log_id(self.random.as_ref());
+        (authorized.map(|one| one.r#as), authorized.map(|one| one.via), request_id)
     }
 
     /// The authority and the root that the call is about.
@@ -132,10 +160,13 @@ fn capitalised(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use steeple_raft_store::Revision;
     use tonic::Status;
 
     use super::*;
+    use crate::gate::caller::Caller;
     use crate::gate::policy;
     use crate::logging::captured;
 
@@ -150,22 +181,38 @@ mod tests {
         let notes = Arc::new(Notes::new(Revision::default()));
         note(&notes);
         let rule = policy::rule(method).unwrap();
-        let line = Line { rule, peer: Arc::new(Peer::Local { credentials }), notes };
+        notes.authorized(Caller::Local.authorized(&BTreeSet::new()));
+        let random = Arc::new(FixedId);
+        let line = Line { rule, peer: Arc::new(Peer::Local { credentials }), notes, random };
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers).unwrap();
         captured(|| line.log(status.code(), &trailers, audit))
     }
 
-    const OF: &str = "method=ActivateX509Authority service=localauthority.v1.LocalAuthority";
+    /// Draws nothing but zeros.
+    #[derive(Debug)]
+    struct FixedId;
+
+    impl Random for FixedId {
+        fn fill(&self, bytes: &mut [u8]) {
+            bytes.fill(0);
+        }
+    }
+
+    const AS: &str = "authorized_as=local authorized_via=transport caller_addr=@";
+    const OF: &str = "method=ActivateX509Authority request_id=00000000-0000-4000-8000-000000000000 \
+                      service=localauthority.v1.LocalAuthority";
 
     #[test]
     fn an_audit_record_names_the_authority_and_the_local_caller() {
         let note = |notes: &Notes| notes.names_authority("a1");
         let who =
-            "caller_addr=@ caller_gid=100 caller_id=\"\" caller_uid=1000 local_authority_id=a1";
+            format!("{AS} caller_gid=100 caller_id=\"\" caller_uid=1000 local_authority_id=a1");
         assert_eq!(
             lines(ACTIVATE, &Status::ok(""), note, true),
-            [format!("level=info msg=\"API accessed\" {who} {OF} status=success type=audit")]
+            [format!(
+                "level=info msg=\"API accessed\" {who} {OF} status=success subsystem_name=api type=audit"
+            )]
         );
         let refused =
             lines(ACTIVATE, &Status::invalid_argument("unexpected authority ID"), note, true);
@@ -173,12 +220,13 @@ mod tests {
             refused,
             [
                 format!(
-                    "level=error msg=\"Invalid argument: unexpected authority ID\" caller_addr=@ \
-                     caller_id=\"\" local_authority_id=a1 {OF}"
+                    "level=error msg=\"Invalid argument: unexpected authority ID\" {AS} \
+                     caller_id=\"\" local_authority_id=a1 {OF} subsystem_name=api"
                 ),
                 format!(
                     "level=info msg=\"API accessed\" {who} {OF} status=error \
-                     status_code=InvalidArgument status_message=\"unexpected authority ID\" type=audit"
+                     status_code=InvalidArgument status_message=\"unexpected authority ID\" \
+                     subsystem_name=api type=audit"
                 ),
             ]
         );
@@ -194,19 +242,18 @@ mod tests {
         assert_eq!(
             told,
             [format!(
-                "level=error msg=\"Failed to taint X.509 authority\" caller_addr=@ caller_id=\"\" \
-                 error=\"root CA is already tainted\" local_authority_id=a1 {OF}"
+                "level=error msg=\"Failed to taint X.509 authority\" {AS} caller_id=\"\" \
+                 error=\"root CA is already tainted\" local_authority_id=a1 {OF} subsystem_name=api"
             )]
         );
         let missing = Status::failed_precondition("upstream authority is not configured");
         let told = lines(TAINT, &missing, |notes| notes.names_root("abc"), false);
         assert_eq!(
             told,
-            [
-                "level=error msg=\"Upstream authority is not configured\" caller_addr=@ caller_id=\"\" \
-              method=TaintX509UpstreamAuthority service=localauthority.v1.LocalAuthority \
-              subject_key_id=abc"
-            ]
+            ["level=error msg=\"Upstream authority is not configured\" authorized_as=local \
+                 authorized_via=transport caller_addr=@ caller_id=\"\" method=TaintX509UpstreamAuthority \
+                 request_id=00000000-0000-4000-8000-000000000000 \
+                 service=localauthority.v1.LocalAuthority subject_key_id=abc subsystem_name=api"]
         );
         assert_eq!(lines(ACTIVATE, &Status::permission_denied("no"), |_| (), false), [""; 0]);
         // Of other services only what went wrong here is told.

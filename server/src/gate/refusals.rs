@@ -33,7 +33,7 @@ impl Refusals {
     }
 
     /// Says that a caller was refused, and why.
-    pub(super) fn log(&self, rule: &Rule, peer: &Peer, failure: &Failure) {
+    pub(super) fn log(&self, rule: &Rule, peer: &Peer, failure: &Failure, request_id: &str) {
         let (service, method) = (rule.short_service(), rule.name());
         if failure.code() != Code::PermissionDenied {
             let error = failure.message();
@@ -48,7 +48,15 @@ impl Refusals {
         let caller_id = peer.certificate().map(|certificate| certificate.id.to_string());
         let subsystem_name = "api";
         if let Some(reason) = failure.reason().and_then(said) {
-            tracing::error!(caller_addr, caller_id, service, method, subsystem_name, "{reason}");
+            tracing::error!(
+                caller_addr,
+                caller_id,
+                service,
+                method,
+                request_id,
+                subsystem_name,
+                "{reason}"
+            );
         }
         let code = code_name(failure.code());
         let error = format!("rpc error: code = {code} desc = {}", failure.message());
@@ -58,6 +66,7 @@ impl Refusals {
             caller_id,
             service,
             method,
+            request_id,
             subsystem_name,
             error,
             skipped,
@@ -133,11 +142,11 @@ mod tests {
         ];
         for (reason, text) in table {
             let failure = Failure::denied(rule.method, Some(reason));
-            let lines = logged(|refusals| refusals.log(rule, &peer(1), &failure));
+            let lines = logged(|refusals| refusals.log(rule, &peer(1), &failure, "r1"));
             let [first, second] = lines.as_slice() else { panic!("{lines:?}") };
             assert!(first.starts_with("ERROR ") && first.contains(text), "{first}");
             let fields = "caller_addr=\"10.0.0.1:7\" service=\"entry.v1.Entry\" \
-                          method=\"GetAuthorizedEntries\" subsystem_name=\"api\"";
+                          method=\"GetAuthorizedEntries\" request_id=\"r1\" subsystem_name=\"api\"";
             assert!(first.contains(fields), "{first}");
             assert!(second.contains("Failed to authenticate caller"), "{second}");
             let denied = "error=\"rpc error: code = PermissionDenied desc = authorization denied";
@@ -149,7 +158,7 @@ mod tests {
     async fn what_says_nothing_about_the_caller_is_no_error() {
         let rule = policy::rule(SYNC).expect("a method");
         let failure = Failure::unavailable("no leader", std::time::Duration::ZERO);
-        let lines = logged(|refusals| refusals.log(rule, &peer(1), &failure));
+        let lines = logged(|refusals| refusals.log(rule, &peer(1), &failure, "r1"));
         assert!(lines.iter().all(|line| line.starts_with("DEBUG ")), "{lines:?}");
     }
 
@@ -158,8 +167,8 @@ mod tests {
         let rule = policy::rule(SYNC).expect("a method");
         let failure = Failure::denied(rule.method, Some(Reason::AgentBanned));
         let lines = logged(|refusals| {
-            (0..10_000).for_each(|_| refusals.log(rule, &peer(1), &failure));
-            refusals.log(rule, &peer(2), &failure);
+            (0..10_000).for_each(|_| refusals.log(rule, &peer(1), &failure, "r1"));
+            refusals.log(rule, &peer(2), &failure, "r1");
         });
         let of = |address: &str| lines.iter().filter(|line| line.contains(address)).count();
         assert!(of("10.0.0.1:7") < 200, "{}", of("10.0.0.1:7"));

@@ -151,7 +151,17 @@ impl LocalAuthorityService {
             Ok((command, state))
         };
         let state = self.step(call, &failed, &decide).await?;
-        tracing::info!(local_authority_id = %id, "{} authority tainted successfully", kind_name(kind));
+        let request_id = call.notes.log_id(self.context.gate.random.as_ref());
+        let (service, method) = (call.rule.short_service(), call.rule.name());
+        tracing::info!(
+            local_authority_id = %id,
+            service,
+            method,
+            request_id,
+            subsystem_name = "api",
+            "{} authority tainted successfully",
+            kind_name(kind)
+        );
         Ok(state)
     }
 
@@ -171,7 +181,17 @@ impl LocalAuthorityService {
             Ok((Command::RevokeAuthority { expected_journal, kind, id }, state))
         };
         let state = self.step(call, &failed, &decide).await?;
-        tracing::info!(local_authority_id = %id, "{} authority revoked successfully", kind_name(kind));
+        let request_id = call.notes.log_id(self.context.gate.random.as_ref());
+        let (service, method) = (call.rule.short_service(), call.rule.name());
+        tracing::info!(
+            local_authority_id = %id,
+            service,
+            method,
+            request_id,
+            subsystem_name = "api",
+            "{} authority revoked successfully",
+            kind_name(kind)
+        );
         Ok(state)
     }
 
@@ -365,7 +385,16 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
         let id = request.into_inner().subject_key_id;
         call.notes.names_root(&id);
         let subject_key_id = self.change_roots(&call, RootChange::Taint, &id).await?;
-        tracing::info!(%subject_key_id, "X.509 upstream authority tainted successfully");
+        let request_id = call.notes.log_id(self.context.gate.random.as_ref());
+        let (service, method) = (call.rule.short_service(), call.rule.name());
+        tracing::info!(
+            %subject_key_id,
+            service,
+            method,
+            request_id,
+            subsystem_name = "api",
+            "X.509 upstream authority tainted successfully"
+        );
         let upstream_authority_subject_key_id = subject_key_id;
         let reply = rpc::TaintX509UpstreamAuthorityResponse { upstream_authority_subject_key_id };
         Ok(Response::new(reply))
@@ -379,7 +408,16 @@ impl rpc::local_authority_server::LocalAuthority for LocalAuthorityService {
         let id = request.into_inner().subject_key_id;
         call.notes.names_root(&id);
         let subject_key_id = self.change_roots(&call, RootChange::Revoke, &id).await?;
-        tracing::info!(%subject_key_id, "X.509 upstream authority successfully revoked");
+        let request_id = call.notes.log_id(self.context.gate.random.as_ref());
+        let (service, method) = (call.rule.short_service(), call.rule.name());
+        tracing::info!(
+            %subject_key_id,
+            service,
+            method,
+            request_id,
+            subsystem_name = "api",
+            "X.509 upstream authority successfully revoked"
+        );
         let upstream_authority_subject_key_id = subject_key_id;
         let reply = rpc::RevokeX509UpstreamAuthorityResponse { upstream_authority_subject_key_id };
         Ok(Response::new(reply))
