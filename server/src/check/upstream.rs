@@ -20,7 +20,13 @@ pub(super) fn judge(
     let line = |text: String| Verdict::ok("upstream", DOC, text);
     let Some(name) = name else { return line("no upstream authority is configured".to_owned()) };
     let Some(standing) = standing else {
-        return line(format!("{name} signs elsewhere; whoever leads asks it"));
+        return match name {
+            "disk" => line(String::new()).warn(
+                "the files of disk could not be looked at within 5 s",
+                "see that the file system on which they are answers",
+            ),
+            elsewhere => line(format!("{elsewhere} signs elsewhere; whoever leads asks it")),
+        };
     };
     match standing.trouble(ca_ttl, now) {
         None => {
@@ -53,6 +59,7 @@ mod tests {
         for (name, standing, outcome, text) in [
             (None, None, Ok, "no upstream authority is configured"),
             (Some("vault"), None, Ok, "vault signs elsewhere"),
+            (Some("disk"), None, Warn, "could not be looked at within 5 s"),
             (Some("disk"), standing(80, None), Ok, "their certificate ends in 115200 min"),
             (Some("disk"), standing(80, Some("no key")), Warn, "those before sign: no key"),
             (Some("disk"), standing(10, None), Warn, "ends at 2027-01-25T08:00:00Z"),

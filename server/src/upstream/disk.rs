@@ -262,13 +262,19 @@ impl Pair {
         let bundle = bundle(trust_domain, &roots);
         check_chain_of_authorities(&issuer, &signer, &chain, &bundle, now, random)
             .map_err(|error| DiskError::Untrusted(error.to_string()))?;
-        let first_end = first_end(&certificates, &roots)?;
+        // Of several roots those that verify what is signed.
+        let verifies = |root: &&Vec<u8>| {
+            let alone = self::bundle(trust_domain, std::slice::from_ref(*root));
+            check_chain_of_authorities(&issuer, &signer, &chain, &alone, now, random).is_ok()
+        };
+        let used: Vec<_> = roots.iter().filter(verifies).cloned().collect();
+        let first_end = first_end(&certificates, &used)?;
         Ok(Self { signer, issuer, not_after: facts.not_after, first_end, chain, roots })
     }
 }
 
-/// The end of the certificate that ends first, and its life in all. Of several roots any may be the one, so
-/// the last one counts.
+/// The end of the certificate that ends first, and its life in all. Of several roots that verify the
+/// others one is enough, so the one that ends last counts.
 fn first_end(
     certificates: &[Vec<u8>],
     roots: &[Vec<u8>],

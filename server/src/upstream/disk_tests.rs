@@ -317,6 +317,12 @@ fn a_look_says_what_ends_first_and_why_files_are_refused_until_they_are_mended()
     let disk = disk.configure().unwrap();
     let ends = disk.look().map(|standing| (standing.not_after, standing.lifetime));
     assert_eq!(ends, Some((START.plus(HOUR), HOUR * 2)));
+    // Another root beside it, which lives longer and is not the one, hides nothing.
+    let files = Files::new(&below, &[&below], Some(&short));
+    let both = pem::encode_certificates(&[short.certificate.clone(), root.certificate]);
+    fs::write(files.path("bundle.pem"), both).unwrap();
+    let ends = files.configure().unwrap().look().map(|standing| standing.not_after);
+    assert_eq!(ends, Some(START.plus(HOUR)));
 }
 
 #[tokio::test]

@@ -90,11 +90,12 @@ impl Upstream {
         published
     }
 
-    /// How the files on this machine stand, looked at now. `None`: it signs elsewhere, or the process is
-    /// shutting down.
+    /// How the files on this machine stand, looked at now. `None`: it signs elsewhere, or nothing could be
+    /// read in time.
     pub async fn look(&self) -> Option<Standing> {
         let authority = Arc::clone(&self.authority);
-        tokio::task::spawn_blocking(move || authority.look()).await.ok().flatten()
+        let looked = tokio::task::spawn_blocking(move || authority.look());
+        tokio::time::timeout(ASK_TIMEOUT, looked).await.ok()?.ok().flatten()
     }
 
     /// What is published above now. `None`: that is not to be had.

@@ -115,10 +115,8 @@ pub async fn watch(
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut known, mut looks) = (None, 0_u32);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let Some(standing) = upstream.look().await else {
-            // Most sign elsewhere: there is nothing to look at.
-            return stop.cancelled().await;
-        };
+        // Most sign elsewhere; and a file system that stands still is looked at again.
+        let Some(standing) = upstream.look().await else { continue };
         let now = clock.now();
         let refused = f64::from(u8::from(standing.refused.is_some()));
         metrics::gauge!("spire_server_cluster_upstream_refused").set(refused);
