@@ -24,9 +24,19 @@ impl Serial {
 
     /// From a certificate's big-endian bytes.
     pub fn from_be_bytes(bytes: &[u8]) -> Self {
-        // Schoolbook base conversion: serials have 20 bytes at most, so its cost is nothing.
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let significant = bytes.get(zeros..).unwrap_or_default();
+        let mut number = [0; 16];
+        // Ours have 16 bytes, and each SVID has one.
+        if let Some(room) = number.len().checked_sub(significant.len())
+            && let Some(low) = number.get_mut(room..)
+        {
+            low.copy_from_slice(significant);
+            return Self(u128::from_be_bytes(number).to_string());
+        }
+        // Schoolbook base conversion of those that others signed.
         let mut digits: Vec<u8> = vec![0];
-        for byte in bytes {
+        for byte in significant {
             let mut carry = u32::from(*byte);
             for digit in &mut digits {
                 let value = u32::from(*digit) * 256 + carry;
