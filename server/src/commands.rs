@@ -96,7 +96,10 @@ fn validate(words: Vec<String>) -> i32 {
     for notice in config.notices.iter().filter(|notice| notice.warning) {
         say(io::stderr(), &format!("Warning: {}", notice.text), DONE);
     }
-    let mut notes = plugin_notes(&config);
+    let (mut notes, doubt) = plugin_notes(&config);
+    if let Some(doubt) = doubt {
+        say(io::stderr(), &format!("Warning: {doubt}"), DONE);
+    }
     notes.extend(key_note(&config));
     if notes.is_empty() {
         return say(io::stdout(), "SPIRE server configuration file is valid.", DONE);
@@ -108,12 +111,13 @@ fn validate(words: Vec<String>) -> i32 {
     fail(&text)
 }
 
-/// What the plugins say of their configuration.
-fn plugin_notes(config: &Config) -> Vec<(String, String)> {
+/// What the plugins refuse of their configuration, and what is to be warned of.
+fn plugin_notes(config: &Config) -> (Vec<(String, String)>, Option<String>) {
     match wiring::check_plugins(config) {
-        Ok(()) => Vec::new(),
+        Ok(doubt) => (Vec::new(), doubt),
         Err(error) => {
-            vec![(error.plugin().to_owned(), format!("{:#}", anyhow::Error::from(error)))]
+            let plugin = error.plugin().to_owned();
+            (vec![(plugin, format!("{:#}", anyhow::Error::from(error)))], None)
         }
     }
 }

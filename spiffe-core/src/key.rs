@@ -16,6 +16,9 @@ pub enum KeyType {
     EcP256,
     /// ECDSA on P-384: `ec-p384`.
     EcP384,
+    /// ECDSA on P-521: `ec-p521`. Authorities that somebody else made may have it; it cannot be
+    /// configured, as in SPIRE.
+    EcP521,
     /// RSA of 2048 bits: `rsa-2048`.
     Rsa2048,
     /// RSA of 4096 bits: `rsa-4096`.
@@ -28,6 +31,7 @@ impl KeyType {
         match self {
             Self::EcP256 => "ec-p256",
             Self::EcP384 => "ec-p384",
+            Self::EcP521 => "ec-p521",
             Self::Rsa2048 => "rsa-2048",
             Self::Rsa4096 => "rsa-4096",
         }

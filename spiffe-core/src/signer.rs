@@ -11,7 +11,8 @@ use aws_lc_rs::rand::SystemRandom as AwsRandom;
 use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING,
-    ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+    ECDSA_P384_SHA384_ASN1_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+    ECDSA_P521_SHA512_ASN1_SIGNING, ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, KeyPair, RSA_PKCS1_SHA256,
 };
 
@@ -19,8 +20,8 @@ use crate::key::{KeyType, Secret};
 
 /// Something that holds a private key and signs with it.
 ///
-/// Hash and padding follow from the key type: P-256 signs SHA-256, P-384 signs SHA-384, RSA signs
-/// SHA-256 with PKCS#1 v1.5 padding, as SPIRE's CA keys do.
+/// Hash and padding follow from the key type: P-256 signs SHA-256, P-384 signs SHA-384, P-521
+/// signs SHA-512, RSA signs SHA-256 with PKCS#1 v1.5 padding, as SPIRE's CA keys do.
 pub trait Signer: Send + Sync + fmt::Debug {
     /// The type of the key.
     fn key_type(&self) -> KeyType;
@@ -80,6 +81,7 @@ impl LocalSigner {
         let pkcs8 = match key_type {
             KeyType::EcP256 => generate_ec(&ECDSA_P256_SHA256_ASN1_SIGNING),
             KeyType::EcP384 => generate_ec(&ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyType::EcP521 => generate_ec(&ECDSA_P521_SHA512_ASN1_SIGNING),
             KeyType::Rsa2048 => generate_rsa(rsa::KeySize::Rsa2048),
             KeyType::Rsa4096 => generate_rsa(rsa::KeySize::Rsa4096),
         }?;
@@ -95,6 +97,10 @@ impl LocalSigner {
         let p384 = (&ECDSA_P384_SHA384_ASN1_SIGNING, &ECDSA_P384_SHA384_FIXED_SIGNING);
         if let Some(pair) = read_ec(p384.0, p384.1, der) {
             return Self::new(KeyType::EcP384, pair);
+        }
+        let p521 = (&ECDSA_P521_SHA512_ASN1_SIGNING, &ECDSA_P521_SHA512_FIXED_SIGNING);
+        if let Some(pair) = read_ec(p521.0, p521.1, der) {
+            return Self::new(KeyType::EcP521, pair);
         }
         let pair = rsa::KeyPair::from_pkcs8(der).map_err(rsa_rejected)?;
         let key_type = match pair.public_modulus_len() {

@@ -22,7 +22,7 @@ const RSA_BYTES_MIN: usize = 64;
 
 /// What stands before the scalar, or the numbers, of every private key in PKCS#8: version, algorithm,
 /// and what wraps the rest.
-const FRAMES: [(&str, &[u8]); 3] = [
+const FRAMES: [(&str, &[u8]); 4] = [
     (
         "the frame of a P-256 key",
         &[
@@ -37,6 +37,14 @@ const FRAMES: [(&str, &[u8]); 3] = [
             0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
             0x81, 0x04, 0x00, 0x22, 0x04, 0x81, 0x9e, 0x30, 0x81, 0x9b, 0x02, 0x01, 0x01, 0x04,
             0x30,
+        ],
+    ),
+    (
+        "the frame of a P-521 key",
+        &[
+            0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b,
+            0x81, 0x04, 0x00, 0x23, 0x04, 0x81, 0xd6, 0x30, 0x81, 0xd3, 0x02, 0x01, 0x01, 0x04,
+            0x42,
         ],
     ),
     (
@@ -250,7 +258,9 @@ mod tests {
     fn a_key_that_nobody_knows_is_found_by_its_frame_and_a_public_one_is_not() {
         let mut secrets = Secrets::default();
         secrets.add_frames();
-        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048, KeyType::Rsa4096] {
+        for key_type in
+            [KeyType::EcP256, KeyType::EcP384, KeyType::EcP521, KeyType::Rsa2048, KeyType::Rsa4096]
+        {
             let (signer, pkcs8) = LocalSigner::generate(key_type).unwrap();
             let text = pem::encode_private_key(pkcs8.expose());
             for written in [pkcs8.expose(), text.as_bytes()] {

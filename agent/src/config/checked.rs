@@ -370,7 +370,7 @@ fn key_type(name: Option<&str>) -> Result<KeyType, ConfigError> {
     match name.filter(|name| !name.is_empty()) {
         None => Ok(KeyType::EcP256),
         Some(name) => match name.parse() {
-            Ok(KeyType::Rsa4096) | Err(_) => Err(unsupported(name)),
+            Ok(KeyType::EcP521 | KeyType::Rsa4096) | Err(_) => Err(unsupported(name)),
             Ok(kind @ (KeyType::EcP256 | KeyType::EcP384 | KeyType::Rsa2048)) => Ok(kind),
         },
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey,
-    VerificationAlgorithm,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1,
+    RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
 use steeple_raft_store::change::Journal;
 use steeple_raft_store::{ClusterId, ClusterKeys};
@@ -65,6 +65,7 @@ fn sign(signer: &dyn Signer) -> Result<(), &'static str> {
     let algorithm: &'static dyn VerificationAlgorithm = match signer.key_type() {
         KeyType::EcP256 => &ECDSA_P256_SHA256_ASN1,
         KeyType::EcP384 => &ECDSA_P384_SHA384_ASN1,
+        KeyType::EcP521 => &ECDSA_P521_SHA512_ASN1,
         KeyType::Rsa2048 | KeyType::Rsa4096 => &RSA_PKCS1_2048_8192_SHA256,
     };
     let key = UnparsedPublicKey::new(algorithm, signer.public_key_spki());
@@ -80,7 +81,7 @@ mod tests {
 
     #[test]
     fn every_key_type_passes_the_test_signature() {
-        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+        for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::EcP521, KeyType::Rsa2048] {
             let (signer, _) = LocalSigner::generate(key_type).unwrap();
             assert_eq!(sign(&signer), Ok(()), "{key_type:?}");
         }

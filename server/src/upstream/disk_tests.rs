@@ -30,7 +30,11 @@ struct Ca {
 
 impl Ca {
     fn root(from: Timestamp, to: Timestamp) -> Self {
-        let (signer, pkcs8) = LocalSigner::generate(KeyType::EcP256).unwrap();
+        Self::of(KeyType::EcP256, from, to)
+    }
+
+    fn of(key_type: KeyType, from: Timestamp, to: Timestamp) -> Self {
+        let (signer, pkcs8) = LocalSigner::generate(key_type).unwrap();
         let other = TrustDomain::parse("pki.example").unwrap();
         let certificate = self_signed_ca(&other, None, &signer, [7; 16], from, to).unwrap();
         Self { signer, pkcs8, certificate }
@@ -273,6 +277,22 @@ async fn below_an_intermediate_the_chain_has_it_and_the_roots_are_those_of_the_b
     assert_eq!(minted.chain.len(), 2);
     assert_eq!(minted.chain[1], below.certificate);
     assert_eq!(minted.roots, [root.certificate]);
+}
+
+#[tokio::test]
+async fn keys_of_each_type_that_spire_takes_sign() {
+    for key_type in [KeyType::EcP256, KeyType::EcP384, KeyType::EcP521, KeyType::Rsa2048] {
+        let root = Ca::of(key_type, START.minus(HOUR), START.plus(DAY));
+        let files = Files::new(&root, &[&root], None);
+        let minted = files.configure().unwrap().mint(&request(), HOUR).await.unwrap();
+        // OpenSSL says whether the signature is the root's.
+        let (ca, leaf) = (files.path("cert.pem"), files.path("minted.pem"));
+        fs::write(&leaf, pem::encode_certificates(&minted.chain)).unwrap();
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["verify", "-attime", "1800000000", "-CAfile"]).arg(&ca).arg(&leaf);
+        let said = openssl.output().unwrap();
+        assert!(said.status.success(), "{key_type}: {said:?}");
+    }
 }
 
 #[tokio::test]

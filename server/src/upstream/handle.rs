@@ -98,6 +98,11 @@ impl Upstream {
         tokio::time::timeout(ASK_TIMEOUT, looked).await.ok()?.ok().flatten()
     }
 
+    /// As [`Self::look`], on this thread and for as long as it takes: for commands.
+    pub fn look_now(&self) -> Option<Standing> {
+        self.authority.look()
+    }
+
     /// What is published above now. `None`: that is not to be had.
     pub async fn trust(&self) -> Result<Option<UpstreamTrust>, UpstreamError> {
         let asked = tokio::time::timeout(ASK_TIMEOUT, self.authority.trust()).await;

@@ -149,15 +149,18 @@ fn refused(configured: &UpstreamConfig, error: impl Into<PluginConfigError>) -> 
     PluginError::new(&format!("UpstreamAuthority {:?}", configured.name()), error)
 }
 
-/// Configures the plugins as a start would, for `validate`.
+/// Configures the plugins as a start would, for `validate`; returns what is to be warned of.
 ///
 /// # Errors
 ///
 /// The first plugin that refuses its configuration.
-pub fn check_plugins(config: &Config) -> Result<(), PluginError> {
+pub fn check_plugins(config: &Config) -> Result<Option<String>, PluginError> {
     let (bundles, world): (Arc<dyn BundleSource>, _) = (Arc::new(NoBundles), World::real());
     attestors(config, &bundles, &world)?;
-    upstream(config, &world).map(drop)
+    let standing = upstream(config, &world)?.and_then(|upstream| upstream.look_now());
+    let trouble =
+        standing.and_then(|one| one.trouble(config.server.authority.ca_ttl, world.clock.now()));
+    Ok(trouble.map(|trouble| format!("{}; {}", trouble.text(), trouble.fix())))
 }
 
 #[derive(Debug)]

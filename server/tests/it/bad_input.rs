@@ -4,6 +4,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, KeyUsagePurpose};
+
 use crate::process::{Place, run, stderr};
 
 #[test]
@@ -67,6 +69,40 @@ fn validate_warns_of_old_spellings_on_standard_error() {
     ];
     assert!(said.lines().zip(old).all(|(line, old)| line.starts_with(old)), "{said}");
     assert_eq!(said.lines().count(), old.len(), "{said}");
+}
+
+#[test]
+fn validate_warns_of_an_upstream_certificate_that_is_about_to_end() {
+    let place = Place::new();
+    let (config, folder) = (place.config().display().to_string(), place.folder.path());
+    let (key, cert) = (folder.join("ca.key"), folder.join("ca.crt"));
+    let plugin = format!(
+        "plugins {{ UpstreamAuthority \"disk\" {{ plugin_data {{ key_file_path = {key:?} \
+         cert_file_path = {cert:?} }} }} }}"
+    );
+    place.write_config(&plugin);
+    // Half of its life is over, so only the nearness of its end counts.
+    let validated_with_hours_left = |hours: i64| {
+        let mut params = CertificateParams::new(Vec::<String>::new()).expect("a CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - time::Duration::hours(hours);
+        params.not_after = now + time::Duration::hours(hours);
+        let pair = KeyPair::generate().expect("a key");
+        let signed = params.self_signed(&pair).expect("a certificate");
+        fs::write(&key, pair.serialize_pem()).expect("written");
+        fs::write(&cert, signed.pem()).expect("written");
+        let validated = run(&["validate", "-config", &config]);
+        assert_eq!(validated.status.code(), Some(0), "{}", stderr(&validated));
+        assert_eq!(validated.stdout, b"SPIRE server configuration file is valid.\n");
+        stderr(&validated)
+    };
+    assert_eq!(validated_with_hours_left(90 * 24), "");
+    // Less than the day that authorities are to live.
+    let said = validated_with_hours_left(20);
+    let start = "Warning: the upstream certificate of this member ends at ";
+    assert!(said.starts_with(start) && said.contains("; put a new CA certificate"), "{said}");
 }
 
 #[test]

@@ -350,6 +350,7 @@ fn signing_algorithm(key_type: KeyType) -> &'static str {
     match key_type {
         KeyType::EcP256 => "ES256",
         KeyType::EcP384 => "ES384",
+        KeyType::EcP521 => "ES512",
         KeyType::Rsa2048 | KeyType::Rsa4096 => "RS256",
     }
 }

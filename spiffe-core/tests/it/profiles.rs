@@ -20,8 +20,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::fixture::{Ca, id, key, now, seconds, template_of, trust_domain};
 
-const KEY_TYPES: [KeyType; 4] =
-    [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048, KeyType::Rsa4096];
+const KEY_TYPES: [KeyType; 5] =
+    [KeyType::EcP256, KeyType::EcP384, KeyType::EcP521, KeyType::Rsa2048, KeyType::Rsa4096];
 
 /// An extension: its name, whether it is critical, its value.
 type Extension = (&'static str, bool, String);
@@ -118,6 +118,7 @@ fn signs_with(key_type: KeyType) -> (&'static str, &'static str) {
     match key_type {
         KeyType::EcP256 => ("1.2.840.10045.4.3.2", "ecdsa-with-SHA256"),
         KeyType::EcP384 => ("1.2.840.10045.4.3.3", "ecdsa-with-SHA384"),
+        KeyType::EcP521 => ("1.2.840.10045.4.3.4", "ecdsa-with-SHA512"),
         KeyType::Rsa2048 | KeyType::Rsa4096 => ("1.2.840.113549.1.1.11", "sha256WithRSAEncryption"),
     }
 }
@@ -338,6 +339,7 @@ fn printed_key(key_type: KeyType) -> [&'static str; 3] {
     match key_type {
         KeyType::EcP256 => ["id-ecPublicKey", "(256 bit)", "ASN1 OID: prime256v1"],
         KeyType::EcP384 => ["id-ecPublicKey", "(384 bit)", "ASN1 OID: secp384r1"],
+        KeyType::EcP521 => ["id-ecPublicKey", "(521 bit)", "ASN1 OID: secp521r1"],
         KeyType::Rsa2048 => ["rsaEncryption", "(2048 bit)", "Exponent: 65537 (0x10001)"],
         KeyType::Rsa4096 => ["rsaEncryption", "(4096 bit)", "Exponent: 65537 (0x10001)"],
     }
@@ -434,7 +436,10 @@ fn in_der(key_type: KeyType, signature: &[u8]) -> Vec<u8> {
     };
     let (r, s) = signature.split_at(signature.len() / 2);
     let both = [integer(r), integer(s)].concat();
-    [vec![0x30, u8::try_from(both.len()).expect("below 128")], both].concat()
+    let length = u8::try_from(both.len()).expect("a curve of at most 521 bits");
+    // Those of P-521 are longer than a length of one byte can say.
+    let long: &[u8] = if length < 0x80 { &[] } else { &[0x81] };
+    [&[0x30], long, &[length], &both].concat()
 }
 
 #[test]
@@ -449,6 +454,7 @@ fn every_token_says_what_spire_says_and_openssl_verifies_its_signature() {
         let (algorithm, hash) = match key_type {
             KeyType::EcP256 => ("ES256", "-sha256"),
             KeyType::EcP384 => ("ES384", "-sha384"),
+            KeyType::EcP521 => ("ES512", "-sha512"),
             KeyType::Rsa2048 | KeyType::Rsa4096 => ("RS256", "-sha256"),
         };
         let issued = now().unix_s();

@@ -88,6 +88,7 @@ fn oracle(
             let key = EncodingKey::from_ec_der(secret.expose());
             (algorithm, key, DecodingKey::from_ec_der(point))
         }
+        KeyType::EcP521 => panic!("jsonwebtoken has no ES512; OpenSSL reads those in profiles.rs"),
         KeyType::Rsa2048 | KeyType::Rsa4096 => {
             // A PKCS#1 key is what follows the 24 bytes of AlgorithmIdentifier and lengths.
             let pkcs1 = tail(spki, 24);

@@ -148,6 +148,7 @@ fn a_private_key_has_spires_members_in_spires_order() {
         let whole = match key_type {
             KeyType::EcP256 => d.len() == 32,
             KeyType::EcP384 => d.len() == 48,
+            KeyType::EcP521 => d.len() == 66,
             // Without leading zeros.
             KeyType::Rsa2048 | KeyType::Rsa4096 => d.len() > 128,
         };

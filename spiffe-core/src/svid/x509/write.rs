@@ -22,6 +22,7 @@ use crate::trust_domain::TrustDomain;
 // Contents of AlgorithmIdentifier: OID and parameters.
 const ECDSA_SHA256: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
 const ECDSA_SHA384: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
+const ECDSA_SHA512: &[u8] = &[0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04];
 const RSA_SHA256: &[u8] =
     &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05, 0x00];
 
@@ -364,6 +365,7 @@ fn signature_algorithm(key_type: KeyType) -> &'static [u8] {
     match key_type {
         KeyType::EcP256 => ECDSA_SHA256,
         KeyType::EcP384 => ECDSA_SHA384,
+        KeyType::EcP521 => ECDSA_SHA512,
         KeyType::Rsa2048 | KeyType::Rsa4096 => RSA_SHA256,
     }
 }
