@@ -12,7 +12,7 @@ use steeple_spiffe_core::authority::AuthorityKind;
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::{AuthorityId, Serial, Timestamp, TrustDomain};
 
-use super::super::issuer::IssuedX509;
+use super::super::issuer::{IssuedJwt, IssuedX509};
 use super::super::policy::BACKDATE;
 use super::observers::HEARD;
 
@@ -42,6 +42,16 @@ impl Signed {
             begins: Some(issued.not_before),
             ends: issued.not_after,
             serial: Some(issued.serial),
+        }
+    }
+
+    pub(super) fn token(kind: AuthorityKind, issued: IssuedJwt) -> Self {
+        Self {
+            kind,
+            authority: issued.authority_id,
+            begins: None,
+            ends: issued.expires_at,
+            serial: None,
         }
     }
 }
@@ -84,9 +94,11 @@ pub(super) struct Foreign {
 }
 
 pub(super) struct Judge {
-    /// Activations of X.509 authorities.
-    pub(super) x509_activations: u32,
     pub(super) activations: u32,
+    /// Of them those of X.509 authorities.
+    pub(super) x509_activations: u32,
+    /// Of them those of WIT keys.
+    pub(super) wit_activations: u32,
     pub(super) svids: u64,
     pub(super) bundles_held: u64,
     pub(super) clocks_refused: u64,
@@ -109,6 +121,7 @@ impl Judge {
     pub(super) fn new(trust_domain: TrustDomain) -> Self {
         Self {
             x509_activations: 0,
+            wit_activations: 0,
             activations: 0,
             svids: 0,
             bundles_held: 0,
@@ -201,6 +214,7 @@ impl Judge {
         if let Command::ActivateAuthority { kind, id, .. } = command {
             self.activations += 1;
             self.x509_activations += u32::from(*kind == AuthorityKind::X509);
+            self.wit_activations += u32::from(*kind == AuthorityKind::Wit);
             self.fate(*kind, id).activated_at = Some(now);
         }
         if let Command::TaintAuthority { kind, id, .. } = command {
@@ -264,7 +278,8 @@ impl Judge {
             }
             let roots = bundle.x509_authorities.iter().map(|root| root.certificate_der.clone());
             let keys = bundle.jwt_authorities.iter().map(|key| key.key_id.as_bytes().to_vec());
-            let ids = roots.chain(keys).map(|name| self.published[&name]).collect();
+            let wit_keys = bundle.wit_authorities.iter().map(|key| key.key_id.as_bytes().to_vec());
+            let ids = roots.chain(keys).chain(wit_keys).map(|name| self.published[&name]).collect();
             self.sequences.insert(after, (Arc::clone(bundle), Arc::new(ids)));
         }
     }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use steeple_spiffe_core::authority::AuthorityKind;
 use steeple_spiffe_core::bundle::Bundle;
 use steeple_spiffe_core::signer::Signer as _;
+use steeple_spiffe_core::svid::wit::HolderKey;
 use steeple_spiffe_core::{SpiffeId, Timestamp};
 
-use super::super::issuer::{IssueError, JwtParams, X509Params};
+use super::super::issuer::{IssueError, JwtParams, WitParams, X509Params};
 use super::judge::{Seen, Signed};
 use super::member::Condition;
 use super::world::{MAX_STALENESS, World};
@@ -130,7 +131,7 @@ impl World {
         }
     }
 
-    /// An X509-SVID and a JWT-SVID, on one connection.
+    /// An X509-SVID, a JWT-SVID and, where there are any, a WIT-SVID, on one connection.
     fn sign(&mut self, index: usize) {
         let renews = matches!(self.members[index].condition, Condition::Cut { .. });
         if self.members[index].condition != Condition::Well && !renews {
@@ -156,16 +157,15 @@ impl World {
             self.newest = Some(issued.clone());
         }
         let x509 = x509.map(Signed::x509);
+        let wit = self.common.policy.wit_svids.then(|| {
+            let key = HolderKey::new(self.workload.public_key_spki(), "ES256").unwrap();
+            let params = WitParams { spiffe_id: spiffe_id.clone(), key, ttl };
+            member.issuer.sign_wit(&params).map(|issued| Signed::token(AuthorityKind::Wit, issued))
+        });
         let audience = vec!["a".to_owned()];
         let jwt = member.issuer.sign_jwt(JwtParams { spiffe_id, audience, ttl, jwt_id: None });
-        let jwt = jwt.map(|issued| Signed {
-            kind: AuthorityKind::Jwt,
-            authority: issued.authority_id,
-            begins: None,
-            ends: issued.expires_at,
-            serial: None,
-        });
-        for signed in [x509, jwt] {
+        let jwt = jwt.map(|issued| Signed::token(AuthorityKind::Jwt, issued));
+        for signed in [Some(x509), Some(jwt), wit].into_iter().flatten() {
             match signed {
                 Ok(signed) => {
                     let skew_limit = self.common.policy.skew_limit();

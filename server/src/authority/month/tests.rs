@@ -45,6 +45,23 @@ fn thirty_days_of_rotation_surprise_nobody() {
     assert!(restores > 0, "nothing was restored");
 }
 
+#[test]
+fn wit_keys_rotate_through_deaths_and_restores_as_the_others_do() {
+    let mut setup = Setup::alone(CA_TTL);
+    setup.policy.wit_svids = true;
+    setup.restored_one_in = 5_000;
+    let mut world = World::new(3, setup);
+    world.run(HOUR * 24 * 7);
+    let judge = &world.judge;
+    println!(
+        "{} rotations, {} of WIT keys, {} SVIDs, {} restores, leaders died {:?}",
+        judge.activations, judge.wit_activations, judge.svids, world.restores, world.deaths
+    );
+    assert!(judge.verdict().is_empty(), "{:#?}", judge.verdict());
+    assert!(judge.wit_activations >= 25 && judge.svids > 1_000, "too few rotations");
+    assert!(world.restores > 0, "nothing was restored");
+}
+
 /// How much a longer run is to do: so many seeds, or days of each.
 fn wanted(variable: &str, usual: u32) -> u32 {
     std::env::var(variable).map_or(usual, |text| text.parse().unwrap())

@@ -10,7 +10,7 @@ use steeple_raft_store::testing::{Committed, Replica};
 use steeple_raft_store::{
     ChangeBatch, ClusterId, ClusterKeys, Command, FEATURE_LEVEL_MAX, Outcome, Rejection,
 };
-use steeple_spiffe_core::authority::{Authority, AuthorityKind};
+use steeple_spiffe_core::authority::Authority;
 use steeple_spiffe_core::random::{Random, SeededRandom};
 use steeple_spiffe_core::{
     AuthorityStatus, KeyType, LocalSigner, SelectorSet, Serial, SpiffeId, Timestamp, TrustDomain,
@@ -282,7 +282,7 @@ impl World {
     /// What must hold at each moment.
     pub(super) fn look(&mut self) {
         let journal = self.truth();
-        for kind in [AuthorityKind::X509, AuthorityKind::Jwt] {
+        for kind in self.common.policy.kinds().iter().copied() {
             let of_kind = || journal.authorities.iter().filter(|one| one.kind == kind);
             let active: Vec<&Authority> =
                 of_kind().filter(|one| one.status == AuthorityStatus::Active).collect();
@@ -311,7 +311,7 @@ impl World {
 
     /// Nobody signs before a first round has formed the cluster.
     pub(super) fn begin(&mut self) {
-        while self.truth().authorities.len() < 2
+        while self.truth().authorities.len() < self.common.policy.kinds().len()
             || self.truth().authorities.iter().any(|one| one.status == AuthorityStatus::Prepared)
         {
             self.advance(self.step());
