@@ -1,5 +1,6 @@
 //! The files of `disk`: what is refused, what is signed, and what a change of files does.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use rcgen::{BasicConstraints, IsCa, KeyUsagePurpose};
@@ -288,10 +289,21 @@ async fn keys_of_each_type_that_spire_takes_sign() {
         // OpenSSL says whether the signature is the root's.
         let (ca, leaf) = (files.path("cert.pem"), files.path("minted.pem"));
         fs::write(&leaf, pem::encode_certificates(&minted.chain)).unwrap();
-        let mut openssl = std::process::Command::new("openssl");
-        openssl.args(["verify", "-attime", "1800000000", "-CAfile"]).arg(&ca).arg(&leaf);
-        let said = openssl.output().unwrap();
-        assert!(said.status.success(), "{key_type}: {said:?}");
+        let openssl = |words: &[&OsStr]| {
+            let said = std::process::Command::new("openssl").args(words).output().unwrap();
+            assert!(said.status.success(), "{key_type}: {said:?}");
+        };
+        let word = OsStr::new;
+        let at = [word("verify"), word("-attime"), word("1800000000"), word("-CAfile")];
+        openssl(&[&at[..], &[ca.as_os_str(), leaf.as_os_str()]].concat());
+        // The same key as it was written before PKCS#8: SEC1 or PKCS#1.
+        let (key, old) = (files.path("key.pem"), files.path("old.pem"));
+        let read = [word("pkey"), word("-traditional"), word("-in"), key.as_os_str()];
+        openssl(&[&read[..], &[word("-out"), old.as_os_str()]].concat());
+        let text = fs::read_to_string(&old).unwrap();
+        assert!(text.contains("EC PRIVATE") || text.contains("RSA PRIVATE"), "{key_type}");
+        fs::rename(&old, &key).unwrap();
+        files.configure().unwrap();
     }
 }
 

@@ -78,8 +78,9 @@ fn oracle(
     secret: &Secret,
 ) -> (Algorithm, EncodingKey, DecodingKey) {
     let spki = signer.public_key_spki();
+    assert_ne!(kind, KeyType::EcP521, "jsonwebtoken has no ES512; see profiles.rs for those");
     match kind {
-        KeyType::EcP256 | KeyType::EcP384 => {
+        KeyType::EcP256 | KeyType::EcP384 | KeyType::EcP521 => {
             let (algorithm, point) = if kind == KeyType::EcP256 {
                 (Algorithm::ES256, tail(spki, spki.len() - 65))
             } else {
@@ -88,7 +89,6 @@ fn oracle(
             let key = EncodingKey::from_ec_der(secret.expose());
             (algorithm, key, DecodingKey::from_ec_der(point))
         }
-        KeyType::EcP521 => panic!("jsonwebtoken has no ES512; OpenSSL reads those in profiles.rs"),
         KeyType::Rsa2048 | KeyType::Rsa4096 => {
             // A PKCS#1 key is what follows the 24 bytes of AlgorithmIdentifier and lengths.
             let pkcs1 = tail(spki, 24);
